@@ -1,0 +1,76 @@
+//! Unit tests of the configuration.
+
+use super::*;
+
+fn check(text: &str) -> Result<Config, String> {
+    let file = Path::new("x.toml");
+    let config = Config::from_toml(text, file).map_err(|e| e.to_string())?;
+    config.validate(file).map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+#[test]
+fn the_shipped_file_is_the_default() {
+    let shipped = Config::load(Path::new("xcron.toml")).unwrap();
+    assert_eq!(shipped, Config::default());
+}
+
+#[test]
+fn every_key_of_the_shipped_file_has_a_comment_and_none_is_left_out() {
+    let text = std::fs::read_to_string("xcron.toml").unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        if line.contains(" = ") && !line.starts_with('#') {
+            assert!(lines[at - 1].starts_with('#'), "no comment above {line:?}");
+        }
+    }
+    let debug = format!("{:?}", Config::default());
+    let fields = debug.split([' ', '{', ',']).filter_map(|w| w.strip_suffix(':')).filter(|w| *w != "peer");
+    for field in fields {
+        let found = text.contains(&format!("{field} = ")) || text.contains(&format!("{field}]"));
+        assert!(found, "{field} is not in xcron.toml");
+    }
+}
+
+#[test]
+fn errors_name_file_key_and_expectation() {
+    for (text, wanted) in [
+        ("htp_port = 1", vec!["x.toml", "htp_port", "http_port"]),
+        ("http_port = \"x\"", vec!["x.toml", "http_port", "line 1"]),
+        ("http_port = 70000", vec!["x.toml", "70000"]),
+        ("http_port = 0", vec!["http_port", "1 to 65535"]),
+        ("peer_port = 8000", vec!["peer_port", "http_port", "different"]),
+        ("env = \"test\"", vec!["env", "debug"]),
+        ("timezone = \"Mars/Olympus\"", vec!["timezone", "Mars/Olympus", "IANA"]),
+        ("[peer]\npeer_hosts = [\"a\", \"b:1\"]", vec!["peer_hosts", "\"a\"", "host:port"]),
+        ("[peer]\npeer_hosts = [\"b:1\", \"B:1\"]", vec!["peer_hosts", "twice"]),
+        ("[peer]\npeer_hosts = [\"10.0.0.1:8899\", \"10.0.0.2:8899\"]", vec!["does not name this node"]),
+        ("[peer]\npeer_hosts = [\"127.0.0.1:1\"]", vec!["does not name this node"]),
+        ("[peer]\npeer_hosts = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", vec!["does not name this node"]),
+        ("advertise = \"c:3\"\n[peer]\npeer_hosts = [\"a:1\", \"b:2\"]", vec!["advertise", "c:3"]),
+        ("bind = \"0.0.0.0\"\n[peer]\npeer_hosts = [\"a:8899\", \"b:8899\"]", vec!["advertise", "more than one"]),
+        ("[raft]\nheartbeat_ms = 200", vec!["election_timeout_min_ms", "400"]),
+        ("[callback]\ntimeout_ms = 99", vec!["callback.timeout_ms", "100"]),
+        ("[callback.retry]\nmultiplier = 0.5", vec!["multiplier", "1.0"]),
+    ] {
+        let message = check(text).unwrap_err();
+        for part in wanted {
+            assert!(message.contains(part), "{text:?}: {part:?} is not in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn this_node_is_found_among_its_peers() {
+    for (text, own) in [
+        ("", "127.0.0.1:8899"),
+        ("[peer]\npeer_hosts = [\"127.0.0.1:8899\"]", "127.0.0.1:8899"),
+        ("[peer]\npeer_hosts = [\"127.0.0.1:8900\", \"127.0.0.1:8899\"]", "127.0.0.1:8899"),
+        ("[peer]\npeer_hosts = [\"localhost:8900\", \"localhost:8899\"]", "localhost:8899"),
+        ("bind = \"10.0.0.2\"\n[peer]\npeer_hosts = [\"10.0.0.1:8899\", \"10.0.0.2:8899\"]", "10.0.0.2:8899"),
+        ("bind = \"0.0.0.0\"\npeer_port = 2\n[peer]\npeer_hosts = [\"a:1\", \"b:2\"]", "b:2"),
+        ("bind = \"0.0.0.0\"\nadvertise = \"a:8899\"\n[peer]\npeer_hosts = [\"a:8899\", \"b:8899\"]", "a:8899"),
+    ] {
+        assert_eq!(check(text).unwrap().own_peer().unwrap().to_string(), own, "{text:?}");
+    }
+}
