@@ -1,0 +1,197 @@
+//! The commands that change the replicated state, and what each answers.
+//!
+//! A command says all that [`crate::state::State::apply`] needs: times, random delays and decisions are made by the
+//! leader and written into it, so that every replica computes the same from it. Many of them travel in one [`Batch`].
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::id::{RunKey, TaskId};
+use crate::run::Attempt;
+use crate::task::TaskSpec;
+
+/// The number that a task gets when its creation is applied: 1, 2, …; never given twice.
+pub type Seq = u64;
+
+/// The format of an encoded [`Batch`]; the first byte of each.
+pub const BATCH_FORMAT: u8 = 1;
+
+/// What one entry of the Raft log carries: commands in order, under one time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The leader's clock as it made the batch.
+    pub now: Timestamp,
+    /// Applied in this order.
+    pub commands: Vec<Command>,
+}
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Keeps a new task; with the id and the definition of one that exists, answers as its creation did.
+    Create {
+        /// The caller's id, or a generated one.
+        id: TaskId,
+        /// What to keep.
+        spec: Box<TaskSpec>,
+    },
+    /// Forgets a task and its runs.
+    Delete {
+        /// Which.
+        id: TaskId,
+    },
+    /// An attempt has left and has not ended yet.
+    RunStarted {
+        /// The task.
+        seq: Seq,
+        /// Which of its runs.
+        key: RunKey,
+        /// The attempt's number.
+        attempt: u32,
+        /// Who sent it.
+        node: u64,
+        /// In which term.
+        term: u64,
+        /// When.
+        started: Timestamp,
+        /// How late.
+        lateness_ms: u32,
+    },
+    /// An attempt has ended.
+    RunEnded {
+        /// The task.
+        seq: Seq,
+        /// Which of its runs.
+        key: RunKey,
+        /// The attempt, whole.
+        attempt: Attempt,
+        /// The term in which it was sent.
+        term: u64,
+        /// What follows from it.
+        verdict: Verdict,
+    },
+    /// The due times of a task from its next one up to `upto` will not fire, except the last of them.
+    Misfire {
+        /// The task.
+        seq: Seq,
+        /// The next due time that the leader saw; where it is another by now, the command does nothing.
+        from: Timestamp,
+        /// Due times up to and including this are too old to fire each.
+        upto: Timestamp,
+        /// Why they did not fire.
+        reason: String,
+    },
+    /// Gives the cluster its identity; the first one counts.
+    FoundCluster {
+        /// The identity.
+        cluster: Uuid,
+    },
+    /// Binds a node's id to the one store that may act under it; the first one counts.
+    ClaimNode {
+        /// The node's id.
+        node: u64,
+        /// The identity of the store, made when the store was.
+        store: Uuid,
+    },
+}
+
+/// What follows from the end of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The run has succeeded.
+    Succeeded,
+    /// The run goes on with another attempt at this time.
+    Retry {
+        /// When.
+        at: Timestamp,
+    },
+    /// The run has failed.
+    Failed {
+        /// Why no further attempt is made.
+        reason: String,
+    },
+}
+
+/// What a command answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The task exists; when it is next due.
+    Created {
+        /// None: it never is again.
+        next: Option<Timestamp>,
+    },
+    /// Done; there is nothing to say.
+    Done,
+    /// Not done, and nothing has changed.
+    Refused(Refusal),
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No task has this id.
+    #[error("no such task")]
+    NoSuchTask,
+    /// A task has this id and another definition.
+    #[error("a task with this task_id exists and its definition is another")]
+    Conflict,
+    /// The due time of a one-shot task is before the leader's clock.
+    #[error("the time {due} is past: the leader's clock says {now}")]
+    Past {
+        /// The time asked for.
+        due: Timestamp,
+        /// The leader's clock.
+        now: Timestamp,
+    },
+    /// The schedule has no due time at all.
+    #[error("the schedule never fires")]
+    NeverFires,
+    /// The schedule or its zone cannot be read (a node of another version proposed it).
+    #[error("the schedule cannot be read: {0}")]
+    Unreadable(String),
+    /// The node's id is bound to another store.
+    #[error("node {node} is bound to the store {bound}")]
+    OtherStore {
+        /// The node.
+        node: u64,
+        /// The store that may act under its id.
+        bound: Uuid,
+    },
+}
+
+/// Why bytes are not a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Made by a version with another format.
+    #[error("batch format {0} is not known to this version")]
+    Format(u8),
+    /// Not what an encoder made.
+    #[error("batch is damaged: {0}")]
+    Damaged(#[from] postcard::Error),
+    /// No bytes at all.
+    #[error("batch is empty")]
+    Empty,
+}
+
+impl Batch {
+    /// As bytes, with the format's number in front.
+    ///
+    /// # Errors
+    /// Where a field cannot be written, which no command of this version has.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(self, vec![BATCH_FORMAT])
+    }
+
+    /// From what [`Batch::encode`] made.
+    ///
+    /// # Errors
+    /// Bytes of another format, or damaged ones.
+    pub fn decode(bytes: &[u8]) -> Result<Batch, DecodeError> {
+        match bytes.split_first() {
+            None => Err(DecodeError::Empty),
+            Some((&BATCH_FORMAT, rest)) => Ok(postcard::from_bytes(rest)?),
+            Some((&other, _)) => Err(DecodeError::Format(other)),
+        }
+    }
+}

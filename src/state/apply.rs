@@ -1,0 +1,151 @@
+//! The commands, applied: the one place where the replicated state changes.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::alarms::Alarm;
+use super::task::{Rhythm, Task};
+use super::State;
+use crate::clock::Timestamp;
+use crate::command::{Batch, Command, Refusal, Reply, Seq};
+use crate::id::TaskId;
+use crate::task::{TaskSpec, TaskState, Timing};
+
+impl State {
+    /// Applies the commands of a batch, in order.
+    pub fn apply_batch(&mut self, batch: Batch) -> Vec<Reply> {
+        let now = batch.now;
+        batch.commands.into_iter().map(|command| self.apply(now, command)).collect()
+    }
+
+    /// Applies one command that the leader stamped with `now`.
+    pub fn apply(&mut self, now: Timestamp, command: Command) -> Reply {
+        let result = match command {
+            Command::Create { id, spec } => self.create(now, id, *spec),
+            Command::Delete { id } => self.delete(&id),
+            Command::RunStarted { seq, key, attempt, node, term, started, lateness_ms } => {
+                let start = super::runs::Start { attempt, node, term, started, lateness_ms };
+                self.run_started(now, seq, key, start);
+                Ok(Reply::Done)
+            }
+            Command::RunEnded { seq, key, attempt, term, verdict } => {
+                self.run_ended(now, seq, key, attempt, term, verdict);
+                Ok(Reply::Done)
+            }
+            Command::Misfire { seq, from, upto, reason } => {
+                self.misfire(now, seq, from, upto, &reason);
+                Ok(Reply::Done)
+            }
+            Command::FoundCluster { cluster } => {
+                if self.cluster.is_none() {
+                    self.cluster = Some(cluster);
+                    self.changes.globals = true;
+                }
+                Ok(Reply::Done)
+            }
+            Command::ClaimNode { node, store } => self.claim(node, store),
+        };
+        result.unwrap_or_else(Reply::Refused)
+    }
+
+    fn create(&mut self, now: Timestamp, id: TaskId, spec: TaskSpec) -> Result<Reply, Refusal> {
+        let digest = spec.digest();
+        if let Some(task) = self.find(&id).and_then(|seq| self.pages.get(seq)) {
+            // The second sending of a create whose answer was lost gets the answer of the first, even if the task has
+            // fired since.
+            return if task.digest == digest { Ok(Reply::Created { next: task.next }) } else { Err(Refusal::Conflict) };
+        }
+        let (rhythm, next) = self.first_due(now, &spec.timing)?;
+        let target = self.target(&spec.callback.target());
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let mut task = Task {
+            id,
+            digest,
+            created: now,
+            rhythm,
+            state: TaskState::Active,
+            next: Some(next),
+            run_count: 0,
+            runs_recorded: 0,
+            open: Vec::new(),
+            finished: None,
+            target,
+            alarm: Alarm::Silent,
+        };
+        self.alarms.set(seq, &mut task);
+        let hash = task.id.stable_hash();
+        self.pages.insert(seq, task);
+        self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);
+        self.changes.touch(seq);
+        self.changes.put_spec(seq, Some(Arc::new(spec)));
+        Ok(Reply::Created { next: Some(next) })
+    }
+
+    fn first_due(&mut self, now: Timestamp, timing: &Timing) -> Result<(Rhythm, Timestamp), Refusal> {
+        match timing {
+            Timing::At { due, .. } if *due < now => Err(Refusal::Past { due: *due, now }),
+            Timing::At { due, .. } => Ok((Rhythm::Once, *due)),
+            Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms))),
+            Timing::Periodic { format, timezone } => {
+                let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
+                let due = table.schedule.next_after(&table.zone, now, now);
+                let rhythm = Rhythm::Periodic(table);
+                match due {
+                    Some(due) => Ok((rhythm, due)),
+                    None => {
+                        self.drop_timetable(&rhythm);
+                        Err(Refusal::NeverFires)
+                    }
+                }
+            }
+        }
+    }
+
+    fn delete(&mut self, id: &TaskId) -> Result<Reply, Refusal> {
+        let seq = self.find(id).ok_or(Refusal::NoSuchTask)?;
+        let mut task = self.pages.remove(seq).ok_or(Refusal::NoSuchTask)?;
+        self.alarms.clear(seq, &mut task);
+        self.open.remove(&seq);
+        let hash = id.stable_hash();
+        if let Ok(entry) = self.ids.find_entry(hash, |&(_, s)| s == seq) {
+            entry.remove();
+        }
+        self.changes.touch(seq);
+        self.changes.put_spec(seq, None);
+        let oldest = task.runs_recorded.saturating_sub(super::RUNS_KEPT_MAX);
+        self.changes.drop_runs(seq, task.is_once(), oldest, task.runs_recorded);
+        self.drop_timetable(&task.rhythm);
+        self.drop_target(&task.target);
+        Ok(Reply::Done)
+    }
+
+    fn claim(&mut self, node: u64, store: Uuid) -> Result<Reply, Refusal> {
+        let bound = *self.claims.entry(node).or_insert_with(|| {
+            self.changes.globals = true;
+            store
+        });
+        if bound == store {
+            Ok(Reply::Done)
+        } else {
+            Err(Refusal::OtherStore { node, bound })
+        }
+    }
+
+    /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
+    pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        if task.next.is_none() && task.open.is_empty() && task.state == TaskState::Active {
+            task.state = TaskState::Finished;
+            task.finished = Some(now);
+        }
+        if task.open.is_empty() {
+            self.open.remove(&seq);
+        } else {
+            self.open.insert(seq);
+        }
+        self.alarms.set(seq, task);
+        self.changes.touch(seq);
+    }
+}

@@ -1,0 +1,75 @@
+//! What has changed since the last checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::record::HOT_PER_PAGE;
+use crate::command::Seq;
+use crate::run::Run;
+use crate::task::TaskSpec;
+
+/// What has changed: which pages of hot states, which definitions, which runs.
+///
+/// Many changes of one record are one change here.
+#[derive(Default)]
+pub struct Changes {
+    /// Pages of hot states to write again.
+    pub pages: BTreeSet<u64>,
+    /// Definitions; none: the task is gone.
+    pub specs: HashMap<Seq, Option<Arc<TaskSpec>>>,
+    /// Histories.
+    pub runs: BTreeMap<Seq, RunChanges>,
+    /// Whether something that belongs to no task has changed.
+    pub globals: bool,
+    weight: usize,
+}
+
+/// What has changed in one task's history.
+#[derive(Default)]
+pub struct RunChanges {
+    /// Whether the task has one due time only.
+    pub once: bool,
+    /// Runs that ended, with their numbers.
+    pub added: Vec<(u64, Arc<Run>)>,
+    /// Runs from the first of these numbers up to, not including, the second are to go.
+    pub dropped: Option<(u64, u64)>,
+}
+
+impl Changes {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty() && !self.globals
+    }
+
+    /// About how many bytes of memory the changes hold: what bounds them.
+    pub fn weight(&self) -> usize {
+        self.weight + self.pages.len() * 4096
+    }
+
+    pub(super) fn touch(&mut self, seq: Seq) {
+        self.pages.insert(seq / HOT_PER_PAGE);
+    }
+
+    pub(super) fn put_spec(&mut self, seq: Seq, spec: Option<Arc<TaskSpec>>) {
+        self.weight += 256 + spec.as_ref().map_or(0, |s| s.callback.body.len() + s.callback.url.len());
+        self.specs.insert(seq, spec);
+    }
+
+    pub(super) fn add_run(&mut self, seq: Seq, once: bool, number: u64, run: Arc<Run>) {
+        self.weight += 128 + run.attempts.len() * 160;
+        let history = self.runs.entry(seq).or_default();
+        history.once = once;
+        history.added.push((number, run));
+    }
+
+    pub(super) fn drop_runs(&mut self, seq: Seq, once: bool, from: u64, to: u64) {
+        if from < to {
+            self.weight += 64;
+            let history = self.runs.entry(seq).or_default();
+            history.once = once;
+            history.added.retain(|(number, _)| *number < from || *number >= to);
+            let (first, last) = history.dropped.unwrap_or((from, to));
+            history.dropped = Some((first.min(from), last.max(to)));
+        }
+    }
+}

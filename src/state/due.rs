@@ -1,0 +1,121 @@
+//! What is due: what the scheduler asks, on every node, and what a leader takes to dispatch.
+
+use std::sync::Arc;
+
+use super::{State, Task};
+use crate::clock::Timestamp;
+use crate::command::Seq;
+use crate::id::{RunKey, TaskId};
+use crate::run::OpenPhase;
+use crate::task::TaskState;
+use crate::wheel::Progress;
+
+/// An attempt that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The task.
+    pub seq: Seq,
+    /// Its id.
+    pub id: TaskId,
+    /// `host:port` that its callback goes to.
+    pub target: Arc<str>,
+    /// Which of its runs.
+    pub key: RunKey,
+    /// The attempt's number.
+    pub attempt: u32,
+    /// When the attempt is due; its lateness counts from here.
+    pub at: Timestamp,
+}
+
+impl Job {
+    fn new(seq: Seq, task: &Task, key: RunKey, attempt: u32, at: Timestamp) -> Job {
+        Job { seq, id: task.id.clone(), target: task.target.clone(), key, attempt, at }
+    }
+}
+
+impl State {
+    /// Moves the alarms on to `now`, doing a bounded amount of work.
+    pub fn advance(&mut self, now: Timestamp, limit: usize) -> Progress {
+        self.alarms.advance(now, limit, &mut self.pages)
+    }
+
+    /// How far the alarms have been moved.
+    pub fn elapsed(&self) -> Timestamp {
+        self.alarms.elapsed()
+    }
+
+    /// A time before which no more comes due than [`State::due_len`] says; none: nothing waits.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        self.alarms.next_wake()
+    }
+
+    /// The earliest of what is due and not taken.
+    pub fn oldest_due(&self) -> Option<Timestamp> {
+        self.alarms.first_due()
+    }
+
+    /// Begins the alarms again at `now`, after the wall clock was set back.
+    pub fn rebuild_alarms(&mut self, now: Timestamp) {
+        self.alarms.rebuild(now, &mut self.pages);
+    }
+
+    /// Takes the task that has been due longest: the attempts to make for it now, oldest due time first. It does not
+    /// come due again until something about it changes, or [`State::release_taken`].
+    pub fn take_due(&mut self, now: Timestamp) -> Option<(Seq, Vec<Job>)> {
+        let seq = self.alarms.take(now, &mut self.pages)?;
+        let Some(task) = self.pages.get(seq) else { return Some((seq, Vec::new())) };
+        let mut jobs = Vec::new();
+        for run in &task.open {
+            if let OpenPhase::Waiting { attempt, at } = run.phase {
+                if at <= now {
+                    jobs.push(Job::new(seq, task, run.key, attempt, at));
+                }
+            }
+        }
+        if let (TaskState::Active, Some(due)) = (task.state, task.next) {
+            if due <= now {
+                jobs.push(Job::new(seq, task, RunKey::scheduled(due), 1, due));
+            }
+        }
+        Some((seq, jobs))
+    }
+
+    /// Makes due again what was taken: for a node that begins to lead, or no longer does.
+    pub fn release_taken(&mut self) {
+        self.alarms.release(&mut self.pages);
+    }
+
+    /// The runs that are recorded as going, for each the attempt that would follow. Where nobody is sending the attempt
+    /// that is recorded, the leader makes the one that follows.
+    pub fn running(&self, now: Timestamp) -> Vec<Job> {
+        let tasks = self.open.iter().filter_map(|&seq| Some((seq, self.pages.get(seq)?)));
+        let runs = tasks.flat_map(|(seq, task)| task.open.iter().map(move |run| (seq, task, run)));
+        runs.filter_map(|(seq, task, run)| match run.phase {
+            OpenPhase::Running { attempt, .. } => Some(Job::new(seq, task, run.key, attempt + 1, now)),
+            OpenPhase::Waiting { .. } => None,
+        })
+        .collect()
+    }
+
+    /// Whether the attempt is still wanted: what is asked right before it is sent.
+    pub fn wants(&self, seq: Seq, key: RunKey, attempt: u32) -> bool {
+        let Some(task) = self.pages.get(seq) else { return false };
+        if let Some(run) = task.open.iter().find(|run| run.key == key) {
+            return match run.phase {
+                OpenPhase::Waiting { attempt: next, .. } => attempt == next,
+                OpenPhase::Running { attempt: going, .. } => attempt > going,
+            };
+        }
+        task.state == TaskState::Active && key.nonce == 0 && task.next == Some(key.due)
+    }
+
+    /// Tasks whose wake time has come and that nobody acts on: 0 on a healthy leader.
+    pub fn due_len(&self) -> usize {
+        self.alarms.fresh_len()
+    }
+
+    /// Tasks that wait in the wheel.
+    pub fn waiting_len(&self) -> usize {
+        self.alarms.waiting_len()
+    }
+}

@@ -1,0 +1,237 @@
+//! The replicated state: what each node holds, and computes alike from the same commands.
+//!
+//! Pure: no I/O, no clock, no randomness. [`State::apply`] is the only thing that changes what is replicated. What it
+//! holds in memory is *hot*: enough to decide what is due and what a command answers. Definitions and the history of
+//! runs are *cold*: `apply` writes them (to [`Changes`], from which a checkpoint takes them) and never reads them.
+//!
+//! ```text
+//!  ids: hash of id → seq        pages: seq → Task (64 to a page, as they are stored)
+//!                                  │ wake time
+//!  alarms: wheel ── due ──► fresh ── taken by the leader ──► taken
+//!  changes: dirty pages · definitions · ended runs ──► checkpoint
+//! ```
+//!
+//! Alarms are the same on every node: a follower's due tasks wait in `fresh` until the leader's outcome moves them on,
+//! so that a new leader starts from what is due and rebuilds nothing.
+
+mod alarms;
+mod apply;
+mod changes;
+mod due;
+mod pages;
+pub mod record;
+mod runs;
+mod task;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::command::Seq;
+use crate::id::{RunId, TaskId};
+use crate::schedule::{Schedule, Zone};
+
+pub use alarms::Alarm;
+pub use changes::{Changes, RunChanges};
+pub use due::Job;
+pub use task::{Rhythm, Task, Timetable};
+
+use alarms::Alarms;
+use pages::Pages;
+
+/// How many ended runs of one task are kept.
+pub const RUNS_KEPT_MAX: u64 = 100;
+
+/// The replicated state of one Raft group, with the alarms that follow from it.
+pub struct State {
+    pages: Pages,
+    ids: HashTable<(u64, Seq)>,
+    next_seq: Seq,
+    alarms: Alarms,
+    /// Tasks that have open runs.
+    open: BTreeSet<Seq>,
+    timetables: HashMap<(String, String), Arc<Timetable>>,
+    targets: HashSet<Arc<str>>,
+    changes: Changes,
+    cluster: Option<Uuid>,
+    claims: BTreeMap<u64, Uuid>,
+}
+
+impl State {
+    /// An empty state, whose alarms begin at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        State {
+            pages: Pages::default(),
+            ids: HashTable::new(),
+            next_seq: 1,
+            alarms: Alarms::new(now),
+            open: BTreeSet::new(),
+            timetables: HashMap::new(),
+            targets: HashSet::new(),
+            changes: Changes::default(),
+            cluster: None,
+            claims: BTreeMap::new(),
+        }
+    }
+
+    /// How many tasks there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// How many runs have started and not ended.
+    pub fn open_runs(&self) -> usize {
+        self.open.iter().filter_map(|&seq| self.pages.get(seq)).map(|t| t.open.len()).sum()
+    }
+
+    /// The cluster's identity, once it has been given one.
+    pub fn cluster(&self) -> Option<Uuid> {
+        self.cluster
+    }
+
+    /// Which store may act under which node's id.
+    pub fn claims(&self) -> &BTreeMap<u64, Uuid> {
+        &self.claims
+    }
+
+    /// The number that the next task will get.
+    pub fn next_seq(&self) -> Seq {
+        self.next_seq
+    }
+
+    /// The task with this number.
+    pub fn task(&self, seq: Seq) -> Option<&Task> {
+        self.pages.get(seq)
+    }
+
+    /// The number of the task with this id.
+    pub fn find(&self, id: &TaskId) -> Option<Seq> {
+        let hash = id.stable_hash();
+        let found = self.ids.find(hash, |&(h, seq)| h == hash && self.pages.get(seq).is_some_and(|t| t.id == *id));
+        found.map(|&(_, seq)| seq)
+    }
+
+    /// The task that a run id speaks of, if it exists.
+    pub fn find_by_run(&self, run: RunId) -> Option<Seq> {
+        // The run id holds 62 of the 64 bits, so the other two are tried.
+        let (_, low) = run.parts();
+        (0..4u64).find_map(|top| {
+            let hash = (top << 62) | low;
+            self.ids.find(hash, |&(h, _)| h == hash).map(|&(_, seq)| seq)
+        })
+    }
+
+    /// Tasks in the order of their creation, from the number `from` on.
+    pub fn tasks_from(&self, from: Seq) -> impl Iterator<Item = (Seq, &Task)> {
+        self.pages.iter_from(from)
+    }
+
+    /// What has changed since the last [`State::take_changes`].
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Something beside the tasks has changed that a checkpoint is to write.
+    pub fn touch_globals(&mut self) {
+        self.changes.globals = true;
+    }
+
+    /// Begins a checkpoint: hands over what has changed. The pages of hot states among it are then collected with
+    /// [`State::collect_frozen`], as they are at this moment, while the state goes on changing.
+    pub fn freeze_changes(&mut self) -> Changes {
+        let changes = std::mem::take(&mut self.changes);
+        self.pages.freeze(changes.pages.clone());
+        changes
+    }
+
+    /// Goes on with a checkpoint by up to `limit` pages; all pages, once there are no more to collect. None in a pair:
+    /// no task of the page is left.
+    pub fn collect_frozen(&mut self, limit: usize) -> Option<Vec<(u64, Option<record::HotPage>)>> {
+        self.pages.collect_frozen(limit)
+    }
+
+    fn timetable(&mut self, format: &str, timezone: &str) -> Result<Arc<Timetable>, String> {
+        let key = (format.to_owned(), timezone.to_owned());
+        if let Some(known) = self.timetables.get(&key) {
+            return Ok(known.clone());
+        }
+        let schedule = Schedule::parse(format).map_err(|e| e.to_string())?;
+        let zone = Zone::get(timezone).map_err(|e| e.to_string())?;
+        let table = Arc::new(Timetable { format: format.to_owned(), timezone: timezone.to_owned(), schedule, zone });
+        self.timetables.insert(key, table.clone());
+        Ok(table)
+    }
+
+    /// Forgets a timetable that no task uses any more.
+    fn drop_timetable(&mut self, rhythm: &Rhythm) {
+        if let Rhythm::Periodic(table) = rhythm {
+            // Two: the one in the map, and the one in the hand of the task that goes.
+            if Arc::strong_count(table) <= 2 {
+                self.timetables.remove(&(table.format.clone(), table.timezone.clone()));
+            }
+        }
+    }
+
+    fn target(&mut self, name: &str) -> Arc<str> {
+        match self.targets.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let target: Arc<str> = name.into();
+                self.targets.insert(target.clone());
+                target
+            }
+        }
+    }
+
+    /// Forgets a target that no task calls any more.
+    fn drop_target(&mut self, target: &Arc<str>) {
+        if Arc::strong_count(target) <= 2 {
+            self.targets.remove(target);
+        }
+    }
+
+    /// Puts a task back that was read from storage.
+    ///
+    /// # Errors
+    /// A schedule that this version cannot read, with the reason.
+    pub fn restore(&mut self, seq: Seq, stored: record::HotTask) -> Result<(), String> {
+        let rhythm = match &stored.rhythm {
+            record::HotRhythm::Once => Rhythm::Once,
+            record::HotRhythm::Periodic { format, timezone } => Rhythm::Periodic(self.timetable(format, timezone)?),
+        };
+        let target = self.target(&stored.target);
+        let mut task = Task::from_record(stored, rhythm, target);
+        let hash = task.id.stable_hash();
+        self.alarms.set(seq, &mut task);
+        if !task.open.is_empty() {
+            self.open.insert(seq);
+        }
+        self.pages.insert(seq, task);
+        self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);
+        self.next_seq = self.next_seq.max(seq + 1);
+        Ok(())
+    }
+
+    /// Puts back what belongs to no task.
+    pub fn restore_globals(&mut self, globals: record::Globals) {
+        self.next_seq = self.next_seq.max(globals.next_seq);
+        self.cluster = globals.cluster;
+        self.claims = globals.claims;
+    }
+
+    /// What belongs to no task, for storage.
+    pub fn globals(&self) -> record::Globals {
+        record::Globals { next_seq: self.next_seq, cluster: self.cluster, claims: self.claims.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! The state as records: keys and values, whatever stores them.
+//!
+//! ```text
+//!  h <page>          hot states of 64 neighbouring tasks
+//!  d <seq / 16>      definitions of 16 neighbouring tasks, the small ones
+//!  D <seq>           one large definition
+//!  r <seq / 16>      ended runs of 16 neighbouring one-shot tasks
+//!  R <seq> <n / 16>  16 consecutive ended runs of one periodic task
+//! ```
+//!
+//! Neighbours share a record because what a store costs is paid per key. Keys are big-endian, so their order is the
+//! order of creation.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::command::Seq;
+use crate::id::TaskId;
+use crate::run::{OpenRun, Run};
+use crate::task::{TaskSpec, TaskState};
+
+/// The format of record values; the first byte of each.
+pub const RECORD_FORMAT: u8 = 1;
+/// Hot states in one record.
+pub const HOT_PER_PAGE: u64 = 64;
+/// Definitions in one record.
+pub const SPECS_PER_PAGE: u64 = 16;
+/// Runs in one record of a periodic task; one-shot tasks whose runs share a record.
+pub const RUNS_PER_CHUNK: u64 = 16;
+/// An encoded definition above this has a record of its own.
+pub const SPEC_PAGED_BYTES_MAX: usize = 4096;
+
+/// The key of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// Hot states.
+    Hot(u64),
+    /// Small definitions.
+    SpecPage(u64),
+    /// A large definition.
+    Spec(Seq),
+    /// Runs of one-shot tasks.
+    OnceRuns(u64),
+    /// Runs of a periodic task: its number, and the number of the chunk.
+    Runs(Seq, u64),
+}
+
+impl Key {
+    /// The record in which the run numbered `number` of the task `seq` is.
+    pub fn of_run(seq: Seq, once: bool, number: u64) -> Key {
+        if once {
+            Key::OnceRuns(seq / RUNS_PER_CHUNK)
+        } else {
+            Key::Runs(seq, number / RUNS_PER_CHUNK)
+        }
+    }
+
+    /// As bytes that sort as the key does.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let (tag, first, second) = match self {
+            Key::Hot(page) => (b'h', page, None),
+            Key::SpecPage(page) => (b'd', page, None),
+            Key::Spec(seq) => (b'D', seq, None),
+            Key::OnceRuns(page) => (b'r', page, None),
+            Key::Runs(seq, chunk) => (b'R', seq, Some(chunk)),
+        };
+        let mut bytes = Vec::with_capacity(17);
+        bytes.push(tag);
+        bytes.extend(first.to_be_bytes());
+        if let Some(second) = second {
+            bytes.extend(second.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The key that `bytes` stand for.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Key> {
+        let (&tag, rest) = bytes.split_first()?;
+        let number = |r: &[u8]| r.try_into().ok().map(u64::from_be_bytes);
+        match (tag, rest.len()) {
+            (b'h', 8) => number(rest).map(Key::Hot),
+            (b'd', 8) => number(rest).map(Key::SpecPage),
+            (b'D', 8) => number(rest).map(Key::Spec),
+            (b'r', 8) => number(rest).map(Key::OnceRuns),
+            (b'R', 16) => Some(Key::Runs(number(&rest[..8])?, number(&rest[8..])?)),
+            _ => None,
+        }
+    }
+}
+
+/// The hot state of one task, as stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of state::Task")]
+pub struct HotTask {
+    pub id: TaskId,
+    pub digest: u128,
+    pub created: Timestamp,
+    pub rhythm: HotRhythm,
+    pub state: TaskState,
+    pub next: Option<Timestamp>,
+    pub run_count: u64,
+    pub runs_recorded: u64,
+    pub open: Vec<OpenRun>,
+    pub finished: Option<Timestamp>,
+    pub target: String,
+}
+
+/// How a task's due times follow each other, as stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum HotRhythm {
+    /// There is one.
+    Once,
+    /// By a schedule in a zone.
+    Periodic {
+        /// The schedule's text.
+        format: String,
+        /// The zone's name.
+        timezone: String,
+    },
+}
+
+/// The value of [`Key::Hot`]: the tasks of the page, in order.
+pub type HotPage = Vec<(Seq, HotTask)>;
+
+/// The value of [`Key::SpecPage`]: encoded definitions, in the order of their tasks.
+pub type SpecPage = Vec<(Seq, Bytes)>;
+
+/// The value of [`Key::OnceRuns`] and [`Key::Runs`]: in the order of task and run number.
+pub type RunChunk = Vec<(Seq, u64, Run)>;
+
+/// What belongs to no task.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Globals {
+    /// The number that the next task will get.
+    pub next_seq: Seq,
+    /// The cluster's identity.
+    pub cluster: Option<Uuid>,
+    /// Which store may act under which node's id.
+    pub claims: BTreeMap<u64, Uuid>,
+}
+
+/// Why a value is not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a version with another format.
+    #[error("record format {0} is not known to this version")]
+    Format(u8),
+    /// Not what an encoder made.
+    #[error("record is damaged: {0}")]
+    Damaged(#[from] postcard::Error),
+    /// No bytes at all.
+    #[error("record is empty")]
+    Empty,
+}
+
+/// A value as bytes, with the format's number in front.
+///
+/// # Errors
+/// Where a field cannot be written, which no record of this version has.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_extend(value, vec![RECORD_FORMAT])
+}
+
+/// From what [`encode`] made.
+///
+/// # Errors
+/// Bytes of another format, or damaged ones.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
+    match bytes.split_first() {
+        None => Err(DecodeError::Empty),
+        Some((&RECORD_FORMAT, rest)) => Ok(postcard::from_bytes(rest)?),
+        Some((&other, _)) => Err(DecodeError::Format(other)),
+    }
+}
+
+/// A definition as bytes.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_spec(spec: &TaskSpec) -> Result<Bytes, postcard::Error> {
+    encode(spec).map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_and_sort_by_number() {
+        let keys = [
+            Key::Spec(7),
+            Key::Runs(1, 300),
+            Key::Runs(2, 0),
+            Key::SpecPage(0),
+            Key::Hot(1),
+            Key::Hot(256),
+            Key::OnceRuns(9),
+        ];
+        let bytes: Vec<_> = keys.iter().map(|k| k.to_bytes()).collect();
+        assert!(bytes.is_sorted(), "{bytes:?}");
+        for (key, bytes) in keys.iter().zip(&bytes) {
+            assert_eq!(Key::from_bytes(bytes), Some(*key));
+        }
+        assert_eq!(Key::from_bytes(b"h123"), None);
+        assert_eq!(Key::from_bytes(b""), None);
+    }
+
+    #[test]
+    fn a_record_of_another_format_is_refused_by_name() {
+        let mut bytes = encode(&Globals::default()).unwrap();
+        assert_eq!(decode::<Globals>(&bytes).unwrap(), Globals::default());
+        bytes[0] = 9;
+        assert!(matches!(decode::<Globals>(&bytes), Err(DecodeError::Format(9))));
+        assert!(matches!(decode::<Globals>(&[]), Err(DecodeError::Empty)));
+    }
+}

@@ -1,0 +1,196 @@
+//! Runs, from their start to their outcome.
+//!
+//! A run comes into the state by the first of these to be applied: that an attempt has started, or that it has ended
+//! (a quick one is never recorded as started). Either moves the task on to its next due time; until then the due time
+//! stands as not done, and a crash repeats it.
+
+use std::sync::Arc;
+
+use super::{State, RUNS_KEPT_MAX};
+use crate::clock::Timestamp;
+use crate::command::{Seq, Verdict};
+use crate::id::RunKey;
+use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
+
+/// How an attempt started.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    pub attempt: u32,
+    pub node: u64,
+    pub term: u64,
+    pub started: Timestamp,
+    pub lateness_ms: u32,
+}
+
+impl State {
+    pub(super) fn run_started(&mut self, now: Timestamp, seq: Seq, key: RunKey, start: Start) {
+        let Some(open) = self.open_run(seq, key) else { return };
+        let Start { attempt, node, term, started, lateness_ms } = start;
+        let (current, lost) = match open.phase {
+            OpenPhase::Waiting { attempt, .. } => (attempt, None),
+            OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
+                let error = Some("the outcome is unknown: the node that sent it no longer leads".to_owned());
+                let lost = Attempt {
+                    number: attempt,
+                    node,
+                    started,
+                    lateness_ms,
+                    duration_ms: None,
+                    status: None,
+                    error,
+                    answer: None,
+                };
+                (attempt + 1, Some(lost))
+            }
+        };
+        if attempt >= current {
+            open.attempts.extend(lost);
+            open.phase = OpenPhase::Running { attempt, node, term, started, lateness_ms };
+        }
+        self.settle(now, seq);
+    }
+
+    pub(super) fn run_ended(
+        &mut self,
+        now: Timestamp,
+        seq: Seq,
+        key: RunKey,
+        attempt: Attempt,
+        term: u64,
+        verdict: Verdict,
+    ) {
+        let Some(open) = self.open_run(seq, key) else { return };
+        let current = match open.phase {
+            OpenPhase::Waiting { attempt, .. } => attempt,
+            OpenPhase::Running { attempt: number, term: running, .. } => {
+                if running > term && number <= attempt.number && verdict != Verdict::Succeeded {
+                    // A deposed leader's failure says nothing about the attempt that goes on under this one.
+                    return;
+                }
+                number
+            }
+        };
+        // A late success of an earlier attempt is a success; a late failure of one has been dealt with.
+        if attempt.number < current && verdict != Verdict::Succeeded {
+            return;
+        }
+        let number = attempt.number;
+        open.attempts.push(attempt);
+        let (state, reason) = match verdict {
+            Verdict::Retry { at } => {
+                open.phase = OpenPhase::Waiting { attempt: number + 1, at };
+                self.settle(now, seq);
+                return;
+            }
+            Verdict::Succeeded => (RunState::Succeeded, None),
+            Verdict::Failed { reason } => (RunState::Failed, Some(reason)),
+        };
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        if let Some(at) = task.open.iter().position(|run| run.key == key) {
+            let open = task.open.remove(at);
+            task.run_count += 1;
+            self.record(seq, Run { key, state, reason, ended: now, attempts: open.attempts });
+        }
+        self.settle(now, seq);
+    }
+
+    /// The open run `key`, which is made if the task is about to have it; none where it has ended, or never was to be.
+    fn open_run(&mut self, seq: Seq, key: RunKey) -> Option<&mut OpenRun> {
+        let task = self.pages.get_mut(seq)?;
+        if task.next == Some(key.due) && key.nonce == 0 {
+            task.next = task.due_after(key.due);
+            let phase = OpenPhase::Waiting { attempt: 1, at: key.due };
+            task.open.push(OpenRun { key, phase, attempts: Vec::new() });
+        }
+        task.open.iter_mut().find(|run| run.key == key)
+    }
+
+    /// Writes an ended run into the task's history, and drops the oldest beyond what is kept.
+    fn record(&mut self, seq: Seq, run: Run) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let number = task.runs_recorded;
+        task.runs_recorded += 1;
+        let once = task.is_once();
+        self.changes.add_run(seq, once, number, Arc::new(run));
+        if let Some(oldest) = task.runs_recorded.checked_sub(RUNS_KEPT_MAX + 1) {
+            self.changes.drop_runs(seq, once, oldest, oldest + 1);
+        }
+    }
+
+    pub(super) fn misfire(&mut self, now: Timestamp, seq: Seq, from: Timestamp, upto: Timestamp, reason: &str) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        if task.next != Some(from) {
+            return;
+        }
+        let mut past = last_due_times(from, upto, |after| task.due_after(after));
+        let Some(latest) = past.pop() else { return };
+        task.next = Some(latest);
+        for due in past {
+            let reason = Some(reason.to_owned());
+            let key = RunKey::scheduled(due);
+            self.record(seq, Run { key, state: RunState::Missed, reason, ended: now, attempts: Vec::new() });
+        }
+        self.settle(now, seq);
+    }
+}
+
+/// The last due times from `from` (itself one) to `upto`, oldest first: no more than a task's history holds, however
+/// many there were.
+fn last_due_times(
+    from: Timestamp,
+    upto: Timestamp,
+    due_after: impl Fn(Timestamp) -> Option<Timestamp>,
+) -> Vec<Timestamp> {
+    let walk = |start: Timestamp| std::iter::successors(due_after(start), |&t| due_after(t)).take_while(|&t| t <= upto);
+    // Looks back further and further, so that a year of minutes is not walked for its last hundred.
+    let wanted = RUNS_KEPT_MAX as usize + 1;
+    let mut span_ms = 60_000u64;
+    let mut start = Timestamp(upto.0.saturating_sub(span_ms));
+    while start > from && walk(start).take(wanted).count() < wanted {
+        span_ms = span_ms.saturating_mul(4);
+        start = Timestamp(upto.0.saturating_sub(span_ms));
+    }
+    let mut last = std::collections::VecDeque::with_capacity(wanted);
+    if start <= from {
+        start = from;
+        last.push_back(from);
+    }
+    for due in walk(start) {
+        if last.len() == wanted {
+            last.pop_front();
+        }
+        last.push_back(due);
+    }
+    last.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every(period: u64) -> impl Fn(Timestamp) -> Option<Timestamp> {
+        move |t| Some(Timestamp((t.0 / period + 1) * period))
+    }
+
+    #[test]
+    fn the_last_due_times_of_a_long_gap_are_found_without_walking_it() {
+        let year = 365 * 86_400_000;
+        let steps = std::cell::Cell::new(0u64);
+        let counted = |t| {
+            steps.set(steps.get() + 1);
+            every(1000)(t)
+        };
+        let last = last_due_times(Timestamp(1000), Timestamp(year), counted);
+        assert_eq!(last.len(), 101);
+        assert_eq!(last.last(), Some(&Timestamp(year)));
+        assert!(last.windows(2).all(|w| w[1].0 - w[0].0 == 1000));
+        assert!(steps.get() < 2_000, "{} steps", steps.get());
+    }
+
+    #[test]
+    fn a_short_gap_is_listed_whole() {
+        let last = last_due_times(Timestamp(5000), Timestamp(9500), every(1000));
+        assert_eq!(last, [5000, 6000, 7000, 8000, 9000].map(Timestamp));
+        assert_eq!(last_due_times(Timestamp(5000), Timestamp(5000), |_| None), [Timestamp(5000)]);
+    }
+}
