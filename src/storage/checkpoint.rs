@@ -1,0 +1,184 @@
+//! From what has changed in memory to what is written: a consistent cut as a list of records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::store::{Change, Ledger, Mark, Store};
+use super::{envelope, Error};
+use crate::command::Seq;
+use crate::raft::{LogId, Membership};
+use crate::run::Run;
+use crate::state::record::{
+    self, Globals, HotPage, Key, RunChunk, SpecPage, RUNS_PER_CHUNK, SPECS_PER_PAGE, SPEC_PAGED_BYTES_MAX,
+};
+use crate::state::Changes;
+use crate::task::TaskSpec;
+
+/// What changed up to a log entry. While it is being written, reads look here for what the store does not have yet.
+pub(super) struct Cut {
+    pub applied: Option<LogId>,
+    pub membership: Membership,
+    pub globals: Globals,
+    pub changes: Changes,
+}
+
+/// Makes a cut durable. On an error the store is as it was before, as far as can be told.
+pub(super) fn write(
+    store: &Store,
+    ledger: &mut Ledger,
+    cut: &Cut,
+    hot: Vec<(u64, Option<HotPage>)>,
+) -> Result<Mark, Error> {
+    let mut out = Records { store, changes: Vec::with_capacity(hot.len()) };
+    for (number, page) in hot {
+        out.put(Key::Hot(number), page.as_ref())?;
+    }
+    out.specs(cut)?;
+    out.runs(cut)?;
+    let changes = out.changes;
+    for (key, value) in &changes {
+        ledger.put(key, value.as_deref());
+    }
+    let mark = Mark {
+        applied: cut.applied,
+        membership: cut.membership.clone(),
+        globals: cut.globals.clone(),
+        records: ledger.records(),
+        digest: ledger.digest(),
+    };
+    store.write(&changes, &mark)?;
+    Ok(mark)
+}
+
+struct Records<'a> {
+    store: &'a Store,
+    changes: Vec<Change>,
+}
+
+impl Records<'_> {
+    fn put<T: serde::Serialize>(&mut self, key: Key, value: Option<&T>) -> Result<(), Error> {
+        let sealed = match value {
+            Some(value) => {
+                let payload = record::encode(value).map_err(|e| bad(key, e))?;
+                Some(envelope::seal(&payload))
+            }
+            None => None,
+        };
+        self.changes.push((key.to_bytes(), sealed));
+        Ok(())
+    }
+
+    fn read<T: serde::de::DeserializeOwned + Default>(&self, key: Key) -> Result<T, Error> {
+        match self.store.get(key)? {
+            Some(payload) => record::decode(&payload).map_err(|e| bad(key, e)),
+            None => Ok(T::default()),
+        }
+    }
+
+    fn specs(&mut self, cut: &Cut) -> Result<(), Error> {
+        let mut pages: BTreeMap<u64, Vec<(Seq, Option<&Arc<TaskSpec>>)>> = BTreeMap::new();
+        for (&seq, spec) in &cut.changes.specs {
+            pages.entry(seq / SPECS_PER_PAGE).or_default().push((seq, spec.as_ref()));
+        }
+        for (number, changed) in pages {
+            let key = Key::SpecPage(number);
+            // A page of tasks that are all new, as most are, has nothing to be merged with.
+            let whole = changed.len() as u64 == SPECS_PER_PAGE;
+            let mut page = if whole { SpecPage::new() } else { self.read::<SpecPage>(key)? };
+            for (seq, spec) in changed {
+                page.retain(|(other, _)| *other != seq);
+                let encoded = spec.map(|s| record::encode_spec(s)).transpose().map_err(|e| bad(key, e))?;
+                match encoded {
+                    Some(bytes) if bytes.len() <= SPEC_PAGED_BYTES_MAX => page.push((seq, bytes)),
+                    Some(bytes) => self.changes.push((Key::Spec(seq).to_bytes(), Some(envelope::seal(&bytes)))),
+                    None => {
+                        if self.store.get(Key::Spec(seq))?.is_some() {
+                            self.changes.push((Key::Spec(seq).to_bytes(), None));
+                        }
+                    }
+                }
+            }
+            page.sort_unstable_by_key(|(seq, _)| *seq);
+            self.put(key, Some(page).filter(|p| !p.is_empty()).as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn runs(&mut self, cut: &Cut) -> Result<(), Error> {
+        let mut chunks: BTreeMap<Key, RunChunk> = BTreeMap::new();
+        for (&seq, history) in &cut.changes.runs {
+            let key_of = |number| Key::of_run(seq, history.once, number);
+            if let Some((from, to)) = history.dropped {
+                // Chunks that lie wholly before what is kept are removed without being read.
+                for chunk in from / RUNS_PER_CHUNK..=(to - 1) / RUNS_PER_CHUNK {
+                    let key = key_of(chunk * RUNS_PER_CHUNK);
+                    let last = (chunk + 1) * RUNS_PER_CHUNK <= to;
+                    if !history.once && last {
+                        chunks.insert(key, RunChunk::new());
+                    } else {
+                        let chunk = self.chunk(&mut chunks, key)?;
+                        chunk.retain(|(s, n, _)| *s != seq || *n < from || *n >= to);
+                    }
+                }
+            }
+            for (number, run) in &history.added {
+                let chunk = self.chunk(&mut chunks, key_of(*number))?;
+                chunk.retain(|(s, n, _)| (*s, *n) != (seq, *number));
+                chunk.push((seq, *number, Run::clone(run)));
+            }
+        }
+        for (key, mut chunk) in chunks {
+            chunk.sort_unstable_by_key(|(seq, number, _)| (*seq, *number));
+            self.put(key, Some(chunk).filter(|c| !c.is_empty()).as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn chunk<'c>(&self, chunks: &'c mut BTreeMap<Key, RunChunk>, key: Key) -> Result<&'c mut RunChunk, Error> {
+        match chunks.entry(key) {
+            std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            std::collections::btree_map::Entry::Vacant(entry) => Ok(entry.insert(self.read(key)?)),
+        }
+    }
+}
+
+fn bad(key: Key, error: impl std::fmt::Display) -> Error {
+    Error::damaged(std::path::Path::new("the store"), format!("{key:?}: {error}"))
+}
+
+/// One definition, from the store.
+pub(super) fn read_spec(store: &Store, seq: Seq) -> Result<Option<TaskSpec>, Error> {
+    let page = Key::SpecPage(seq / SPECS_PER_PAGE);
+    let small = match store.get(page)? {
+        Some(payload) => {
+            let page: SpecPage = record::decode(&payload).map_err(|e| bad(page, e))?;
+            page.into_iter().find(|(other, _)| *other == seq).map(|(_, bytes)| bytes)
+        }
+        None => None,
+    };
+    let bytes = match small {
+        Some(bytes) => Some(bytes),
+        None => store.get(Key::Spec(seq))?.map(Bytes::from),
+    };
+    bytes.map(|bytes| record::decode(&bytes).map_err(|e| bad(Key::Spec(seq), e))).transpose()
+}
+
+/// The runs of a task from the number `from` on to, not including, `to`, from the store.
+pub(super) fn read_runs(store: &Store, seq: Seq, once: bool, from: u64, to: u64) -> Result<Vec<(u64, Run)>, Error> {
+    let mut keys: Vec<Key> = (from / RUNS_PER_CHUNK..to.div_ceil(RUNS_PER_CHUNK))
+        .map(|c| Key::of_run(seq, once, c * RUNS_PER_CHUNK))
+        .collect();
+    keys.dedup();
+    let mut runs = Vec::new();
+    for key in keys {
+        if let Some(payload) = store.get(key)? {
+            let chunk: RunChunk = record::decode(&payload).map_err(|e| bad(key, e))?;
+            runs.extend(
+                chunk.into_iter().filter(|(s, n, _)| *s == seq && (from..to).contains(n)).map(|(_, n, r)| (n, r)),
+            );
+        }
+    }
+    Ok(runs)
+}

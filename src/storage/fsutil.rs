@@ -1,0 +1,103 @@
+//! Small helpers about files whose loss matters: directory fsync, durable directories, a lock on a directory.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Makes the creations, renames and removals in `dir` durable.
+///
+/// A file's own fsync does not cover its name: after a power cut the name may be gone, and the data with it.
+///
+/// # Errors
+/// What opening or syncing the directory gives.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Creates `dir` and the missing directories above it, each one durable in its parent. Existing ones are left alone.
+///
+/// # Errors
+/// What creating or syncing gives.
+pub fn create_dir_all_durable(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir_all_durable(parent)?;
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    sync_dir(parent)
+}
+
+/// Writes zeros over `from..to` of `file`, growing it where needed. Not durable until the caller syncs.
+///
+/// # Errors
+/// What the write gives; a part of the range may have been written then.
+pub fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+    let mut at = from;
+    while at < to {
+        let n = (to - at).min(ZEROS.len() as u64) as usize;
+        file.write_all_at(&ZEROS[..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// An exclusive lock on a directory, held until dropped; the kernel drops it too when the process dies.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl DirLock {
+    /// Locks `dir` by its file `LOCK`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another process (or another part of this one) holds it; else what the file system gives.
+    pub fn acquire(dir: &Path) -> io::Result<DirLock> {
+        let path = dir.join("LOCK");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirLock { _file: file, path }),
+            Err(TryLockError::Error(e)) => Err(e),
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "another process has it open; is the node running twice?",
+            )),
+        }
+    }
+
+    /// The lock file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_locked_once_and_again_after_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        assert_eq!(DirLock::acquire(dir.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(lock.path().exists());
+        drop(lock);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn directories_are_made_with_their_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir_all_durable(&deep).unwrap();
+        create_dir_all_durable(&deep).unwrap();
+        assert!(deep.is_dir());
+    }
+}

@@ -1,0 +1,306 @@
+//! Room on disk, made ahead of need by a thread of its own.
+//!
+//! Segments are filled with zeros and synced before records go in, so that an append changes no file size and its
+//! fdatasync commits no metadata; and a full disk shows here, before an append is half done. The first segment grows in
+//! steps, so that a new node starts at once and takes little disk; every later one is filled whole, as `next.tmp`, while
+//! its predecessor is in use. The thread also removes purged segments: unlinking is slow on some file systems.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::error::Error;
+use super::segment::SPARE;
+use crate::storage::fsutil;
+
+const SLICE: u64 = 1 << 20;
+const STEPS: [u64; 3] = [1 << 20, 4 << 20, 16 << 20];
+/// How often a full disk is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A file being filled: bytes up to `filled` are zeros (or records) on disk.
+#[derive(Clone, Debug)]
+pub(super) struct Filled {
+    /// The writer's and the readers' handle.
+    pub file: Arc<File>,
+    /// This thread's own. The kernel reports a failed write-back once to each open file: on a shared one this thread's
+    /// sync could swallow an error that the writer's sync must see.
+    filler: Arc<File>,
+    pub path: PathBuf,
+    pub filled: u64,
+}
+
+impl Filled {
+    /// Opens a file of which the first `filled` bytes count.
+    pub(super) fn open(path: PathBuf, filled: u64) -> std::io::Result<Filled> {
+        let open = || OpenOptions::new().read(true).write(true).open(&path).map(Arc::new);
+        Ok(Filled { file: open()?, filler: open()?, path, filled })
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    active: Option<Filled>,
+    tail: u64,
+    need: u64,
+    spare: Option<Filled>,
+    spare_need: u64,
+    full: Option<Error>,
+    fault: Option<Error>,
+    unlink: Vec<PathBuf>,
+    disk_bytes: u64,
+    closing: bool,
+}
+
+/// Shared by the writer and the thread that makes room.
+#[derive(Debug)]
+pub(super) struct Space {
+    dir: PathBuf,
+    segment_bytes: u64,
+    limit_bytes: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+enum Job {
+    Unlink(Vec<PathBuf>),
+    Spare,
+    Grow(Filled, u64),
+}
+
+impl Space {
+    pub(super) fn new(dir: &Path, segment_bytes: u64, limit_bytes: u64, disk_bytes: u64) -> Arc<Space> {
+        let state = Mutex::new(State { disk_bytes, ..State::default() });
+        Arc::new(Space { dir: dir.to_owned(), segment_bytes, limit_bytes, state, changed: Condvar::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares the segment that is written to.
+    pub(super) fn set_active(&self, active: Filled, tail: u64) {
+        let mut s = self.lock();
+        s.active = Some(active);
+        s.tail = tail;
+        self.changed.notify_all();
+    }
+
+    /// Notes that records reach up to `tail`.
+    pub(super) fn advance(&self, tail: u64) {
+        let mut s = self.lock();
+        s.tail = tail;
+        if self.job(&s).is_some() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until the active segment has zeros up to `end`.
+    ///
+    /// # Errors
+    /// `Full` if a fresh attempt to grow the file found no space; another if the disk failed.
+    pub(super) fn ensure(&self, end: u64) -> Result<(), Error> {
+        self.wait(|s| s.need = end, |s| s.active.as_ref().filter(|a| a.filled >= end).map(|_| ()))
+    }
+
+    /// Takes the spare segment once it has zeros up to `end`. It becomes the active one when the caller says so.
+    ///
+    /// # Errors
+    /// As [`Space::ensure`].
+    pub(super) fn take_spare(&self, end: u64) -> Result<Filled, Error> {
+        // It stays in place, so that a caller who fails before the rename loses nothing.
+        self.wait(|s| s.spare_need = end, |s| s.spare.clone().filter(|f| f.filled >= end))
+    }
+
+    /// The spare was renamed to `path` and is the active segment now.
+    pub(super) fn spare_is_active(&self, path: PathBuf, tail: u64) {
+        let mut s = self.lock();
+        s.active = s.spare.take().map(|f| Filled { path, ..f });
+        s.tail = tail;
+        s.spare_need = 0;
+        s.need = 0;
+        self.changed.notify_all();
+    }
+
+    fn wait<T>(&self, ask: impl FnOnce(&mut State), ready: impl Fn(&State) -> Option<T>) -> Result<T, Error> {
+        let mut s = self.lock();
+        if let (None, Some(done)) = (&s.fault, ready(&s)) {
+            return Ok(done);
+        }
+        ask(&mut s);
+        s.full = None;
+        self.changed.notify_all();
+        loop {
+            if let Some(e) = s.fault.clone() {
+                return Err(e);
+            }
+            if let Some(done) = ready(&s) {
+                return Ok(done);
+            }
+            if let Some(e) = s.full.clone() {
+                (s.need, s.spare_need) = (0, 0);
+                return Err(e);
+            }
+            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A failure of the thread that the writer must stop for.
+    pub(super) fn fault(&self) -> Option<Error> {
+        self.lock().fault.clone()
+    }
+
+    /// Hands over files to remove; they are out of use already.
+    pub(super) fn unlink(&self, files: Vec<PathBuf>) {
+        self.lock().unlink.extend(files);
+        self.changed.notify_all();
+    }
+
+    /// Bytes on disk, bytes that can be appended without asking for more, and why there is no more.
+    pub(super) fn usage(&self) -> (u64, u64, Option<Error>) {
+        let s = self.lock();
+        let active = s.active.as_ref().map_or(0, |a| a.filled.saturating_sub(s.tail));
+        let spare = s.spare.as_ref().map_or(0, |a| a.filled);
+        (s.disk_bytes, active + spare, s.full.clone())
+    }
+
+    /// Lets the thread end, after the removals that are waiting.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.changed.notify_all();
+    }
+
+    fn job(&self, s: &State) -> Option<Job> {
+        if !s.unlink.is_empty() {
+            return Some(Job::Unlink(s.unlink.clone()));
+        }
+        if s.full.is_some() || s.fault.is_some() || s.closing {
+            return None;
+        }
+        let active = s.active.as_ref();
+        if let Some(a) = active {
+            let step = STEPS.into_iter().find(|step| s.tail <= step / 2).unwrap_or(u64::MAX);
+            let target = step.min(self.segment_bytes).max(s.need);
+            if a.filled < target {
+                return Some(Job::Grow(a.clone(), target));
+            }
+        }
+        let ahead = active.is_some_and(|a| a.filled >= self.segment_bytes && s.tail >= self.segment_bytes / 4);
+        let target = s.spare_need.max(if ahead { self.segment_bytes } else { 0 });
+        match &s.spare {
+            None if target > 0 => Some(Job::Spare),
+            Some(f) if f.filled < target => Some(Job::Grow(f.clone(), target)),
+            _ => None,
+        }
+    }
+
+    /// The thread's body.
+    pub(super) fn run(&self) {
+        let _guard = PanicGuard(self);
+        loop {
+            let job = {
+                let mut s = self.lock();
+                loop {
+                    if let Some(job) = self.job(&s) {
+                        break job;
+                    }
+                    if s.closing {
+                        return;
+                    }
+                    if s.full.is_some() {
+                        let (next, timeout) =
+                            self.changed.wait_timeout(s, RETRY).unwrap_or_else(PoisonError::into_inner);
+                        s = next;
+                        if timeout.timed_out() {
+                            s.full = None;
+                        }
+                    } else {
+                        s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+                    }
+                }
+            };
+            let result = match job {
+                Job::Unlink(files) => self.remove(&files),
+                Job::Spare => self.create_spare(),
+                Job::Grow(file, target) => self.grow(&file, target),
+            };
+            if let Err(e) = result {
+                let mut s = self.lock();
+                if e.is_full() {
+                    tracing::error!("{e}");
+                    s.full = Some(e);
+                } else {
+                    s.fault = Some(e);
+                }
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn remove(&self, files: &[PathBuf]) -> Result<(), Error> {
+        let mut freed = 0;
+        for path in files {
+            let len = std::fs::metadata(path).map_or(0, |m| m.len());
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(path, "remove")(e)),
+                _ => freed += len,
+            }
+        }
+        fsutil::sync_dir(&self.dir).map_err(Error::io(&self.dir, "sync"))?;
+        let mut s = self.lock();
+        s.unlink.retain(|p| !files.contains(p));
+        s.disk_bytes = s.disk_bytes.saturating_sub(freed);
+        s.full = None;
+        Ok(())
+    }
+
+    fn create_spare(&self) -> Result<(), Error> {
+        let path = self.dir.join(SPARE);
+        File::create(&path).map_err(|e| full_or_io(&path, "create", e))?;
+        let spare = Filled::open(path.clone(), 0).map_err(Error::io(&path, "open"))?;
+        self.lock().spare = Some(spare);
+        Ok(())
+    }
+
+    /// One slice of zeros, synced.
+    fn grow(&self, f: &Filled, target: u64) -> Result<(), Error> {
+        let to = target.min(f.filled + SLICE);
+        if self.lock().disk_bytes + (to - f.filled) > self.limit_bytes {
+            let detail = format!("the log may take {} bytes", self.limit_bytes);
+            return Err(Error::Full { path: f.path.clone(), detail });
+        }
+        fsutil::write_zeros(&f.filler, f.filled, to).map_err(|e| full_or_io(&f.path, "fill", e))?;
+        f.filler.sync_data().map_err(Error::io(&f.path, "sync"))?;
+        let mut guard = self.lock();
+        let s = &mut *guard;
+        s.disk_bytes += to - f.filled;
+        for x in [&mut s.active, &mut s.spare].into_iter().flatten().filter(|x| Arc::ptr_eq(&x.file, &f.file)) {
+            x.filled = to;
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+}
+
+/// Keeps the writer from waiting for a thread that is gone.
+struct PanicGuard<'a>(&'a Space);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().fault = Some(Error::WriterDied);
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+fn full_or_io(path: &Path, action: &'static str, e: std::io::Error) -> Error {
+    match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::Full { path: path.to_owned(), detail: e.to_string() }
+        }
+        _ => Error::io(path, action)(e),
+    }
+}

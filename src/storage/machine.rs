@@ -1,0 +1,430 @@
+//! The state machine of this node: the state in memory over the store on disk.
+//!
+//! openraft applies committed entries through it; the node reads from it; the scheduler asks it what is due. One mutex
+//! guards the state, held for microseconds; what takes longer (checkpoints, snapshots) works on a cut of it.
+
+mod raft;
+mod read;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{watch, Notify};
+
+use super::checkpoint::{self, Cut};
+use super::note::{Note, NoteFile};
+use super::snapshot::{self, Header, Snapshots};
+use super::store::{Ledger, Loaded, Mark, Store};
+use super::Error;
+use crate::clock::Clock;
+use crate::raft::{LogId, Membership};
+use crate::state::State;
+
+/// How the machine stores.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Memory for the store's cache.
+    pub cache_bytes: u64,
+    /// Longest time between two checkpoints while there is something to write.
+    pub checkpoint_interval: Duration,
+    /// A checkpoint is made as soon as about this much has changed.
+    pub checkpoint_bytes: usize,
+    /// [`Machine::room`] waits while more than this has changed.
+    pub unsaved_bytes_max: usize,
+}
+
+/// How much the checkpoints do; counters since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// How long the last took, in ms.
+    pub checkpoint_ms: u64,
+    /// Snapshots written.
+    pub snapshots: u64,
+    /// About how many bytes have changed and are not stored.
+    pub unsaved_bytes: usize,
+    /// Size of the store.
+    pub disk_bytes: u64,
+}
+
+/// The state machine; cheap to clone.
+#[derive(Clone)]
+pub struct Machine(Arc<Shared>);
+
+struct Shared {
+    dir: PathBuf,
+    options: Options,
+    clock: Clock,
+    core: Mutex<Core>,
+    store: RwLock<Arc<Store>>,
+    /// Held by the one checkpoint, snapshot or installation that is going.
+    keeper: tokio::sync::Mutex<Keeper>,
+    applied: watch::Sender<Option<LogId>>,
+    /// Something was applied: there may be something due earlier.
+    changed: Notify,
+    /// A checkpoint has made room.
+    room: Notify,
+    /// So much has changed that a checkpoint should not wait.
+    full: Notify,
+    figures: Mutex<Figures>,
+    /// The file of the snapshot that is being received.
+    receiving: Mutex<Option<PathBuf>>,
+    snapshot_bytes: AtomicU64,
+}
+
+struct Core {
+    state: State,
+    applied: Option<LogId>,
+    membership: Membership,
+    /// What a checkpoint is writing.
+    cut: Option<Arc<Cut>>,
+}
+
+struct Keeper {
+    generation: u64,
+    ledger: Ledger,
+    note: NoteFile,
+    snapshots: Arc<Snapshots>,
+    /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
+    sound: bool,
+}
+
+/// The ends of the Raft log, which decide what a store must have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogEnds {
+    /// The last entry that was purged.
+    pub purged: Option<LogId>,
+    /// The last entry.
+    pub last: Option<LogId>,
+}
+
+impl Machine {
+    /// Opens the state under `dir`: the last checkpoint, or where there is any doubt about it, the newest snapshot. What
+    /// is missing up to the end of the log, openraft applies again.
+    ///
+    /// # Errors
+    /// [`Error::Unrecoverable`] where neither reaches back to the beginning of the log; and what the disk refuses.
+    pub fn open(dir: &Path, options: Options, clock: Clock, log: LogEnds) -> Result<Machine, Error> {
+        let snapshots = Snapshots::open(dir)?;
+        let (mut note_file, note) = NoteFile::open(dir)?;
+        let note = note.unwrap_or(Note { generation: 1, ..Note::default() });
+        let opened = open_noted(dir, &options, &clock, log, &note);
+        let (store, loaded, generation) = match opened {
+            Ok((store, loaded)) => (store, loaded, note.generation),
+            Err(Error::Io { path, action, source }) => return Err(Error::Io { path, action, source }),
+            Err(doubt) => {
+                tracing::warn!(reason = %doubt, "the store is in doubt and is rebuilt");
+                rebuild(dir, &options, &clock, log, &note, &snapshots)?
+            }
+        };
+        if let (None, Some(applied)) = (log.last, loaded.mark.applied) {
+            let detail = format!("the store has log entry {} and the Raft log is empty: it was lost", applied.index);
+            return Err(Error::Unrecoverable { path: dir.to_owned(), detail });
+        }
+        note_file.write(note_of(generation, &loaded.mark))?;
+        remove_other_generations(dir, generation)?;
+        let Loaded { state, ledger, mark } = loaded;
+        tracing::info!(tasks = state.len(), applied = mark.applied.map(|id| id.index), "state opened");
+        let newest = snapshots.newest()?.and_then(|path| path.metadata().ok());
+        let snapshot_bytes = newest.map_or(0, |file| file.len());
+        let keeper = Keeper { generation, ledger, note: note_file, snapshots: Arc::new(snapshots), sound: true };
+        Ok(Machine(Arc::new(Shared {
+            dir: dir.to_owned(),
+            options,
+            clock,
+            core: Mutex::new(Core { state, applied: mark.applied, membership: mark.membership, cut: None }),
+            store: RwLock::new(Arc::new(store)),
+            keeper: tokio::sync::Mutex::new(keeper),
+            applied: watch::Sender::new(mark.applied),
+            changed: Notify::new(),
+            room: Notify::new(),
+            full: Notify::new(),
+            figures: Mutex::default(),
+            receiving: Mutex::default(),
+            snapshot_bytes: AtomicU64::new(snapshot_bytes),
+        })))
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        match self.0.core.lock() {
+            Ok(core) => core,
+            Err(_) => {
+                // Whoever panicked may have left the state half-changed. Nothing may be served from it.
+                tracing::error!("a panic has left the state in doubt; this node stops");
+                std::process::exit(1);
+            }
+        }
+    }
+
+    fn store(&self) -> Arc<Store> {
+        self.0.store.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Looks at the state; for microseconds.
+    pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.core().state)
+    }
+
+    /// Moves the alarms; nothing that is replicated may be changed.
+    pub fn with_alarms<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.core().state)
+    }
+
+    /// The last log entry that was applied.
+    pub fn applied(&self) -> Option<LogId> {
+        *self.0.applied.borrow()
+    }
+
+    /// Tells of each change of [`Machine::applied`].
+    pub fn watch_applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.0.applied.subscribe()
+    }
+
+    /// Waits until something was applied since the last call.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Waits while too much has changed that no checkpoint has stored yet.
+    pub async fn room(&self) {
+        loop {
+            let notified = self.0.room.notified();
+            if self.unsaved_bytes() <= self.0.options.unsaved_bytes_max {
+                return;
+            }
+            self.0.full.notify_one();
+            notified.await;
+        }
+    }
+
+    fn unsaved_bytes(&self) -> usize {
+        let core = self.core();
+        core.state.changes().weight() + core.cut.as_ref().map_or(0, |cut| cut.changes.weight())
+    }
+
+    /// What the checkpoints do.
+    pub fn figures(&self) -> Figures {
+        let mut figures = *self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        figures.unsaved_bytes = self.unsaved_bytes();
+        figures.disk_bytes = self.store().disk_bytes();
+        figures
+    }
+
+    fn count(&self, act: impl FnOnce(&mut Figures)) {
+        act(&mut self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// Size of the newest snapshot; 0: there is none.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.0.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes checkpoints while there is something to write. Ends with the error of the first that fails: nothing more
+    /// may be written to a store of which nobody knows what it has.
+    pub async fn run_checkpoints(&self) -> Error {
+        loop {
+            let wait = tokio::time::timeout(self.0.options.checkpoint_interval, self.0.full.notified());
+            let _ = wait.await;
+            if let Err(error) = self.checkpoint().await {
+                return error;
+            }
+        }
+    }
+
+    /// Makes durable in the store what has been applied.
+    ///
+    /// # Errors
+    /// What the disk refuses.
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        let mut keeper = self.0.keeper.lock().await;
+        self.checkpoint_with(&mut keeper).await.map(|_| ())
+    }
+
+    /// Where the store stands afterwards.
+    async fn checkpoint_with(&self, keeper: &mut Keeper) -> Result<Option<Mark>, Error> {
+        if !keeper.sound {
+            return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
+        }
+        let began = crate::clock::monotonic();
+        let cut = {
+            let mut core = self.core();
+            if core.state.changes().is_empty() {
+                return Ok(None);
+            }
+            let changes = core.state.freeze_changes();
+            let globals = core.state.globals();
+            let cut = Cut { applied: core.applied, membership: core.membership.clone(), globals, changes };
+            let cut = Arc::new(cut);
+            core.cut = Some(cut.clone());
+            cut
+        };
+        let hot = loop {
+            // Few at a time, so that whoever fires or applies waits for microseconds.
+            let collected = self.core().state.collect_frozen(8);
+            if let Some(hot) = collected {
+                break hot;
+            }
+            tokio::task::yield_now().await;
+        };
+        keeper.sound = false;
+        let (store, ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
+        let writing = cut.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let mut ledger = ledger;
+            checkpoint::write(&store, &mut ledger, &writing, hot).map(|mark| (mark, ledger))
+        });
+        let (mark, ledger) = match written.await {
+            Ok(result) => result?,
+            Err(panic) => return Err(Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"))),
+        };
+        keeper.ledger = ledger;
+        keeper.note.write(note_of(keeper.generation, &mark))?;
+        keeper.sound = true;
+        self.core().cut = None;
+        self.0.room.notify_waiters();
+        self.count(|f| {
+            f.checkpoints += 1;
+            f.checkpoint_ms = began.elapsed().as_millis() as u64;
+        });
+        Ok(Some(mark))
+    }
+
+    /// Writes all of the state, as of now, into a snapshot file.
+    async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
+        let mut keeper = self.0.keeper.lock().await;
+        // The checkpoint makes the store the state of this moment; while the keeper is held it stays so.
+        let cut = match self.checkpoint_with(&mut keeper).await? {
+            Some(mark) => (mark.applied, mark.membership),
+            None => {
+                let core = self.core();
+                (core.applied, core.membership.clone())
+            }
+        };
+        let (applied, membership) = cut;
+        let id = uuid::Uuid::now_v7().to_string();
+        let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
+        let header = Header { meta };
+        let (store, snapshots) = (self.store(), keeper.snapshots.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let temporary = snapshots.temporary();
+            let bytes = snapshot::write(&store, &header, &temporary)?;
+            let path = snapshots.keep(&temporary, &header)?;
+            tracing::info!(bytes, applied = applied.map(|id| id.index), "snapshot written");
+            Ok((path, header, bytes))
+        });
+        let written = written.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)));
+        let (path, header, bytes) = written?;
+        self.0.snapshot_bytes.store(bytes, Ordering::Relaxed);
+        self.count(|f| f.snapshots += 1);
+        Ok((path, header))
+    }
+
+    /// Puts a snapshot that was received in the place of the state.
+    async fn install(&self, received: PathBuf) -> Result<(), Error> {
+        let mut keeper = self.0.keeper.lock().await;
+        let generation = keeper.generation + 1;
+        let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
+        let snapshots = keeper.snapshots.clone();
+        let restored = tokio::task::spawn_blocking(move || {
+            std::fs::File::open(&received).and_then(|f| f.sync_all()).map_err(Error::io("sync", &received))?;
+            let header = snapshot::header(&received)?;
+            let path = snapshots.keep(&received, &header)?;
+            let store = Store::open(&dir, generation, cache)?;
+            snapshot::restore(&path, &store, now).map(|(loaded, header)| (store, loaded, header))
+        });
+        let (store, loaded, header) = restored.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
+        keeper.note.write(note_of(generation, &loaded.mark))?;
+        keeper.generation = generation;
+        keeper.ledger = loaded.ledger;
+        keeper.sound = true;
+        {
+            let mut core = self.core();
+            core.state = loaded.state;
+            core.applied = header.meta.last_log_id;
+            core.membership = header.meta.last_membership.clone();
+            core.cut = None;
+            // Under the state's lock, so that no reader sees one with the other's store.
+            *self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(store);
+            self.0.applied.send_replace(core.applied);
+        }
+        self.0.changed.notify_one();
+        self.0.room.notify_waiters();
+        tracing::info!(applied = header.meta.last_log_id.map(|id| id.index), "snapshot installed");
+        remove_other_generations(&self.0.dir, generation)
+    }
+}
+
+fn note_of(generation: u64, mark: &Mark) -> Note {
+    Note { number: 0, generation, applied: mark.applied, records: mark.records, digest: mark.digest }
+}
+
+/// Opens the store that the note names, if it is all there.
+fn open_noted(
+    dir: &Path,
+    options: &Options,
+    clock: &Clock,
+    log: LogEnds,
+    note: &Note,
+) -> Result<(Store, Loaded), Error> {
+    let store = Store::open(dir, note.generation, options.cache_bytes)?;
+    let loaded = store.load(clock.now())?;
+    let applied = loaded.mark.applied;
+    if applied < note.applied {
+        // It has lost its end, as sled does without a word. The log may still have what is missing.
+        tracing::warn!(store = ?applied, note = ?note.applied, "the store has lost its last checkpoints");
+    }
+    if applied == note.applied && (loaded.mark.records, loaded.mark.digest) != (note.records, note.digest) {
+        return Err(Error::damaged(&Store::dir_of(dir, note.generation), "it is not what was noted of it"));
+    }
+    if applied < log.purged {
+        let detail = format!("it ends at {applied:?}, and the log begins after {:?}", log.purged);
+        return Err(Error::damaged(&Store::dir_of(dir, note.generation), detail));
+    }
+    Ok((store, loaded))
+}
+
+/// A new store from the newest snapshot, or an empty one if the log has everything.
+fn rebuild(
+    dir: &Path,
+    options: &Options,
+    clock: &Clock,
+    log: LogEnds,
+    note: &Note,
+    snapshots: &Snapshots,
+) -> Result<(Store, Loaded, u64), Error> {
+    let generation = note.generation + 1;
+    let target = Store::dir_of(dir, generation);
+    if target.exists() {
+        std::fs::remove_dir_all(&target).map_err(Error::io("remove", &target))?;
+    }
+    let store = Store::open(dir, generation, options.cache_bytes)?;
+    let unrecoverable = |detail: String| Error::Unrecoverable { path: dir.to_owned(), detail };
+    let loaded = match snapshots.newest()? {
+        Some(path) => {
+            let (loaded, _) =
+                snapshot::restore(&path, &store, clock.now()).map_err(|e| unrecoverable(e.to_string()))?;
+            loaded
+        }
+        None => store.load(clock.now())?,
+    };
+    if loaded.mark.applied < log.purged {
+        let detail =
+            format!("the newest snapshot ends at {:?}, and the log begins after {:?}", loaded.mark.applied, log.purged);
+        return Err(unrecoverable(detail));
+    }
+    Ok((store, loaded, generation))
+}
+
+fn remove_other_generations(dir: &Path, keep: u64) -> Result<(), Error> {
+    for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
+        let path = entry.map_err(Error::io("list", dir))?.path();
+        let generation = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("state-"));
+        if generation.is_some_and(|g| g != keep.to_string()) {
+            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

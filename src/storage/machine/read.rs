@@ -1,0 +1,169 @@
+//! What the API and the dispatcher read: the memory first, then what a checkpoint is writing, then the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::{checkpoint, Error};
+use super::{Core, Machine};
+use crate::clock::Timestamp;
+use crate::command::Seq;
+use crate::id::{RunId, RunKey, TaskId};
+use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
+use crate::state::{Changes, Task, RUNS_KEPT_MAX};
+use crate::task::TaskSpec;
+use crate::view::{RunView, TaskView};
+
+/// What is known of a task without reading the store.
+struct Known {
+    id: TaskId,
+    once: bool,
+    created: Timestamp,
+    state: crate::task::TaskState,
+    next: Option<Timestamp>,
+    run_count: u64,
+    recorded: u64,
+    open: Vec<OpenRun>,
+}
+
+impl Known {
+    fn of(task: &Task) -> Known {
+        Known {
+            id: task.id.clone(),
+            once: task.is_once(),
+            created: task.created,
+            state: task.state,
+            next: task.next,
+            run_count: task.run_count,
+            recorded: task.runs_recorded,
+            open: task.open.clone(),
+        }
+    }
+}
+
+/// The layers above the store, newest first.
+fn layers(core: &Core) -> impl Iterator<Item = &Changes> {
+    std::iter::once(core.state.changes()).chain(core.cut.as_deref().map(|cut| &cut.changes))
+}
+
+fn spec_in_memory(core: &Core, seq: Seq) -> Option<Option<Arc<TaskSpec>>> {
+    layers(core).find_map(|changes| changes.specs.get(&seq).cloned())
+}
+
+impl Machine {
+    /// A task's definition; none: there is no such task.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn spec(&self, seq: Seq) -> Result<Option<Arc<TaskSpec>>, Error> {
+        let found = spec_in_memory(&self.core(), seq);
+        match found {
+            Some(spec) => Ok(spec),
+            None => Ok(checkpoint::read_spec(&self.store(), seq)?.map(Arc::new)),
+        }
+    }
+
+    /// The task with this id, as it is now on this node.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn task(&self, id: &TaskId) -> Result<Option<TaskView>, Error> {
+        let seq = self.core().state.find(id);
+        match seq {
+            Some(seq) => self.task_view(seq),
+            None => Ok(None),
+        }
+    }
+
+    /// The task with this number, as it is now on this node.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn task_view(&self, seq: Seq) -> Result<Option<TaskView>, Error> {
+        let known = self.core().state.task(seq).map(Known::of);
+        let (Some(known), Some(spec)) = (known, self.spec(seq)?) else { return Ok(None) };
+        let last_run = match known.open.last() {
+            Some(open) => Some(open_view(&known.id, open)),
+            None => {
+                let last = known.recorded.checked_sub(1);
+                let runs = last.map(|n| self.recorded(seq, known.once, n, known.recorded)).transpose()?;
+                runs.and_then(|mut runs| runs.pop_last()).map(|(_, run)| run_view(&known.id, &run))
+            }
+        };
+        let Known { id, created, state, next, run_count, .. } = known;
+        Ok(Some(TaskView { id, spec, created, state, next, run_count, last_run }))
+    }
+
+    /// The runs of a task that are kept, newest first: those that are going, then those that have ended. None: there is
+    /// no such task.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn runs(&self, seq: Seq) -> Result<Option<Vec<RunView>>, Error> {
+        let Some(known) = self.core().state.task(seq).map(Known::of) else { return Ok(None) };
+        let oldest = known.recorded.saturating_sub(RUNS_KEPT_MAX);
+        let ended = self.recorded(seq, known.once, oldest, known.recorded)?;
+        let mut runs: Vec<RunView> = known.open.iter().map(|open| open_view(&known.id, open)).collect();
+        runs.extend(ended.values().map(|run| run_view(&known.id, run)));
+        runs.sort_by_key(|run| std::cmp::Reverse(run.id));
+        Ok(Some(runs))
+    }
+
+    /// One run; none: there is none with this id.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
+        let Some(seq) = self.core().state.find_by_run(id) else { return Ok(None) };
+        Ok(self.runs(seq)?.and_then(|runs| runs.into_iter().find(|run| run.id == id)))
+    }
+
+    /// Ended runs from the number `from` on to, not including, `to`.
+    fn recorded(&self, seq: Seq, once: bool, from: u64, to: u64) -> Result<BTreeMap<u64, Arc<Run>>, Error> {
+        let newer: Vec<(u64, Arc<Run>)> = {
+            let core = self.core();
+            let added = layers(&core).filter_map(|changes| changes.runs.get(&seq)).flat_map(|h| &h.added);
+            added.filter(|(number, _)| (from..to).contains(number)).cloned().collect()
+        };
+        let mut runs: BTreeMap<u64, Arc<Run>> = newer.into_iter().collect();
+        if (runs.len() as u64) < to - from {
+            for (number, run) in checkpoint::read_runs(&self.store(), seq, once, from, to)? {
+                runs.entry(number).or_insert_with(|| Arc::new(run));
+            }
+        }
+        Ok(runs)
+    }
+}
+
+fn run_view(task: &TaskId, run: &Run) -> RunView {
+    RunView {
+        id: RunId::new(task, run.key),
+        task: task.clone(),
+        due: run.key.due,
+        state: run.state,
+        reason: run.reason.clone(),
+        next_attempt: None,
+        attempts: run.attempts.clone(),
+    }
+}
+
+fn open_view(task: &TaskId, open: &OpenRun) -> RunView {
+    let mut attempts = open.attempts.clone();
+    let (state, next_attempt) = match open.phase {
+        OpenPhase::Waiting { at, .. } => (RunState::Pending, Some(at)),
+        OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
+            attempts.push(Attempt {
+                number: attempt,
+                node,
+                started,
+                lateness_ms,
+                duration_ms: None,
+                status: None,
+                error: None,
+                answer: None,
+            });
+            (RunState::Running, None)
+        }
+    };
+    let key: RunKey = open.key;
+    RunView { id: RunId::new(task, key), task: task.clone(), due: key.due, state, reason: None, next_attempt, attempts }
+}

@@ -1,0 +1,93 @@
+//! What a node keeps on disk, under `raft_dir`.
+//!
+//! ```text
+//!  LOCK           held by the process that uses the directory
+//!  identity       which node of which cluster this store is
+//!  log/           the Raft log and the vote: what an acknowledgement rests on
+//!  state-<n>/     the embedded store (sled): a checkpoint of the state, which can be rebuilt
+//!  checkpoint     what was last made durable there, to tell a store that has lost something
+//!  snapshots/     the newest snapshot: durable before the log behind it is purged
+//! ```
+//!
+//! Only this layer names sled.
+
+mod checkpoint;
+mod envelope;
+pub mod fsutil;
+pub mod identity;
+pub mod log;
+pub mod machine;
+mod note;
+mod snapshot;
+mod store;
+
+pub use machine::Machine;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why the store cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system, or sled on top of it, refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// What the system said.
+        source: Arc<std::io::Error>,
+    },
+    /// A file does not hold what was written to it.
+    #[error("{} is damaged: {detail}", path.display())]
+    Damaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Written by a version that this one does not know.
+    #[error("{} has format {found}, which this version does not know", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Neither the store nor a snapshot nor the log holds the state.
+    #[error(
+        "the state in {} cannot be rebuilt: {detail}; take this node out of the cluster and add it again with an empty \
+         directory",
+        path.display()
+    )]
+    Unrecoverable {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { path, action, source: Arc::new(source) }
+    }
+
+    pub(crate) fn damaged(path: &Path, detail: impl ToString) -> Error {
+        Error::Damaged { path: path.to_owned(), detail: detail.to_string() }
+    }
+
+    /// Whether it says that there is no space left.
+    pub fn is_full(&self) -> bool {
+        let kinds = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+        matches!(self, Error::Io { source, .. } if kinds.contains(&source.kind()))
+    }
+}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        std::io::Error::other(error)
+    }
+}

@@ -1,0 +1,201 @@
+//! Snapshot files: all records of a checkpoint in one file, for a node that is far behind and for rebuilding.
+//!
+//! ```text
+//!  magic "xcronsn1" · header length u32 · crc32 · header (postcard: log id, membership, name)
+//!  block length u32 · crc32 · records (postcard: [(key, value)])       … repeated
+//!  0 u32 · crc32 of the trailer · trailer (postcard: how many records)
+//! ```
+//!
+//! A file is written under another name, synced, renamed, and the directory synced: a file with a snapshot's name is
+//! whole and durable. The newest is kept.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use openraft::SnapshotMeta;
+use serde::{Deserialize, Serialize};
+
+use super::store::{Change, Loaded, Loading, Mark, Store};
+use super::{envelope, fsutil, Error};
+use crate::clock::Timestamp;
+
+const MAGIC: &[u8; 8] = b"xcronsn1";
+const BLOCK_BYTES: usize = 256 << 10;
+const BLOCK_BYTES_MAX: u32 = 256 << 20;
+
+/// What a snapshot is of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub meta: SnapshotMeta<u64, openraft::BasicNode>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Trailer {
+    records: u64,
+}
+
+/// The directory of snapshots.
+pub(super) struct Snapshots {
+    dir: PathBuf,
+}
+
+impl Snapshots {
+    pub fn open(base: &Path) -> Result<Snapshots, Error> {
+        let dir = base.join("snapshots");
+        fsutil::create_dir_all_durable(&dir).map_err(Error::io("create", &dir))?;
+        for path in files(&dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+        Ok(Snapshots { dir })
+    }
+
+    /// A path for a snapshot that is being written or received.
+    pub fn temporary(&self) -> PathBuf {
+        self.dir.join(format!("{}.tmp", uuid::Uuid::now_v7()))
+    }
+
+    /// The newest snapshot.
+    pub fn newest(&self) -> Result<Option<PathBuf>, Error> {
+        Ok(files(&self.dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "snap")).max())
+    }
+
+    /// Gives a whole and synced temporary file its name, and removes what is older.
+    pub fn keep(&self, temporary: &Path, header: &Header) -> Result<PathBuf, Error> {
+        let index = header.meta.last_log_id.map_or(0, |id| id.index);
+        let path = self.dir.join(format!("{index:020}-{}.snap", uuid::Uuid::now_v7()));
+        std::fs::rename(temporary, &path).map_err(Error::io("rename", temporary))?;
+        fsutil::sync_dir(&self.dir).map_err(Error::io("sync", &self.dir))?;
+        for old in files(&self.dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "snap") && *p < path) {
+            std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
+        }
+        Ok(path)
+    }
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = std::fs::read_dir(dir).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
+    entries.map_err(Error::io("list", dir))
+}
+
+/// Writes all records of the store into a new file and syncs it.
+pub(super) fn write(store: &Store, header: &Header, path: &Path) -> Result<u64, Error> {
+    let io = |e| Error::io("write", path)(e);
+    let file = File::create_new(path).map_err(Error::io("create", path))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    out.write_all(MAGIC).map_err(io)?;
+    put(&mut out, path, header)?;
+    let mut block: Vec<(Bytes, Bytes)> = Vec::new();
+    let (mut bytes, mut records) = (0, 0);
+    store.scan(|key, value| {
+        bytes += key.len() + value.len();
+        records += 1;
+        block.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        if bytes >= BLOCK_BYTES {
+            put(&mut out, path, &block)?;
+            block.clear();
+            bytes = 0;
+        }
+        Ok(())
+    })?;
+    if !block.is_empty() {
+        put(&mut out, path, &block)?;
+    }
+    out.write_all(&0u32.to_le_bytes()).map_err(io)?;
+    put(&mut out, path, &Trailer { records })?;
+    let file = out.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    file.metadata().map(|m| m.len()).map_err(Error::io("read", path))
+}
+
+fn put<T: Serialize>(out: &mut impl Write, path: &Path, value: &T) -> Result<(), Error> {
+    let payload = postcard::to_stdvec(value).map_err(|e| Error::damaged(path, e))?;
+    let sealed = envelope::seal(&payload);
+    out.write_all(&(sealed.len() as u32).to_le_bytes())
+        .and_then(|()| out.write_all(&sealed))
+        .map_err(Error::io("write", path))
+}
+
+/// A snapshot file, read from front to back.
+struct Reader<'a> {
+    path: &'a Path,
+    input: BufReader<File>,
+}
+
+impl<'a> Reader<'a> {
+    fn open(path: &'a Path) -> Result<(Reader<'a>, Header), Error> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let mut reader = Reader { path, input: BufReader::with_capacity(1 << 20, file) };
+        let mut magic = [0; 8];
+        reader.input.read_exact(&mut magic).map_err(Error::io("read", path))?;
+        if &magic != MAGIC {
+            return Err(Error::damaged(path, "it is no snapshot of this version"));
+        }
+        let header = match reader.sealed()? {
+            Some(payload) => postcard::from_bytes(&payload).map_err(|e| Error::damaged(path, e))?,
+            None => return Err(Error::damaged(path, "it has no header")),
+        };
+        Ok((reader, header))
+    }
+
+    /// The next payload; none: the mark before the trailer.
+    fn sealed(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let mut len = [0; 4];
+        self.input.read_exact(&mut len).map_err(Error::io("read", self.path))?;
+        let len = u32::from_le_bytes(len);
+        if len == 0 {
+            return Ok(None);
+        }
+        if len > BLOCK_BYTES_MAX {
+            return Err(Error::damaged(self.path, format!("a block of {len} bytes")));
+        }
+        let mut sealed = vec![0; len as usize];
+        self.input.read_exact(&mut sealed).map_err(Error::io("read", self.path))?;
+        match envelope::open(&sealed) {
+            Some(payload) => Ok(Some(payload.to_vec())),
+            None => Err(Error::damaged(self.path, "the checksum of a block does not hold")),
+        }
+    }
+
+    fn records(mut self, mut each: impl FnMut(Vec<(Bytes, Bytes)>) -> Result<(), Error>) -> Result<(), Error> {
+        let mut records = 0;
+        while let Some(payload) = self.sealed()? {
+            let block: Vec<(Bytes, Bytes)> =
+                postcard::from_bytes(&payload).map_err(|e| Error::damaged(self.path, e))?;
+            records += block.len() as u64;
+            each(block)?;
+        }
+        let trailer = self.sealed()?.and_then(|payload| postcard::from_bytes::<Trailer>(&payload).ok());
+        match trailer {
+            Some(trailer) if trailer.records == records => Ok(()),
+            _ => Err(Error::damaged(self.path, "its end is missing")),
+        }
+    }
+}
+
+/// What a snapshot is of, without reading the rest.
+pub(super) fn header(path: &Path) -> Result<Header, Error> {
+    Reader::open(path).map(|(_, header)| header)
+}
+
+/// Fills an empty store from a snapshot, verifies all of it, and makes it durable.
+pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loaded, Header), Error> {
+    let (reader, header) = Reader::open(path)?;
+    let mut loading = Loading::new(path, now);
+    reader.records(|block| {
+        block.iter().try_for_each(|(key, value)| loading.take(key, value))?;
+        let changes: Vec<Change> = block.into_iter().map(|(k, v)| (k.to_vec(), Some(v.to_vec()))).collect();
+        store.write_some(&changes, None)
+    })?;
+    let loaded = loading.finish()?;
+    let Mark { applied, .. } = loaded.mark;
+    if applied != header.meta.last_log_id {
+        return Err(Error::damaged(
+            path,
+            format!("its header says {:?}, its records {applied:?}", header.meta.last_log_id),
+        ));
+    }
+    store.sync()?;
+    Ok((loaded, header))
+}

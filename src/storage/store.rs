@@ -1,0 +1,246 @@
+//! The embedded store: sled, treated as something that can be rebuilt.
+//!
+//! One tree, records under prefixed keys, every value sealed with a checksum. Written only by checkpoints: each is one
+//! atomic batch with its [`Mark`], so that the store always is a consistent cut at a known log entry. What sled 0.34
+//! does not give is added here: a real fsync of its file, a panic at opening turned into an error, damage found by
+//! checksums and by a digest over all records.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::{envelope, fsutil, Error};
+use crate::clock::Timestamp;
+use crate::raft::{LogId, Membership};
+use crate::state::record::{self, Globals, HotPage, Key};
+use crate::state::State;
+
+/// The key of the [`Mark`]; no record's key begins so.
+const MARK_KEY: &[u8] = b"m";
+
+/// What a checkpoint is: where in the log, and what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub applied: Option<LogId>,
+    pub membership: Membership,
+    pub globals: Globals,
+    /// How many records there are, this one not counted.
+    pub records: u64,
+    /// A checksum over all of them.
+    pub digest: u64,
+}
+
+/// A hash of each record, and the digest that follows from them: kept up to date by what is written, and compared with
+/// what is read at the next opening.
+#[derive(Default)]
+pub(super) struct Ledger {
+    hashes: HashMap<u64, u64>,
+    digest: u64,
+}
+
+impl Ledger {
+    /// Takes note of a record's new value; none: it is gone.
+    pub fn put(&mut self, key: &[u8], sealed: Option<&[u8]>) {
+        let name = xxh3_64(key);
+        let old = match sealed {
+            Some(value) => {
+                let hash = xxh3_64_with_seed(value, name);
+                self.digest = self.digest.wrapping_add(hash);
+                self.hashes.insert(name, hash)
+            }
+            None => self.hashes.remove(&name),
+        };
+        self.digest = self.digest.wrapping_sub(old.unwrap_or(0));
+    }
+
+    pub fn records(&self) -> u64 {
+        self.hashes.len() as u64
+    }
+
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+}
+
+/// A change to write: a key and its sealed value; none: to be removed.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+pub(super) struct Store {
+    dir: PathBuf,
+    db: sled::Db,
+    file: File,
+}
+
+/// What a store holds, read whole and verified.
+pub(super) struct Loaded {
+    pub state: State,
+    pub ledger: Ledger,
+    pub mark: Mark,
+}
+
+impl Store {
+    pub fn dir_of(base: &Path, generation: u64) -> PathBuf {
+        base.join(format!("state-{generation}"))
+    }
+
+    /// Opens the store of this generation, which is made if it is missing.
+    pub fn open(base: &Path, generation: u64, cache_bytes: u64) -> Result<Store, Error> {
+        let dir = Self::dir_of(base, generation);
+        fsutil::create_dir_all_durable(&dir).map_err(Error::io("create", &dir))?;
+        remove_unfinished(&dir).map_err(Error::io("clean", &dir))?;
+        let config = sled::Config::new().path(&dir).cache_capacity(cache_bytes).flush_every_ms(None);
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let db = match opened {
+            Ok(Ok(db)) => db,
+            Ok(Err(sled::Error::Io(e))) => return Err(Error::io("open", &dir)(e)),
+            Ok(Err(e)) => return Err(Error::damaged(&dir, e)),
+            Err(_) => return Err(Error::damaged(&dir, "opening it panicked")),
+        };
+        let path = dir.join("db");
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        for path in [dir.join("conf"), path] {
+            File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("sync", &path))?;
+        }
+        fsutil::sync_dir(&dir).map_err(Error::io("sync", &dir))?;
+        Ok(Store { dir, db, file })
+    }
+
+    fn sled_error(&self, action: &'static str) -> impl FnOnce(sled::Error) -> Error + '_ {
+        move |error| match error {
+            sled::Error::Io(e) => Error::io(action, &self.dir)(e),
+            other => Error::damaged(&self.dir, other),
+        }
+    }
+
+    /// The payload of a record.
+    pub fn get(&self, key: Key) -> Result<Option<Vec<u8>>, Error> {
+        let Some(sealed) = self.db.get(key.to_bytes()).map_err(self.sled_error("read"))? else { return Ok(None) };
+        match envelope::open(&sealed) {
+            Some(payload) => Ok(Some(payload.to_vec())),
+            None => Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
+        }
+    }
+
+    /// Writes changes and the mark in one atomic batch, and makes them durable.
+    pub fn write(&self, changes: &[Change], mark: &Mark) -> Result<(), Error> {
+        self.write_some(changes, Some(mark))?;
+        self.sync()
+    }
+
+    /// Writes changes in one batch, without a mark and without making them durable: for a store that is being filled.
+    pub fn write_some(&self, changes: &[Change], mark: Option<&Mark>) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                None => batch.remove(key.as_slice()),
+            }
+        }
+        if let Some(mark) = mark {
+            let payload = record::encode(mark).map_err(|e| Error::damaged(&self.dir, e))?;
+            batch.insert(MARK_KEY, envelope::seal(&payload));
+        }
+        self.db.apply_batch(batch).map_err(self.sled_error("write"))
+    }
+
+    /// Makes what was written durable: sled's flush, and the fsync that it leaves out.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.db.flush().map_err(self.sled_error("flush"))?;
+        self.file.sync_data().map_err(Error::io("sync", &self.dir))
+    }
+
+    /// Gives each record, the mark too, in the order of the keys.
+    pub fn scan(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let mut iter = self.db.iter();
+        loop {
+            // sled can panic on what it reads back from a damaged file.
+            let next = catch_unwind(AssertUnwindSafe(|| iter.next()));
+            match next {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok((key, value)))) => each(&key, &value)?,
+                Ok(Some(Err(e))) => return Err(self.sled_error("read")(e)),
+                Err(_) => return Err(Error::damaged(&self.dir, "reading it panicked")),
+            }
+        }
+    }
+
+    /// Reads all of it into a state whose alarms begin at `now`, and verifies each record and the digest over all.
+    pub fn load(&self, now: Timestamp) -> Result<Loaded, Error> {
+        let mut loading = Loading::new(&self.dir, now);
+        self.scan(|key, value| loading.take(key, value))?;
+        loading.finish()
+    }
+
+    /// About how many bytes it takes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or(0)
+    }
+}
+
+/// Records on their way into a state.
+pub(super) struct Loading<'a> {
+    path: &'a Path,
+    state: State,
+    ledger: Ledger,
+    mark: Option<Mark>,
+}
+
+impl<'a> Loading<'a> {
+    pub fn new(path: &'a Path, now: Timestamp) -> Self {
+        Loading { path, state: State::new(now), ledger: Ledger::default(), mark: None }
+    }
+
+    /// Takes one record, as it is stored.
+    pub fn take(&mut self, key: &[u8], sealed: &[u8]) -> Result<(), Error> {
+        let bad = |detail: String| Error::damaged(self.path, detail);
+        let payload = envelope::open(sealed).ok_or_else(|| bad(format!("the checksum of {key:?} does not hold")))?;
+        if key == MARK_KEY {
+            self.mark = Some(record::decode(payload).map_err(|e| bad(e.to_string()))?);
+            return Ok(());
+        }
+        self.ledger.put(key, Some(sealed));
+        match Key::from_bytes(key) {
+            Some(Key::Hot(_)) => {
+                let page: HotPage = record::decode(payload).map_err(|e| bad(e.to_string()))?;
+                page.into_iter().try_for_each(|(seq, task)| self.state.restore(seq, task)).map_err(bad)
+            }
+            Some(_) => Ok(()),
+            None => Err(bad(format!("the key {key:?} is not known to this version"))),
+        }
+    }
+
+    /// All records are in: does the mark agree with them?
+    pub fn finish(mut self) -> Result<Loaded, Error> {
+        let mark = match self.mark {
+            Some(mark) => mark,
+            None if self.ledger.records() == 0 => Mark::default(),
+            None => return Err(Error::damaged(self.path, "it has records and no mark")),
+        };
+        let (records, digest) = (self.ledger.records(), self.ledger.digest());
+        if (records, digest) != (mark.records, mark.digest) {
+            let detail = format!(
+                "it has {records} records with digest {digest:x}, and its mark says {} with {:x}",
+                mark.records, mark.digest
+            );
+            return Err(Error::damaged(self.path, detail));
+        }
+        self.state.restore_globals(mark.globals.clone());
+        Ok(Loaded { state: self.state, ledger: self.ledger, mark })
+    }
+}
+
+/// Half-written files of sled's own, which make it refuse to open.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
