@@ -1,0 +1,76 @@
+//! What a node counts, in Prometheus' terms. One set per node: there are no globals.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
+use prometheus_client::registry::{Registry, Unit};
+
+/// The labels of one counter.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// What a node counts; clones share it.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Attempts that ended, by `outcome`.
+    pub attempts: Family<Labels, Counter>,
+    /// How long after it was due an attempt was sent.
+    pub lateness: Histogram,
+    /// From connect to the last byte of the answer.
+    pub duration: Histogram,
+    /// Attempts in flight.
+    pub in_flight: Gauge,
+    /// Attempts that are due and wait for a place.
+    pub queued: Gauge,
+    /// Commands that this node, as the leader, proposed.
+    pub commands: Counter,
+    /// Entries of the Raft log that they went into.
+    pub batches: Counter,
+    /// Writes that ended without a result, by `error`.
+    pub failed_writes: Family<Labels, Counter>,
+    /// Calls of the public API, by `call` and `code`.
+    pub calls: Family<Labels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.0005, 2.0, 20));
+        Metrics {
+            attempts: Family::default(),
+            lateness: seconds(),
+            duration: seconds(),
+            in_flight: Gauge::default(),
+            queued: Gauge::default(),
+            commands: Counter::default(),
+            batches: Counter::default(),
+            failed_writes: Family::default(),
+            calls: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything that is counted here.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("attempts", "Attempts that ended", self.attempts.clone());
+        let lateness = "Time from when an attempt was due until it was sent";
+        registry.register_with_unit("lateness", lateness, Unit::Seconds, self.lateness.clone());
+        let duration = "Time from connect to the last byte of the answer";
+        registry.register_with_unit("attempt_duration", duration, Unit::Seconds, self.duration.clone());
+        registry.register("attempts_in_flight", "Attempts in flight", self.in_flight.clone());
+        registry.register("attempts_queued", "Attempts that are due and wait for a place", self.queued.clone());
+        registry.register("commands", "Commands proposed by this node as the leader", self.commands.clone());
+        registry.register("batches", "Log entries that the commands went into", self.batches.clone());
+        registry.register("failed_writes", "Writes without a result", self.failed_writes.clone());
+        registry.register("calls", "Calls of the public API", self.calls.clone());
+    }
+}
+
+/// Gauges that are read at the moment they are asked for, as lines of Prometheus text.
+pub fn gauge_lines(gauges: &[(&str, &str, f64)]) -> String {
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        text.push_str(&format!("# HELP xcron_{name} {help}.\n# TYPE xcron_{name} gauge\nxcron_{name} {value}\n"));
+    }
+    text
+}

@@ -1,0 +1,240 @@
+//! How a node comes to take part in its cluster.
+//!
+//! A store that has an identity takes part at once. An empty one must not yet: if it is an old member's that was lost,
+//! it has forgotten votes that others count on. So it first asks the peers:
+//!
+//! - one belongs to a formed cluster: the leader is asked for the right to act as the member of this address. It is
+//!   granted to one store only, by a command in the log, so that a store that was lost is never replaced by an empty
+//!   one under the same id;
+//! - enough are as empty as this one to make a majority with it: together they form the cluster. Each initializes it
+//!   with the same members, so it does not matter who is first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{InitializeError, RaftError};
+use openraft::{BasicNode, SnapshotPolicy};
+use uuid::Uuid;
+
+use super::Node;
+use crate::clock::monotonic;
+use crate::command::{Command, Refusal, Reply};
+use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
+use crate::raft::{Network, Raft};
+use crate::storage::identity::Identity;
+
+/// Why a node cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The cluster knows another store under this address.
+    #[error(
+        "this node's directory is empty, and the cluster knows {peer} as node {node}, which has voted with another store \
+         ({store}). An empty store must not vote in its place: put the old directory back, or take node {node} out of the \
+         cluster and add it again as a new one (POST /xcron/removeNode, then POST /xcron/addNode)"
+    )]
+    Taken {
+        /// `host:peer_port` of this node.
+        peer: String,
+        /// The node's id.
+        node: u64,
+        /// The store that may act under it.
+        store: Uuid,
+    },
+    /// The cluster has no member with this address.
+    #[error("the cluster that the peers belong to has no member {0}; add it first")]
+    Stranger(String),
+    /// The directory belongs to another node.
+    #[error("the directory belongs to the node {found}, and this one is {own}")]
+    OtherNode {
+        /// The address in the directory.
+        found: String,
+        /// This node's.
+        own: String,
+    },
+    /// What openraft or the disk refused.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl ToString) -> JoinError {
+    JoinError::Failed(error.to_string())
+}
+
+impl Node {
+    /// Takes part in the cluster; waits for peers where it must. The peers' port must be served by then.
+    ///
+    /// # Errors
+    /// Each variant of [`JoinError`]; the node cannot go on.
+    pub async fn join(&self) -> Result<(), JoinError> {
+        let known = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let identity = match known {
+            Some(identity) if identity.peer == self.0.own.to_string() => identity,
+            Some(identity) => {
+                return Err(JoinError::OtherNode { found: identity.peer, own: self.0.own.to_string() });
+            }
+            None => {
+                let identity = self.find_place().await?;
+                identity.write(&self.0.config.raft_dir).map_err(failed)?;
+                identity
+            }
+        };
+        self.0.links.introduce(identity.node, identity.cluster);
+        tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
+        let forms = identity.cluster.is_none();
+        let id = identity.node;
+        *self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(identity);
+
+        let raft = self.start_raft(id).await?;
+        if forms && !raft.is_initialized().await.map_err(failed)? {
+            match raft.initialize(self.first_members()).await {
+                // Another member was faster: its log has the same first entry.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        self.0.group.set(raft).map_err(|_| failed("the node takes part already"))
+    }
+
+    async fn start_raft(&self, id: u64) -> Result<Raft, JoinError> {
+        let settings = &self.0.config.raft;
+        let config = openraft::Config {
+            cluster_name: "xcron".to_owned(),
+            heartbeat_interval: settings.heartbeat_ms,
+            election_timeout_min: settings.election_timeout_min_ms,
+            election_timeout_max: settings.election_timeout_max_ms,
+            install_snapshot_timeout: 60_000,
+            // An entry is a batch: a few are much.
+            max_payload_entries: 16,
+            // Only what was purged is sent as a snapshot: the log is the cheaper way for all else.
+            replication_lag_threshold: u64::MAX,
+            snapshot_policy: SnapshotPolicy::Never,
+            snapshot_max_chunk_size: 4 << 20,
+            max_in_snapshot_log_to_keep: 128,
+            purge_batch_size: 1,
+            ..openraft::Config::default()
+        };
+        let config = Arc::new(config.validate().map_err(failed)?);
+        let network = Network::new(self.0.links.clone(), self.0.lease.clone());
+        let raft = Raft::new(id, config, network, self.0.log.clone(), self.0.machine.clone()).await.map_err(failed)?;
+        let (mut from, to) = (raft.metrics(), self.clone());
+        to.0.raft_metrics.send_replace(Some(from.borrow_and_update().clone()));
+        tokio::spawn(async move {
+            while from.changed().await.is_ok() {
+                let metrics = from.borrow_and_update().clone();
+                to.0.raft_metrics.send_replace(Some(metrics));
+            }
+        });
+        Ok(raft)
+    }
+
+    /// The members that the configuration names: their ids are their places in the sorted list.
+    fn first_members(&self) -> std::collections::BTreeMap<u64, BasicNode> {
+        let peers = self.0.config.peers();
+        if peers.is_empty() {
+            return [(1, BasicNode::new(self.0.own.to_string()))].into();
+        }
+        (1..).zip(peers).map(|(id, peer)| (id, BasicNode::new(peer.to_string()))).collect()
+    }
+
+    /// For an empty store: its place, in a cluster that is formed or one that is to be.
+    async fn find_place(&self) -> Result<Identity, JoinError> {
+        let members = self.first_members();
+        let own = self.0.own.to_string();
+        let others: Vec<String> = members.values().map(|n| n.addr.clone()).filter(|a| *a != own).collect();
+        let identity = |node, cluster| Identity { store: self.0.store, node, peer: own.clone(), cluster };
+        let mut told = false;
+        loop {
+            let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;
+            let answers: Vec<(&String, Status)> =
+                others.iter().zip(answers).filter_map(|(peer, status)| Some((peer, status?))).collect();
+            if let Some((peer, _)) = answers.iter().find(|(_, status)| status.formed) {
+                match self.claim(peer).await {
+                    Some(ClaimAnswer::Granted { node, cluster }) => return Ok(identity(node, cluster)),
+                    Some(ClaimAnswer::Taken { node, store }) => {
+                        return Err(JoinError::Taken { peer: own, node, store })
+                    }
+                    Some(ClaimAnswer::Stranger) => return Err(JoinError::Stranger(own)),
+                    Some(ClaimAnswer::NoLeader) | None => {}
+                }
+            } else if answers.len() + 1 > members.len() / 2 {
+                let node = members.iter().find(|(_, n)| n.addr == own).map(|(id, _)| *id);
+                return node.map(|id| identity(id, None)).ok_or(JoinError::Stranger(own));
+            }
+            if !told {
+                tracing::info!(peers = ?others, answered = answers.len(), "waiting for enough peers to form the cluster");
+                told = true;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn ask_status(&self, peer: &str) -> Option<Status> {
+        self.0.links.call(peer, "status", &(), Duration::from_secs(1)).await.ok()
+    }
+
+    async fn claim(&self, peer: &str) -> Option<ClaimAnswer> {
+        let request = ClaimRequest { peer: self.0.own.to_string(), store: self.0.store };
+        self.0.links.call(peer, "claim", &request, Duration::from_secs(5)).await.ok()
+    }
+
+    /// Once there is a leader: the cluster has its identity, and this store the sole right to act as its node. Then
+    /// waits for ever; ends with the reason for which this node must stop.
+    pub(super) async fn keep_identity(&self) -> String {
+        loop {
+            let state = self.0.machine.with_state(|s| (s.cluster(), s.claims().get(&self.id()).copied()));
+            let deadline = monotonic() + Duration::from_secs(5);
+            let id = self.id();
+            match state {
+                _ if id == 0 || self.0.group.get().is_none() => tokio::time::sleep(Duration::from_millis(20)).await,
+                (None, _) if self.leads() => {
+                    let _ = self.propose(Command::FoundCluster { cluster: Uuid::now_v7() }, deadline).await;
+                }
+                (None, _) => tokio::time::sleep(Duration::from_millis(20)).await,
+                (Some(cluster), claimed) => {
+                    if let Err(error) = self.remember_cluster(cluster) {
+                        return error;
+                    }
+                    if claimed == Some(self.0.store) {
+                        return std::future::pending().await;
+                    }
+                    let claim = Command::ClaimNode { node: id, store: self.0.store };
+                    let reply = self.propose(claim, deadline).await;
+                    if let Ok(Reply::Refused(Refusal::OtherStore { bound, .. })) = reply {
+                        return format!("node {id} belongs to the store {bound}, and this one is {}", self.0.store);
+                    }
+                }
+            }
+        }
+    }
+
+    fn remember_cluster(&self, cluster: Uuid) -> Result<(), String> {
+        let mut identity = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(identity) = identity.as_mut() else { return Ok(()) };
+        match identity.cluster {
+            Some(known) if known == cluster => Ok(()),
+            Some(known) => Err(format!("the directory is of the cluster {known}, and the peers are of {cluster}")),
+            None => {
+                identity.cluster = Some(cluster);
+                self.0.links.introduce(identity.node, Some(cluster));
+                identity.write(&self.0.config.raft_dir).map_err(|e| e.to_string())
+            }
+        }
+    }
+}
+
+/// A peer with an empty store asks to act as the member of its address.
+pub(super) async fn answer_claim(node: &Node, request: ClaimRequest) -> ClaimAnswer {
+    let member = {
+        let metrics = node.0.raft_metrics.borrow();
+        let Some(metrics) = metrics.as_ref() else { return ClaimAnswer::NoLeader };
+        let found = metrics.membership_config.nodes().find(|(_, n)| n.addr == request.peer).map(|(id, _)| *id);
+        found
+    };
+    let Some(id) = member else { return ClaimAnswer::Stranger };
+    let claim = Command::ClaimNode { node: id, store: request.store };
+    match node.propose(claim, monotonic() + Duration::from_secs(4)).await {
+        Ok(Reply::Done) => ClaimAnswer::Granted { node: id, cluster: node.0.machine.with_state(|s| s.cluster()) },
+        Ok(Reply::Refused(Refusal::OtherStore { bound, .. })) => ClaimAnswer::Taken { node: id, store: bound },
+        _ => ClaimAnswer::NoLeader,
+    }
+}

@@ -1,0 +1,122 @@
+//! Lists of tasks and runs, in parts.
+
+use super::{Error, Node};
+use crate::command::Seq;
+use crate::id::RunId;
+use crate::view::{Page, RunFilter, RunView, TaskFilter, TaskView};
+
+/// Tasks looked at while the state is held.
+const SCAN_STEP: usize = 2048;
+/// Tasks looked at for one part of a list. A filter that few tasks pass gets short parts, and a cursor to go on.
+const SCAN_MAX: usize = 200_000;
+/// Most tasks over which runs are listed without naming a task.
+const RUNS_ACROSS_TASKS_MAX: usize = 10_000;
+
+impl Node {
+    /// Tasks in the order of their creation.
+    ///
+    /// # Errors
+    /// A cursor that is none; a record that cannot be read.
+    pub fn list_tasks(&self, filter: &TaskFilter, limit: usize, cursor: Option<&str>) -> Result<Page<TaskView>, Error> {
+        let mut from: Seq = match cursor {
+            Some(text) => text.strip_prefix('t').and_then(|n| n.parse().ok()).ok_or(Error::Cursor)?,
+            None => 0,
+        };
+        let machine = &self.0.machine;
+        let mut items = Vec::new();
+        let mut scanned = 0;
+        loop {
+            let (candidates, looked_at) = machine.with_state(|state| {
+                let mut candidates = Vec::new();
+                let mut looked_at = 0;
+                for (seq, task) in state.tasks_from(from).take(SCAN_STEP) {
+                    looked_at += 1;
+                    from = seq + 1;
+                    let kind = filter.type_number.is_none_or(|n| (n == 2) == task.is_once());
+                    if kind && filter.state.is_none_or(|s| s == task.state) {
+                        candidates.push(seq);
+                        if items.len() + candidates.len() == limit
+                            && filter.tag.is_none()
+                            && filter.name_prefix.is_none()
+                        {
+                            break;
+                        }
+                    }
+                }
+                (candidates, looked_at)
+            });
+            for seq in candidates {
+                let Some(view) = machine.task_view(seq).map_err(|e| Error::Damaged(e.to_string()))? else { continue };
+                if passes(filter, &view) {
+                    items.push(view);
+                    if items.len() == limit {
+                        return Ok(self.part(items, seq + 1));
+                    }
+                }
+            }
+            scanned += looked_at;
+            if looked_at == 0 {
+                return Ok(Page { items, next_cursor: None });
+            }
+            if scanned >= SCAN_MAX {
+                return Ok(self.part(items, from));
+            }
+        }
+    }
+
+    fn part(&self, items: Vec<TaskView>, from: Seq) -> Page<TaskView> {
+        let more = self.0.machine.with_state(|state| state.tasks_from(from).next().is_some());
+        Page { items, next_cursor: more.then(|| format!("t{from}")) }
+    }
+
+    /// Runs, newest first; none: the filter names a task that is not there.
+    ///
+    /// # Errors
+    /// A cursor that is none; a record that cannot be read; more tasks than runs are listed across.
+    pub fn list_runs(
+        &self,
+        filter: &RunFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Option<Page<RunView>>, Error> {
+        let after: Option<RunId> = match cursor {
+            Some(text) => Some(text.strip_prefix('r').and_then(|id| id.parse().ok()).ok_or(Error::Cursor)?),
+            None => None,
+        };
+        let machine = &self.0.machine;
+        let seqs: Vec<Seq> = match &filter.task {
+            Some(id) => match machine.with_state(|state| state.find(id)) {
+                Some(seq) => vec![seq],
+                None => return Ok(None),
+            },
+            None => machine.with_state(|state| {
+                if state.len() > RUNS_ACROSS_TASKS_MAX {
+                    return Err(Error::TooWide(RUNS_ACROSS_TASKS_MAX));
+                }
+                Ok(state.tasks_from(0).map(|(seq, _)| seq).collect())
+            })?,
+        };
+        let mut runs = Vec::new();
+        for seq in seqs {
+            let of_task = machine.runs(seq).map_err(|e| Error::Damaged(e.to_string()))?;
+            runs.extend(of_task.into_iter().flatten().filter(|run| {
+                filter.state.is_none_or(|s| s == run.state)
+                    && filter.from.is_none_or(|t| run.due >= t)
+                    && filter.to.is_none_or(|t| run.due <= t)
+                    && after.is_none_or(|id| run.id < id)
+            }));
+        }
+        // Run ids begin with the due time: their order is the order of the runs.
+        runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.id));
+        let more = runs.len() > limit;
+        runs.truncate(limit);
+        let next_cursor = runs.last().filter(|_| more).map(|run| format!("r{}", run.id));
+        Ok(Some(Page { items: runs, next_cursor }))
+    }
+}
+
+fn passes(filter: &TaskFilter, view: &TaskView) -> bool {
+    let tag = filter.tag.as_ref().is_none_or(|(key, value)| view.spec.tags.get(key) == Some(value));
+    let name = filter.name_prefix.as_ref();
+    tag && name.is_none_or(|prefix| view.spec.name.as_ref().is_some_and(|name| name.starts_with(prefix.as_str())))
+}

@@ -1,0 +1,351 @@
+//! A node: its Raft group, what it knows of the others, and the way of a write or a read through it.
+//!
+//! [`Node`] is the handle that everything above uses: the API to propose and to read, the scheduler to learn whether
+//! it may fire. Only this layer and those beside it know of openraft.
+
+mod clockwatch;
+mod error;
+mod join;
+mod lists;
+mod peers;
+mod proposer;
+mod reads;
+mod status;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use openraft::ServerState;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::clock::{monotonic, Clock, Timestamp};
+use crate::command::{Command, Refusal, Reply};
+use crate::config::{Config, HostPort};
+use crate::id::{RunId, TaskId};
+use crate::metrics::Metrics;
+use crate::raft::{self, GroupSlot, Lease, Links, TypeConfig};
+use crate::storage::identity::Identity;
+use crate::storage::log::RaftLog;
+use crate::storage::machine::LogEnds;
+use crate::storage::{self, machine, Machine};
+use crate::view::{RunView, TaskView};
+
+pub use error::Error;
+pub use join::JoinError;
+
+/// What the API holds.
+pub type Handle = Node;
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// Its Raft log cannot be used.
+    #[error(transparent)]
+    Log(#[from] storage::log::Error),
+}
+
+/// Where the log begins and ends. openraft's trait is async; this log's answer never waits.
+fn log_ends(log: &RaftLog<TypeConfig>) -> Result<LogEnds, storage::Error> {
+    use openraft::storage::RaftLogStorage;
+    let state = futures::executor::block_on(log.clone().get_log_state());
+    let state = state.map_err(|e| storage::Error::damaged(log.dir(), e))?;
+    Ok(LogEnds { purged: state.last_purged_log_id, last: state.last_log_id })
+}
+
+/// A node; cheap to clone.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    clock: Clock,
+    own: HostPort,
+    http: String,
+    machine: Machine,
+    log: RaftLog<TypeConfig>,
+    group: GroupSlot,
+    links: Links,
+    lease: Arc<Lease>,
+    metrics: Metrics,
+    registry: prometheus_client::registry::Registry,
+    identity: Mutex<Option<Identity>>,
+    store: Uuid,
+    submissions: mpsc::Sender<proposer::Submission>,
+    readers: mpsc::Sender<reads::Reader>,
+    /// What the group tells of itself, from when there is one.
+    raft_metrics: watch::Sender<Option<raft::Metrics>>,
+    clock_fault: Mutex<Option<String>>,
+    failure: OnceLock<String>,
+    stopping: AtomicBool,
+}
+
+/// The other ends of a node's queues, for [`Node::run`].
+pub struct Queues {
+    submissions: mpsc::Receiver<proposer::Submission>,
+    readers: mpsc::Receiver<reads::Reader>,
+}
+
+impl Node {
+    /// Opens what the node stores. It takes part in its cluster from [`Node::join`] on.
+    ///
+    /// # Errors
+    /// A directory that cannot be used, or holds damaged state.
+    pub fn open(config: Config, own: HostPort, http: String, clock: Clock) -> Result<(Node, Queues), StartError> {
+        let dir = config.raft_dir.clone();
+        let identity = Identity::read(&dir)?;
+        let options = storage::log::Options {
+            segment_bytes: config.storage.log_segment_bytes,
+            ..storage::log::Options::default()
+        };
+        let log = RaftLog::open(&dir.join("log"), options)?;
+        let ends = log_ends(&log)?;
+        let options = machine::Options {
+            cache_bytes: config.storage.cache_mb << 20,
+            checkpoint_interval: Duration::from_millis(config.storage.checkpoint_interval_ms),
+            checkpoint_bytes: config.storage.checkpoint_bytes,
+            unsaved_bytes_max: config.storage.unsaved_bytes_max,
+        };
+        let machine = Machine::open(&dir, options, clock.clone(), ends)?;
+        if identity.is_none() && (ends.last.is_some() || machine.applied().is_some()) {
+            let detail = "it has a log or a state, and no identity".to_owned();
+            return Err(storage::Error::Damaged { path: dir, detail }.into());
+        }
+        let links = Links::new(clock.clone(), Duration::from_millis(config.raft.election_timeout_min_ms.max(200)));
+        let metrics = Metrics::default();
+        let mut registry = prometheus_client::registry::Registry::with_prefix("xcron");
+        metrics.register(&mut registry);
+        let (submissions, submitted) = mpsc::channel(config.limits.queue_max);
+        let (readers, read) = mpsc::channel(config.limits.queue_max);
+        // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
+        let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_max_ms * 9 / 10));
+        let store = identity.as_ref().map_or_else(Uuid::now_v7, |i| i.store);
+        if let Some(identity) = &identity {
+            links.introduce(identity.node, identity.cluster);
+        }
+        let inner = Inner {
+            config,
+            clock,
+            own,
+            http,
+            machine,
+            log,
+            group: GroupSlot::default(),
+            links,
+            lease: Arc::new(lease),
+            metrics,
+            registry,
+            identity: Mutex::new(identity),
+            store,
+            submissions,
+            readers,
+            raft_metrics: watch::Sender::new(None),
+            clock_fault: Mutex::default(),
+            failure: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        };
+        Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
+    }
+
+    /// Serves the node's queues and keeps its books. Ends with the reason for which the node must stop.
+    pub async fn work(&self, queues: Queues) -> String {
+        let proposer = tokio::spawn(proposer::run(self.clone(), queues.submissions));
+        let reader = tokio::spawn(reads::run(self.clone(), queues.readers));
+        let watcher = tokio::spawn(clockwatch::run(self.clone()));
+        let machine = self.0.machine.clone();
+        let reason = tokio::select! {
+            ended = proposer => format!("the proposer has ended: {ended:?}"),
+            ended = reader => format!("the reader has ended: {ended:?}"),
+            ended = watcher => format!("the watch on the clock has ended: {ended:?}"),
+            error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
+            reason = self.raft_failed() => reason,
+            reason = self.snapshots() => reason,
+            reason = self.keep_identity() => reason,
+        };
+        let _ = self.0.failure.set(reason.clone());
+        reason
+    }
+
+    /// The node's configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// What the node counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// The state on this node.
+    pub fn machine(&self) -> &Machine {
+        &self.0.machine
+    }
+
+    /// This node's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The wall clock now.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// This node's id; 0 until it has one.
+    pub fn id(&self) -> u64 {
+        self.0.links.own().0
+    }
+
+    /// Tells of each change in the Raft group: who leads, in which term.
+    pub fn watch(&self) -> watch::Receiver<Option<raft::Metrics>> {
+        self.0.raft_metrics.subscribe()
+    }
+
+    fn leads(&self) -> bool {
+        self.0.raft_metrics.borrow().as_ref().is_some_and(|m| m.state == ServerState::Leader)
+    }
+
+    /// The term in which this node may fire now: it leads, a majority has said so lately, its clock is right, and it
+    /// is not stopping.
+    pub fn may_fire(&self) -> Option<u64> {
+        if self.0.stopping.load(Ordering::Relaxed) || self.clock_fault().is_some() {
+            return None;
+        }
+        self.leads_under_lease()
+    }
+
+    fn leads_under_lease(&self) -> Option<u64> {
+        let metrics = self.0.raft_metrics.borrow();
+        let metrics = metrics.as_ref().filter(|m| m.state == ServerState::Leader)?;
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id).collect();
+        self.0.lease.holds(metrics.current_term, &voters, monotonic()).then_some(metrics.current_term)
+    }
+
+    fn clock_fault(&self) -> Option<String> {
+        self.0.clock_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn leader_address(&self) -> Option<String> {
+        let metrics = self.0.raft_metrics.borrow();
+        let metrics = metrics.as_ref()?;
+        let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
+        metrics.membership_config.membership().get_node(&leader).map(|node| node.addr.clone())
+    }
+
+    /// Why this node can write nothing, if that is so.
+    fn storage_failure(&self) -> Option<String> {
+        let status = self.0.log.status();
+        status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned())
+    }
+
+    /// Has a command written, by whichever node leads, and waits for its reply. While there is no leader, it waits for
+    /// one; a command that answers the same when it is written twice is sent again where its outcome is unknown.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`], [`Error::Busy`], [`Error::Storage`], [`Error::TooManyTasks`]: it is not written.
+    /// [`Error::Unknown`]: it may be.
+    pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        if let Command::Create { .. } = command {
+            let most = self.0.config.limits.tasks_max;
+            if self.0.machine.with_state(|s| s.len()) >= most {
+                return Err(Error::TooManyTasks(most));
+            }
+        }
+        // A delete of what is there, sent again, finds it gone: that was this delete, or it makes no difference.
+        let deletes = match &command {
+            Command::Delete { id } => self.0.machine.with_state(|s| s.find(id)).is_some(),
+            _ => false,
+        };
+        let again = deletes || !matches!(command, Command::Delete { .. });
+        let began = monotonic();
+        let mut ambiguous = false;
+        loop {
+            if self.0.stopping.load(Ordering::Relaxed) && !self.leads() {
+                return Err(if ambiguous { Error::Unknown(began.elapsed()) } else { Error::Stopping });
+            }
+            let mut group = self.watch();
+            group.mark_unchanged();
+            let error = match self.submit(command.clone(), deadline).await {
+                Ok(Reply::Refused(Refusal::NoSuchTask)) if ambiguous && deletes => return Ok(Reply::Done),
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            match error {
+                Error::Unknown(_) if again => ambiguous = true,
+                Error::NoLeader => {}
+                other => return Err(other),
+            }
+            // A change of who leads ends the wait early; a short one tries again anyway.
+            let pause = (monotonic() + Duration::from_millis(50)).min(deadline);
+            let _ = tokio::time::timeout_at(pause, group.changed()).await;
+            if monotonic() >= deadline {
+                let error = if ambiguous { Error::Unknown(began.elapsed()) } else { Error::NoLeader };
+                let label = if ambiguous { "unknown" } else { "no_leader" };
+                self.0.metrics.failed_writes.get_or_create(&vec![("error", label.to_owned())]).inc();
+                return Err(error);
+            }
+        }
+    }
+
+    async fn submit(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        let (reply, result) = oneshot::channel();
+        let submission = proposer::Submission { command, deadline, reply };
+        match self.0.submissions.try_send(submission) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(Error::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(Error::Stopping),
+        }
+        result.await.unwrap_or(Err(Error::Unknown(Duration::ZERO)))
+    }
+
+    /// As [`Node::propose`], for each of these.
+    pub async fn propose_all(&self, commands: Vec<Command>, deadline: Instant) -> Vec<Result<Reply, Error>> {
+        futures::future::join_all(commands.into_iter().map(|command| self.propose(command, deadline))).await
+    }
+
+    /// Waits until this node's state is as new as the cluster's is now: what it shows from then on is linearizable.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] if that cannot be had before the deadline.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            let mut group = self.watch();
+            group.mark_unchanged();
+            let (done, result) = oneshot::channel();
+            if self.0.readers.try_send(reads::Reader { deadline, done }).is_err() {
+                return Err(Error::Busy);
+            }
+            let error = match tokio::time::timeout_at(deadline, result).await {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(_)) | Err(_) => Error::NoLeader,
+            };
+            let pause = (monotonic() + Duration::from_millis(50)).min(deadline);
+            let _ = tokio::time::timeout_at(pause, group.changed()).await;
+            if monotonic() >= deadline {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The task with this id, as it is now on this node.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn task(&self, id: &TaskId) -> Result<Option<TaskView>, Error> {
+        self.0.machine.task(id).map_err(|e| Error::Damaged(e.to_string()))
+    }
+
+    /// The run with this id, as it is now on this node.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
+        self.0.machine.run(id).map_err(|e| Error::Damaged(e.to_string()))
+    }
+}

@@ -1,0 +1,92 @@
+//! What this node does for its peers.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use axum::Router;
+
+use super::{join, proposer, reads, Node};
+use crate::clock::monotonic;
+use crate::raft::wire::{ClaimRequest, ProposeRequest, Refused, Status};
+use crate::raft::{self, receive, Rejection};
+
+/// Longest wait that a peer can ask for.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
+impl Node {
+    /// What is served on `peer_port`.
+    pub fn peer_routes(&self) -> Router {
+        async fn propose(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |request: ProposeRequest| async move {
+                if !node.leads() {
+                    return Ok(Err(Refused::NotLeader));
+                }
+                let deadline = monotonic() + Duration::from_millis(request.timeout_ms).min(WAIT_MAX);
+                Ok(forwarded(&node, request, deadline).await)
+            })
+            .await
+        }
+        async fn read_index(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |()| async move { Ok(reads::index_as_leader(&node).await) }).await
+        }
+        async fn status(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |()| async move { Ok(node.own_status()) }).await
+        }
+        async fn claim(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |request: ClaimRequest| async move { Ok(join::answer_claim(&node, request).await) }).await
+        }
+        let others = Router::new()
+            .route("/peer/1/propose", post(propose))
+            .route("/peer/1/read_index", post(read_index))
+            .route("/peer/1/status", post(status))
+            .route("/peer/1/claim", post(claim))
+            .with_state(self.clone());
+        raft::routes(self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), others)
+    }
+
+    /// What this node tells of itself to a peer that asks.
+    pub(super) fn own_status(&self) -> Status {
+        let (node, cluster) = self.0.links.own();
+        Status {
+            node,
+            store: self.0.store,
+            cluster,
+            formed: cluster.is_some() || self.0.machine.with_state(|s| s.cluster()).is_some(),
+            http: self.0.http.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            applied: self.0.machine.applied().map(|id| id.index),
+            last_log: self.0.raft_metrics.borrow().as_ref().and_then(|m| m.last_log_index),
+            clock: self.now(),
+        }
+    }
+}
+
+/// Puts a follower's commands into this leader's queue, where they share entries with its own.
+async fn forwarded(
+    node: &Node,
+    request: ProposeRequest,
+    deadline: tokio::time::Instant,
+) -> Result<Vec<crate::command::Reply>, Refused> {
+    let many = request.commands.len();
+    let replies = futures::future::join_all(request.commands.into_iter().map(|c| node.submit(c, deadline))).await;
+    let mut done = Vec::with_capacity(many);
+    let mut errors = Vec::new();
+    for reply in replies {
+        match reply {
+            Ok(reply) => done.push(reply),
+            Err(error) => errors.push(error),
+        }
+    }
+    match errors.first() {
+        None => Ok(done),
+        // Some are written and some are not: the sender must take the outcome of all for unknown.
+        Some(_) if !done.is_empty() => Err(Refused::Unknown),
+        Some(first) if errors.iter().all(|e| proposer::to_refused(e) == proposer::to_refused(first)) => {
+            Err(proposer::to_refused(first))
+        }
+        Some(_) => Err(Refused::Unknown),
+    }
+}

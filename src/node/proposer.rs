@@ -1,0 +1,166 @@
+//! From many commands to few log entries.
+//!
+//! Commands wait in one queue. Whenever there is room for another entry, all that wait become one: a lone command
+//! leaves at once, and while an entry is on its way the next one grows. On a node that does not lead, the same batches
+//! go to the leader, whose proposer puts them together with its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{ClientWriteError, RaftError};
+use tokio::sync::{mpsc, oneshot, Semaphore};
+use tokio::time::Instant;
+
+use super::{Error, Node};
+use crate::clock::monotonic;
+use crate::command::{Batch, Command, Reply};
+use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
+use crate::raft::{CallError, Payload};
+
+/// Entries on their way at once. Two: while one is being synced, the next is gathered and encoded.
+const ENTRIES_IN_FLIGHT: usize = 2;
+/// Batches on their way to the leader at once.
+const FORWARDS_IN_FLIGHT: usize = 4;
+const COMMANDS_PER_ENTRY: usize = 1024;
+const BYTES_PER_ENTRY: usize = 2 << 20;
+
+/// A command, and who waits for its reply.
+pub(super) struct Submission {
+    pub command: Command,
+    pub deadline: Instant,
+    pub reply: oneshot::Sender<Result<Reply, Error>>,
+}
+
+/// About how many bytes a command takes in an entry.
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Create { spec, .. } => 256 + spec.callback.body.len() + spec.callback.url.len(),
+        _ => 128,
+    }
+}
+
+/// Gathers and sends, until every sender of submissions is gone.
+pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
+    let entries = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+    let forwards = Arc::new(Semaphore::new(FORWARDS_IN_FLIGHT));
+    loop {
+        // First the place, then the commands: what arrives while every place is taken travels together.
+        let places = if node.leads() { &entries } else { &forwards };
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Some(first) = queue.recv().await else { return };
+        let mut bytes = weight(&first.command);
+        let mut batch = vec![first];
+        while batch.len() < COMMANDS_PER_ENTRY && bytes < BYTES_PER_ENTRY {
+            let Ok(next) = queue.try_recv() else { break };
+            bytes += weight(&next.command);
+            batch.push(next);
+        }
+        let node = node.clone();
+        tokio::spawn(async move {
+            send(&node, batch).await;
+            drop(place);
+        });
+    }
+}
+
+async fn send(node: &Node, batch: Vec<Submission>) {
+    let now = monotonic();
+    let (batch, late): (Vec<_>, Vec<_>) =
+        batch.into_iter().filter(|s| !s.reply.is_closed()).partition(|s| s.deadline > now);
+    for submission in late {
+        // It was never proposed.
+        let _ = submission.reply.send(Err(Error::NoLeader));
+    }
+    let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
+    let mut commands = Vec::with_capacity(batch.len());
+    let mut waiting = Vec::with_capacity(batch.len());
+    for Submission { command, reply, .. } in batch {
+        commands.push(command);
+        waiting.push(reply);
+    }
+    let result = match node.leader_address() {
+        _ if node.leads() => write(node, commands, deadline).await,
+        Some(address) => forward(node, &address, commands, deadline).await,
+        None => Err(Error::NoLeader),
+    };
+    // A receiver that is gone has stopped waiting.
+    match result {
+        Ok(replies) => waiting.into_iter().zip(replies).for_each(|(reply, result)| drop(reply.send(Ok(result)))),
+        Err(error) => waiting.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
+    }
+}
+
+/// Writes commands as one entry of this node's, the leader's, log.
+pub(super) async fn write(node: &Node, commands: Vec<Command>, deadline: Instant) -> Result<Vec<Reply>, Error> {
+    let inner = &node.0;
+    let Some(raft) = inner.group.get() else { return Err(Error::NoLeader) };
+    if let Some(reason) = node.storage_failure() {
+        return Err(Error::Storage(reason));
+    }
+    if tokio::time::timeout_at(deadline, inner.machine.room()).await.is_err() {
+        return Err(Error::Busy);
+    }
+    let count = commands.len();
+    let batch = Batch { now: inner.clock.now(), commands };
+    let bytes = batch.encode().map_err(|e| Error::Damaged(e.to_string()))?;
+    let began = monotonic();
+    let write = raft.client_write(Payload(Bytes::from(bytes)));
+    match tokio::time::timeout_at(deadline, write).await {
+        Ok(Ok(answer)) => {
+            inner.metrics.commands.inc_by(count as u64);
+            inner.metrics.batches.inc();
+            Ok(answer.data.0)
+        }
+        // Either it was never appended, or a new leader has cut it off the log: it is not written.
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Error::NoLeader),
+        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => Err(Error::Damaged(e.to_string())),
+        Ok(Err(RaftError::Fatal(error))) => match node.storage_failure() {
+            // A full disk refuses an append whole.
+            Some(reason) if inner.log.status().full.is_some() => Err(Error::Storage(reason)),
+            _ => {
+                tracing::error!(%error, "a write has failed");
+                Err(Error::Unknown(began.elapsed()))
+            }
+        },
+        Err(_) => Err(Error::Unknown(began.elapsed())),
+    }
+}
+
+/// Has the leader write commands.
+async fn forward(node: &Node, address: &str, commands: Vec<Command>, deadline: Instant) -> Result<Vec<Reply>, Error> {
+    let wait = deadline.saturating_duration_since(monotonic());
+    let count = commands.len();
+    // The leader gives up a little earlier, so that its word on what became of it still arrives.
+    let timeout_ms = wait.saturating_sub(Duration::from_millis(50)).as_millis() as u64;
+    let request = ProposeRequest { commands, timeout_ms };
+    let answer = node.0.links.call::<_, ProposeAnswer>(address, "propose", &request, wait).await;
+    match answer {
+        Ok(Ok(replies)) if replies.len() == count => Ok(replies),
+        Ok(Ok(_)) => Err(Error::Damaged("the leader's answer does not fit the question".to_owned())),
+        Ok(Err(refused)) => Err(from_refused(refused, wait)),
+        Err(CallError::NotSent(_)) => Err(Error::NoLeader),
+        Err(CallError::Unknown(reason)) => {
+            tracing::debug!(reason, "a forwarded write has no answer");
+            Err(Error::Unknown(wait))
+        }
+    }
+}
+
+pub(super) fn from_refused(refused: Refused, waited: Duration) -> Error {
+    match refused {
+        Refused::NotLeader => Error::NoLeader,
+        Refused::Unknown => Error::Unknown(waited),
+        Refused::Busy => Error::Busy,
+        Refused::Storage(reason) => Error::Storage(reason),
+    }
+}
+
+pub(super) fn to_refused(error: &Error) -> Refused {
+    match error {
+        Error::NoLeader | Error::Stopping => Refused::NotLeader,
+        Error::Busy | Error::TooManyTasks(_) => Refused::Busy,
+        Error::Storage(reason) => Refused::Storage(reason.clone()),
+        _ => Refused::Unknown,
+    }
+}

@@ -1,0 +1,217 @@
+//! What a node tells of itself and of the cluster, and what it keeps an eye on.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::ServerState;
+use prometheus_client::encoding::text::encode;
+
+use super::Node;
+use crate::clock::monotonic;
+use crate::metrics::gauge_lines;
+use crate::raft::wire::Status;
+use crate::view::{ClusterView, NodeView};
+
+impl Node {
+    /// Whether this node can serve: it takes part, knows a leader, and its state is sound.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if let Some(reason) = self.storage_failure() {
+            return Err(reason);
+        }
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return Err("stopping".to_owned());
+        }
+        let metrics = self.0.raft_metrics.borrow();
+        let Some(metrics) = metrics.as_ref().filter(|_| self.0.group.get().is_some()) else {
+            return Err("waiting for enough peers to form or join the cluster".to_owned());
+        };
+        match metrics.current_leader {
+            None => Err("no leader is known".to_owned()),
+            Some(leader) if leader == metrics.id && self.leads_under_lease().is_none() => {
+                Err("this node leads and has lost the majority".to_owned())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The cluster, as this node knows it; asks each peer.
+    pub async fn cluster(&self) -> ClusterView {
+        let metrics = self.0.raft_metrics.borrow().clone();
+        let own_status = self.own_status();
+        let Some(metrics) = metrics else {
+            let cluster_id = own_status.cluster.map(|c| c.to_string());
+            return ClusterView { leader: None, term: 0, cluster_id, answered_by: own_status.node, nodes: Vec::new() };
+        };
+        let members: Vec<(u64, String)> =
+            metrics.membership_config.nodes().map(|(id, n)| (*id, n.addr.clone())).collect();
+        let asked = futures::future::join_all(members.iter().map(|(id, address)| async {
+            if *id == metrics.id {
+                return Some(own_status.clone());
+            }
+            self.0.links.call::<_, Status>(address, "status", &(), Duration::from_millis(500)).await.ok()
+        }))
+        .await;
+        let newest = asked.iter().flatten().filter_map(|s| s.last_log).max();
+        let nodes = members.into_iter().zip(asked).map(|((id, address), status)| {
+            let own = id == metrics.id;
+            let voter = metrics.membership_config.voter_ids().any(|v| v == id);
+            let presence = self.0.links.presence(&address);
+            let applied = status.as_ref().and_then(|s| s.applied);
+            NodeView {
+                id,
+                role: role(&metrics, id, voter, status.is_some()),
+                voter,
+                applied,
+                lag: newest.zip(applied).map(|(last, applied)| last.saturating_sub(applied)),
+                http_address: status.as_ref().map(|s| s.http.clone()),
+                version: status.map(|s| s.version),
+                last_contact_ms: if own { Some(0) } else { presence.map(|p| p.heard.elapsed().as_millis() as u64) },
+                clock_offset_ms: if own { Some(0) } else { presence.map(|p| p.clock_offset_ms) },
+                peer_address: address,
+            }
+        });
+        ClusterView {
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            cluster_id: own_status.cluster.map(|c| c.to_string()),
+            answered_by: metrics.id,
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// What the node counts, as Prometheus text.
+    pub fn metrics_text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, &self.0.registry);
+        let text = text.trim_end().trim_end_matches("# EOF").to_owned();
+        let machine = self.0.machine.figures();
+        let log = self.0.log.status();
+        let (tasks, waiting, due, open) =
+            self.0.machine.with_state(|s| (s.len(), s.waiting_len(), s.due_len(), s.open_runs()));
+        let (term, last_log) =
+            self.0.raft_metrics.borrow().as_ref().map_or((0, 0), |m| (m.current_term, m.last_log_index.unwrap_or(0)));
+        let leads = self.leads_under_lease().is_some();
+        let applied = self.0.machine.applied().map_or(0, |id| id.index);
+        let gauges = [
+            ("tasks", "Tasks that are kept", tasks as f64),
+            ("tasks_waiting", "Tasks that wait for their time", waiting as f64),
+            ("tasks_due", "Tasks that are due and that this node does not act on", due as f64),
+            ("runs_open", "Runs that have started and not ended", open as f64),
+            ("leader", "1 where this node leads under a lease", f64::from(u8::from(leads))),
+            ("ready", "1 where this node can serve", f64::from(u8::from(self.ready().is_ok()))),
+            ("clock_fault", "1 where this node's clock is off", f64::from(u8::from(self.clock_fault().is_some()))),
+            ("raft_term", "The current term", term as f64),
+            ("raft_last_log_index", "The last log entry", last_log as f64),
+            ("raft_applied_index", "The last log entry that is applied", applied as f64),
+            ("log_disk_bytes", "Size of the Raft log's files", log.disk_bytes as f64),
+            ("log_syncs", "Writes of the Raft log that were synced since the start", log.writes_total as f64),
+            ("log_sync_seconds", "How long the last of them took", log.last_sync.as_secs_f64()),
+            ("store_disk_bytes", "Size of the embedded store", machine.disk_bytes as f64),
+            ("unsaved_bytes", "What has changed since the last checkpoint", machine.unsaved_bytes as f64),
+            ("checkpoints", "Checkpoints since the start", machine.checkpoints as f64),
+            ("checkpoint_seconds", "How long the last one took", machine.checkpoint_ms as f64 / 1000.0),
+            ("snapshots", "Snapshots written since the start", machine.snapshots as f64),
+        ];
+        format!("{text}{}# EOF\n", gauge_lines(&gauges))
+    }
+
+    /// Waits until the Raft group has failed for good; why.
+    pub(super) async fn raft_failed(&self) -> String {
+        let mut watch = self.watch();
+        loop {
+            let failure = watch.borrow_and_update().as_ref().and_then(|m| m.running_state.clone().err());
+            if let Some(error) = failure.filter(|_| !self.0.stopping.load(Ordering::Relaxed)) {
+                return match self.storage_failure() {
+                    Some(reason) => format!("the Raft log has failed: {reason}"),
+                    None => format!("Raft has failed: {error}"),
+                };
+            }
+            if watch.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Has a snapshot written whenever the log has grown by as much as the last one was large, so that what is written
+    /// for snapshots stays in proportion to what is written at all.
+    pub(super) async fn snapshots(&self) -> String {
+        let at_start = self.0.log.log_bytes_since_purge();
+        let mut covered = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let Some(raft) = self.0.group.get() else { continue };
+            let written = at_start + self.0.log.appended_bytes_total();
+            if written - covered < self.0.config.raft.snapshot_log_bytes.max(self.0.machine.snapshot_bytes()) {
+                continue;
+            }
+            covered = written;
+            let before = self.0.machine.figures().snapshots;
+            if raft.trigger().snapshot().await.is_err() {
+                continue;
+            }
+            // The trigger returns before the snapshot is written; another one meanwhile would be refused.
+            let patience = monotonic() + Duration::from_secs(600);
+            while self.0.machine.figures().snapshots == before && monotonic() < patience {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    /// Stops taking part: no more firing, no more writes of its own. What is under way may end.
+    pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.hand_over().await;
+    }
+
+    /// Lets another node lead. openraft 0.9 has no transfer of leadership: the leader falls silent, and the others elect
+    /// another after their timeout.
+    async fn hand_over(&self) {
+        let Some(raft) = self.0.group.get() else { return };
+        let voters = self.0.raft_metrics.borrow().as_ref().map_or(0, |m| m.membership_config.voter_ids().count());
+        if !self.leads() || voters < 2 {
+            return;
+        }
+        raft.runtime_config().heartbeat(false);
+        raft.runtime_config().elect(false);
+        let bound = Duration::from_millis(self.0.config.raft.election_timeout_max_ms * 4);
+        let mut watch = self.watch();
+        let other = watch.wait_for(|m| m.as_ref().is_some_and(|m| m.state != ServerState::Leader));
+        if tokio::time::timeout(bound, other).await.is_err() {
+            tracing::warn!("no other node has taken the lead");
+        }
+    }
+
+    /// Makes everything durable and ends the Raft group. Nothing works afterwards.
+    pub async fn close(&self) {
+        if let Some(raft) = self.0.group.get() {
+            if let Err(error) = raft.shutdown().await {
+                tracing::warn!(%error, "raft has not ended cleanly");
+            }
+        }
+        if let Err(error) = self.0.machine.checkpoint().await {
+            tracing::error!(%error, "the last checkpoint has failed; the log has what it would have stored");
+        }
+        let log = self.0.log.clone();
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    }
+}
+
+fn role(metrics: &crate::raft::Metrics, id: u64, voter: bool, reached: bool) -> &'static str {
+    if metrics.current_leader == Some(id) {
+        return "leader";
+    }
+    if !reached {
+        return "unreachable";
+    }
+    if !voter {
+        return "learner";
+    }
+    if id == metrics.id && metrics.state == ServerState::Candidate {
+        return "candidate";
+    }
+    "follower"
+}

@@ -1,0 +1,24 @@
+//! Raft between the nodes: the types that openraft is used with, and the peers' protocol.
+//!
+//! The protocol is HTTP/1.1 with keep-alive on `peer_port`: `POST /peer/1/<call>`, bodies in postcard. The number is the
+//! version of the format. Each message names its sender, its cluster and its sender's wall clock.
+
+mod lease;
+mod network;
+mod serve;
+mod types;
+pub mod wire;
+
+pub use lease::Lease;
+pub use network::{CallError, Links, Network, Presence};
+pub use serve::{receive, routes, GroupSlot, Rejection};
+pub use types::{Payload, Replies, TypeConfig};
+
+/// The Raft group of this node.
+pub type Raft = openraft::Raft<TypeConfig>;
+/// A log id.
+pub type LogId = openraft::LogId<u64>;
+/// Who is in the cluster, and since which log entry.
+pub type Membership = openraft::StoredMembership<u64, openraft::BasicNode>;
+/// What a Raft group tells of itself.
+pub type Metrics = openraft::RaftMetrics<u64, openraft::BasicNode>;

@@ -1,0 +1,104 @@
+//! The peers' calls, received.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::Router;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER};
+use super::{Links, Raft};
+use crate::clock::{Clock, Timestamp};
+
+/// The group that the calls are for: empty until this node may take part in it.
+pub type GroupSlot = Arc<OnceLock<Raft>>;
+
+/// A message that was not looked at; it has had no effect.
+#[derive(Debug)]
+pub struct Rejection(StatusCode, String);
+
+impl Rejection {
+    /// The node cannot take it now.
+    pub fn unavailable(why: &str) -> Self {
+        Rejection(StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+/// Reads a message, has it handled, and writes the answer.
+///
+/// # Errors
+/// A message that is not understood.
+pub async fn receive<Q, R, F>(body: Bytes, handle: impl FnOnce(Q) -> F) -> Result<Response, Rejection>
+where
+    Q: DeserializeOwned,
+    R: Serialize,
+    F: std::future::Future<Output = Result<R, Rejection>>,
+{
+    let request = postcard::from_bytes(&body).map_err(|e| Rejection(StatusCode::BAD_REQUEST, e.to_string()))?;
+    let answer = handle(request).await?;
+    match postcard::to_stdvec(&answer) {
+        Ok(bytes) => Ok(bytes.into_response()),
+        Err(e) => Ok((StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response()),
+    }
+}
+
+fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
+    slot.get().ok_or_else(|| Rejection::unavailable("this node does not take part yet"))
+}
+
+/// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil.
+pub fn routes(slot: GroupSlot, links: Links, clock: Clock, others: Router) -> Router {
+    async fn append(State(slot): State<GroupSlot>, body: Bytes) -> Result<Response, Rejection> {
+        let raft = group(&slot)?;
+        receive(body, |request| async { Ok(raft.append_entries(request).await) }).await
+    }
+    async fn vote(State(slot): State<GroupSlot>, body: Bytes) -> Result<Response, Rejection> {
+        let raft = group(&slot)?;
+        receive(body, |request| async { Ok(raft.vote(request).await) }).await
+    }
+    async fn snapshot(State(slot): State<GroupSlot>, body: Bytes) -> Result<Response, Rejection> {
+        let raft = group(&slot)?;
+        receive(body, |request| async { Ok(raft.install_snapshot(request).await) }).await
+    }
+    Router::new()
+        .route("/peer/1/append", post(append))
+        .route("/peer/1/vote", post(vote))
+        .route("/peer/1/snapshot", post(snapshot))
+        .with_state(slot)
+        .merge(others)
+        // Entries can be as large as many large tasks together: the public port's limit must not apply here.
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state((links, clock), guard))
+}
+
+/// Turns away messages of another cluster, and tells the time in every answer.
+async fn guard(State((links, clock)): State<(Links, Clock)>, request: Request, next: Next) -> Response {
+    let (_, cluster) = links.own();
+    let mut response = match (cluster, sender_cluster(request.headers())) {
+        (Some(own), Some(other)) if own != other => {
+            let why = format!("this node is of the cluster {own}, the message of {other}");
+            (StatusCode::FORBIDDEN, why).into_response()
+        }
+        _ => next.run(request).await,
+    };
+    let Timestamp(now) = clock.now();
+    response.headers_mut().insert(HEADER_CLOCK, HeaderValue::from(now));
+    response
+}
+
+fn sender_cluster(headers: &HeaderMap) -> Option<Uuid> {
+    Uuid::try_parse(headers.get(HEADER_CLUSTER)?.to_str().ok()?).ok()
+}
