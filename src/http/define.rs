@@ -1,0 +1,269 @@
+//! From a task as a caller sends it to the command that creates it.
+//!
+//! What depends on the moment or on what exists is not judged here but where the command is applied: whether a time is
+//! past, whether a schedule fires again. For a create that is sent a second time must be answered as the first was, even
+//! if the task has fired since.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::error::{Code, Error};
+use super::extract::{given, json_text, Int, Object, Read};
+use crate::clock::Timestamp;
+use crate::command::Command;
+use crate::config::Config;
+use crate::id::TaskId;
+use crate::schedule::{Schedule, Zone};
+use crate::task::{Callback, TaskSpec, Timing};
+
+const URL_BYTES_MAX: usize = 2048;
+const FORMAT_BYTES_MAX: usize = 1024;
+/// Of a name, of a tag's key and of its value.
+const NAME_CHARS_MAX: usize = 256;
+const TAGS_MAX: usize = 64;
+
+/// What a definition is held against.
+pub(super) struct Rules {
+    /// Largest definition, in bytes of JSON.
+    pub task_bytes_max: usize,
+    /// How far ahead a one-shot task may be due.
+    pub ahead_ms_max: u64,
+    /// The zone of a periodic task that names none.
+    pub timezone: String,
+}
+
+/// A task as it is sent.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sent<'a> {
+    #[serde(rename = "type")]
+    kind: Int,
+    #[serde(default, deserialize_with = "given")]
+    format: Option<String>,
+    #[serde(borrow)]
+    callback: Object<SentCallback<'a>>,
+    #[serde(default, deserialize_with = "given")]
+    delay_ms: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    task_id: Option<Read<TaskId>>,
+    #[serde(default, deserialize_with = "given")]
+    name: Option<String>,
+    #[serde(default)]
+    tags: Tags,
+    #[serde(default, deserialize_with = "given")]
+    timezone: Option<String>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentCallback<'a> {
+    url: String,
+    #[serde(borrow, default, deserialize_with = "given")]
+    body: Option<&'a RawValue>,
+}
+
+/// A map of texts in which no key stands twice.
+#[derive(Debug, Default)]
+struct Tags(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Tags {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Tags;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tags, A::Error> {
+                let mut tags = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if tags.insert(key, value).is_some() {
+                        return Err(A::Error::custom("a key is given twice"));
+                    }
+                }
+                Ok(Tags(tags))
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
+}
+
+/// A new task, and whether its id is one that the caller chose.
+#[derive(Debug)]
+pub(super) struct NewTask {
+    pub id: TaskId,
+    pub id_is_ours: bool,
+    pub spec: TaskSpec,
+}
+
+impl NewTask {
+    pub fn command(self) -> Command {
+        Command::Create { id: self.id, spec: Box::new(self.spec) }
+    }
+}
+
+impl Rules {
+    pub fn new(config: &Config) -> Rules {
+        Rules {
+            task_bytes_max: config.limits.task_bytes_max,
+            ahead_ms_max: config.limits.ahead_ms_max,
+            timezone: config.timezone.clone(),
+        }
+    }
+
+    /// Reads a task as it is sent.
+    pub fn read(&self, json: &str, now: Timestamp) -> Result<NewTask, Error> {
+        if json.len() > self.task_bytes_max {
+            return Err(Error::too_large("the task's definition", self.task_bytes_max));
+        }
+        let sent: Sent<'_> = json_text(json)?;
+        let kind = known_type(sent.kind)?;
+        let Object(callback) = sent.callback;
+        check_url(&callback.url)?;
+        check_words(sent.name.as_deref(), &sent.tags.0)?;
+        let timing = match kind {
+            1 => self.periodic(sent.format, sent.timezone, sent.delay_ms)?,
+            _ if sent.timezone.is_some() => return Err(Error::malformed("timezone: only for type 1")),
+            _ => self.once(sent.format, sent.delay_ms, now)?,
+        };
+        let body = callback.body.map_or("{}", RawValue::get).to_owned();
+        let spec =
+            TaskSpec { timing, callback: Callback { url: callback.url, body }, name: sent.name, tags: sent.tags.0 };
+        Ok(match sent.task_id {
+            Some(Read(id)) => NewTask { id, id_is_ours: false, spec },
+            None => NewTask { id: TaskId::generate(), id_is_ours: true, spec },
+        })
+    }
+
+    fn periodic(
+        &self,
+        format: Option<String>,
+        timezone: Option<String>,
+        delay_ms: Option<Int>,
+    ) -> Result<Timing, Error> {
+        if delay_ms.is_some() {
+            return Err(Error::malformed("delay_ms: only for type 2"));
+        }
+        let format = format.ok_or_else(|| Error::malformed("format: missing"))?;
+        schedule(&format)?;
+        let timezone = timezone.unwrap_or_else(|| self.timezone.clone());
+        zone(&timezone)?;
+        Ok(Timing::Periodic { format, timezone })
+    }
+
+    fn once(&self, format: Option<String>, delay_ms: Option<Int>, now: Timestamp) -> Result<Timing, Error> {
+        match (format, delay_ms) {
+            (Some(_), Some(_)) => Err(Error::malformed("format, delay_ms: only one of them can be given")),
+            (None, None) => Err(Error::malformed("format: missing (or delay_ms instead)")),
+            (Some(format), None) => {
+                let due = instant(&format)?;
+                self.check_ahead("format", due.ms_since(now))?;
+                Ok(Timing::At { format, due })
+            }
+            (None, Some(Int(ms))) => {
+                let delay_ms = u64::try_from(ms).map_err(|_| Error::malformed("delay_ms: is negative"))?;
+                self.check_ahead("delay_ms", delay_ms)?;
+                Ok(Timing::After { delay_ms })
+            }
+        }
+    }
+
+    fn check_ahead(&self, field: &str, ahead_ms: u64) -> Result<(), Error> {
+        let max = self.ahead_ms_max;
+        if ahead_ms <= max {
+            return Ok(());
+        }
+        Err(Error::over_limit(format!("{field}: is further ahead than the limit of {max} ms")))
+    }
+}
+
+/// 1 or 2.
+pub(super) fn known_type(Int(kind): Int) -> Result<u8, Error> {
+    match kind {
+        1 => Ok(1),
+        2 => Ok(2),
+        other => Err(Error::new(Code::UnknownType, format!("type: is {other}; 1 (periodic) and 2 (once) are known"))),
+    }
+}
+
+/// The schedule of a type 1 `format`.
+pub(super) fn schedule(format: &str) -> Result<Schedule, Error> {
+    if format.len() > FORMAT_BYTES_MAX {
+        return Err(Error::over_limit(format!("format: is longer than the limit of {FORMAT_BYTES_MAX} bytes")));
+    }
+    Schedule::parse(format).map_err(|e| Error::new(Code::BadFormat, format!("format: {e}")))
+}
+
+/// The zone with this name.
+pub(super) fn zone(name: &str) -> Result<Zone, Error> {
+    Zone::get(name).map_err(|e| Error::new(Code::UnknownZone, format!("timezone: {e}")))
+}
+
+/// The instant that a type 2 `format` stands for.
+pub(super) fn instant(format: &str) -> Result<Timestamp, Error> {
+    let number = match format.bytes().all(|b| b.is_ascii_digit()) {
+        true => format.parse().ok(),
+        false => None,
+    };
+    match (format.len(), number) {
+        (10, Some(seconds)) => Ok(Timestamp::from_secs(seconds)),
+        (13, Some(ms)) => Ok(Timestamp(ms)),
+        _ => {
+            let message = format!("format: 10 digits (unix seconds) or 13 (milliseconds) are expected, not {format:?}");
+            Err(Error::new(Code::NotATime, message))
+        }
+    }
+}
+
+fn check_url(text: &str) -> Result<(), Error> {
+    if text.len() > URL_BYTES_MAX {
+        return Err(Error::over_limit(format!("callback.url: is longer than the limit of {URL_BYTES_MAX} bytes")));
+    }
+    let bad = |why: &str| Err(Error::new(Code::BadUrl, format!("callback.url: {why}")));
+    // A URL parser for browsers repairs more than one would want of a callback: blanks, a missing or a third slash.
+    if text.bytes().any(|b| b <= b' ' || b == 0x7f) {
+        return bad("has a blank or a control character");
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return bad("is not of the form http://host/path");
+    };
+    if !["http", "https"].iter().any(|s| scheme.eq_ignore_ascii_case(s)) {
+        return bad("is neither http nor https");
+    }
+    if rest.starts_with(['/', '\\']) {
+        return bad("has no host");
+    }
+    match Url::parse(text) {
+        Err(error) => bad(&error.to_string()),
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => bad("has a user name or a password"),
+        Ok(url) if url.port() == Some(0) => bad("has the port 0"),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn check_words(name: Option<&str>, tags: &BTreeMap<String, String>) -> Result<(), Error> {
+    // Bytes first: they are at hand, and nearly always few.
+    let long = |text: &str| text.len() > NAME_CHARS_MAX && text.chars().count() > NAME_CHARS_MAX;
+    let over = |what: &str| Err(Error::over_limit(format!("{what}: over the limit of {NAME_CHARS_MAX} characters")));
+    if name.is_some_and(long) {
+        return over("name");
+    }
+    if tags.len() > TAGS_MAX {
+        return Err(Error::over_limit(format!("tags: over the limit of {TAGS_MAX}")));
+    }
+    if tags.keys().any(|k| long(k)) {
+        return over("tags: a key");
+    }
+    match tags.iter().find(|(_, value)| long(value)) {
+        Some((key, _)) => over(&format!("tags.{key}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "define_tests.rs"]
+mod tests;

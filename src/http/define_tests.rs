@@ -1,0 +1,193 @@
+use serde_json::json;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+fn read(json: &str) -> Result<NewTask, Error> {
+    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, timezone: "UTC".into() }.read(json, NOW)
+}
+
+/// A sound task of type 1 with some fields replaced; null takes one away.
+fn periodic(change: serde_json::Value) -> Result<NewTask, Error> {
+    changed(json!({"type": 1, "format": "*/5 * * * *", "callback": {"url": "http://h/p"}}), change)
+}
+
+/// The same of type 2.
+fn once(change: serde_json::Value) -> Result<NewTask, Error> {
+    changed(json!({"type": 2, "format": "1790000001", "callback": {"url": "http://h/p"}}), change)
+}
+
+fn changed(mut task: serde_json::Value, change: serde_json::Value) -> Result<NewTask, Error> {
+    let fields = task.as_object_mut().unwrap();
+    for (key, value) in change.as_object().unwrap() {
+        match value.is_null() {
+            true => fields.remove(key),
+            false => fields.insert(key.clone(), value.clone()),
+        };
+    }
+    read(&task.to_string())
+}
+
+#[track_caller]
+fn refused(task: Result<NewTask, Error>, code: u16, message: &str) {
+    let error = task.unwrap_err();
+    assert_eq!(error.code().number(), code, "{error}");
+    assert!(error.message().contains(message), "{error}");
+}
+
+#[test]
+fn a_task_is_read_as_it_was_sent() {
+    let task = read(
+        r#" {"type": 1, "format": "0 9 * * *", "timezone": "UTC", "task_id": "a:1", "name": "n", "tags": {"k": "v"},
+             "callback": {"url": "https://h:8/p?q", "body": { "b" : [1.50,"\u00e4"]  } }} "#,
+    )
+    .unwrap();
+    assert_eq!((task.id.to_string().as_str(), task.id_is_ours), ("a:1", false));
+    assert_eq!(task.spec.timing, Timing::Periodic { format: "0 9 * * *".into(), timezone: "UTC".into() });
+    assert_eq!(task.spec.callback.body, r#"{ "b" : [1.50,"\u00e4"]  }"#);
+    assert_eq!((task.spec.name.as_deref(), task.spec.tags["k"].as_str()), (Some("n"), "v"));
+}
+
+#[test]
+fn what_is_absent_has_its_default() {
+    let task = periodic(json!({})).unwrap();
+    assert!(task.id_is_ours);
+    assert_eq!(task.spec.callback.body, "{}");
+    assert_eq!(task.spec.timing, Timing::Periodic { format: "*/5 * * * *".into(), timezone: "UTC".into() });
+    assert_eq!((task.spec.name, task.spec.tags.len()), (None, 0));
+}
+
+#[test]
+fn any_json_is_a_body() {
+    for body in ["null", "0", "\"x\"", "[]", "[[[[1]]]]"] {
+        let text = format!(r#"{{"type":2,"delay_ms":1,"callback":{{"url":"http://h","body":{body}}}}}"#);
+        assert_eq!(read(&text).unwrap().spec.callback.body, body);
+    }
+    let deep = "[".repeat(40_000) + &"]".repeat(40_000);
+    let text = format!(r#"{{"type":2,"delay_ms":1,"callback":{{"url":"http://h","body":{deep}}}}}"#);
+    assert_eq!(read(&text).unwrap().spec.callback.body, deep, "the stack does not grow with the depth");
+}
+
+#[test]
+fn a_wrong_shape_is_told_with_its_field() {
+    refused(read("{"), 1000, "the body is not JSON");
+    refused(read(""), 1000, "the body is not JSON");
+    refused(read("{} x"), 1000, "missing");
+    refused(read("[1]"), 1000, "the body: invalid type: sequence, expected an object");
+    refused(read(&"[".repeat(50_000)), 1000, "the body");
+    refused(periodic(json!({"x": 1})), 1000, "x: unknown field, expected one of `type`, `format`");
+    refused(periodic(json!({"type": null})), 1000, "type: missing");
+    refused(periodic(json!({"type": "1"})), 1000, "type: invalid type: string \"1\", expected an integer");
+    refused(periodic(json!({"format": 5})), 1000, "format: invalid type: integer `5`, expected a string");
+    refused(periodic(json!({"callback": null})), 1000, "callback: missing");
+    refused(periodic(json!({"callback": {}})), 1000, "callback.url: missing");
+    refused(periodic(json!({"callback": ["http://h"]})), 1000, "callback: invalid type: sequence, expected an object");
+    refused(periodic(json!({"callback": {"url": 5}})), 1000, "callback.url: invalid type");
+    refused(periodic(json!({"callback": {"url": "http://h", "timeout_ms": 5}})), 1000, "callback.timeout_ms: unknown");
+    refused(periodic(json!({"tags": {"a": 1}})), 1000, "tags.a: invalid type");
+    refused(periodic(json!({"tags": ["a"]})), 1000, "tags: invalid type");
+    refused(periodic(json!({"task_id": "a b"})), 1000, "task_id: has the character");
+    refused(periodic(json!({"task_id": ""})), 1000, "task_id: is 0 characters");
+    refused(periodic(json!({"format": null})), 1000, "format: missing");
+    for field in ["format", "delay_ms", "task_id", "name", "tags", "timezone"] {
+        let text = format!(r#"{{"type":2,"callback":{{"url":"http://h"}},"{field}":null}}"#);
+        refused(read(&text), 1000, &format!("{field}: invalid type: null"));
+    }
+}
+
+#[test]
+fn nothing_is_given_twice_and_nothing_trails() {
+    let task = r#"{"type":2,"delay_ms":1,"callback":{"url":"http://h"}}"#;
+    assert!(read(task).is_ok());
+    refused(read(&format!("{task}{task}")), 1000, "trailing characters");
+    refused(read(&task.replace("{\"type\":2", "{\"type\":1,\"type\":2")), 1000, "type: given twice");
+    refused(read(&task.replace("\"url\"", "\"url\":\"x\",\"url\"")), 1000, "callback.url: given twice");
+    refused(read(&task.replace("{\"type\"", "{\"tags\":{\"a\":\"1\",\"a\":\"2\"},\"type\"")), 1000, "tags");
+}
+
+#[test]
+fn a_type_is_1_or_2() {
+    for kind in [json!(0), json!(3), json!(-1), json!(1e300)] {
+        refused(periodic(json!({"type": kind})), 1020, "type");
+    }
+}
+
+#[test]
+fn a_periodic_task_has_a_schedule_and_a_zone() {
+    refused(periodic(json!({"format": "61 * * * *"})), 1005, "format");
+    refused(periodic(json!({"format": "*".repeat(1025)})), 1006, "1024");
+    refused(periodic(json!({"timezone": "Mars/Olympus"})), 1007, "timezone");
+    refused(periodic(json!({"delay_ms": 1})), 1000, "delay_ms: only for type 2");
+}
+
+#[test]
+fn a_task_that_runs_once_has_a_time_or_a_delay() {
+    let due = |task: Result<NewTask, Error>| task.unwrap().spec.timing;
+    let at = |format: &str, due| Timing::At { format: format.into(), due: Timestamp(due) };
+    assert_eq!(due(once(json!({}))), at("1790000001", 1_790_000_001_000));
+    assert_eq!(due(once(json!({"format": "1790000001234"}))), at("1790000001234", 1_790_000_001_234));
+    assert_eq!(due(once(json!({"format": "1000000000"}))), at("1000000000", 1_000_000_000_000), "past: judged later");
+    assert_eq!(due(once(json!({"format": null, "delay_ms": 0}))), Timing::After { delay_ms: 0 });
+    for bad in ["", "179000000", "17900000011", "-790000001", "+790000001", " 790000001", "١790000001", "* * * * *"] {
+        refused(once(json!({"format": bad})), 1001, "10 digits");
+    }
+    refused(once(json!({"format": "1999999999"})), 1006, "1000000000 ms");
+    refused(once(json!({"format": null, "delay_ms": 1_000_000_001})), 1006, "1000000000 ms");
+    refused(once(json!({"format": null, "delay_ms": -1})), 1000, "negative");
+    refused(once(json!({"format": null, "delay_ms": 0.5})), 1000, "expected an integer");
+    refused(once(json!({"format": null})), 1000, "format: missing");
+    refused(once(json!({"delay_ms": 1})), 1000, "only one");
+    refused(once(json!({"timezone": "UTC"})), 1000, "timezone: only for type 1");
+}
+
+#[test]
+fn a_url_is_absolute_and_http() {
+    let with = |url: &str| periodic(json!({"callback": {"url": url}}));
+    for good in
+        ["http://h", "HTTPS://H.example:8443/a?b=c#d", "http://[::1]:80/", "http://127.0.0.1", "http://ä.example/ö"]
+    {
+        assert_eq!(with(good).unwrap().spec.callback.url, good);
+    }
+    let bad = [
+        "",
+        "h/p",
+        "/p",
+        "//h/p",
+        "http:h",
+        "http:/h",
+        "http://",
+        "http:///h",
+        "http://:80/",
+        "ftp://h/",
+        "file:///etc",
+        "javascript:alert(1)",
+        "http://u:p@h/",
+        "http://u@h/",
+        "http://h:99999/",
+        "http://h:0/",
+        " http://h",
+        "http://h/a b",
+        "http://h/\n",
+        "http://[::1/",
+        "http://a..b:x/",
+    ];
+    for bad in bad {
+        refused(with(bad), 1003, "callback.url: ");
+    }
+    refused(with(&format!("http://h/{}", "x".repeat(2048))), 1006, "2048");
+}
+
+#[test]
+fn names_and_tags_and_the_whole_are_bounded() {
+    let long = |n: usize| "ä".repeat(n);
+    assert!(periodic(json!({"name": long(256), "tags": {long(256): long(256)}})).is_ok());
+    refused(periodic(json!({"name": long(257)})), 1006, "name");
+    refused(periodic(json!({"tags": {long(257): ""}})), 1006, "tags");
+    refused(periodic(json!({"tags": {"a": long(257)}})), 1006, "tags.a");
+    let many: BTreeMap<_, _> = (0..65).map(|i| (i.to_string(), "")).collect();
+    refused(periodic(json!({"tags": many})), 1006, "64");
+    let error = periodic(json!({"callback": {"url": "http://h", "body": "x".repeat(100_000)}})).unwrap_err();
+    assert_eq!((error.code().number(), error.status().as_u16()), (1006, 413));
+    assert!(error.message().contains("100000"));
+}

@@ -1,0 +1,106 @@
+//! The HTTP layer: the public API, and what a monitor asks.
+//!
+//! ```text
+//! serve      connections: limits, timeouts, graceful stop
+//!   └ api    routes ─ extract (body), query ─ define / schedule (what the caller means)
+//!                   ─ node (what is done) ─ show (views as JSON) ─ answer (the envelope)
+//! error      the one map from anything that goes wrong to code and status
+//! ```
+//!
+//! A call is a function that gives [`answer::Data`] or an [`Error`]; [`answer::answered`] makes the answer of either, and
+//! of a panic. JSON that goes out is written, not built: the shapes are few and creating a task is the hot path.
+
+mod answer;
+mod cluster;
+mod define;
+mod error;
+mod extract;
+mod monitor;
+mod query;
+mod runs;
+mod schedule;
+pub mod serve;
+mod show;
+mod tasks;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{Method, Uri};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::Router;
+use tokio::time::Instant;
+
+pub use self::error::{Code, Error};
+pub use self::monitor::monitor;
+use crate::clock::monotonic;
+use crate::config::Config;
+use crate::node::Node;
+
+/// What every call works with.
+struct Api {
+    node: Node,
+    /// How long a call may take, once its body has arrived.
+    timeout: std::time::Duration,
+    /// Largest body of a request.
+    request_bytes_max: usize,
+    /// How a task's definition is read.
+    rules: define::Rules,
+}
+
+type Shared = State<Arc<Api>>;
+
+impl Api {
+    /// When a call that starts now must be answered.
+    fn deadline(&self) -> Instant {
+        monotonic() + self.timeout
+    }
+
+    /// Makes what follows linearizable, unless the caller asked for this node's own state.
+    async fn settle(&self, consistency: query::Consistency) -> Result<(), Error> {
+        match consistency {
+            query::Consistency::Linearizable => self.node.read_barrier(self.deadline()).await.map_err(Error::of_read),
+            query::Consistency::Local => Ok(()),
+        }
+    }
+}
+
+/// Runs what may read the disk or compute for long where it holds up no other call.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(error.to_string())),
+    }
+}
+
+/// The routes of the public port.
+pub fn api(node: Node, config: &Config) -> Router {
+    let api = Arc::new(Api {
+        node,
+        timeout: config.request_timeout(),
+        request_bytes_max: config.limits.request_bytes_max,
+        rules: define::Rules::new(config),
+    });
+    Router::new()
+        .route("/xcron/createTask", post(tasks::create))
+        .route("/xcron/createTasks", post(tasks::create_many))
+        .route("/xcron/deleteTask", post(tasks::delete))
+        .route("/xcron/queryTask", get(tasks::query))
+        .route("/xcron/listTasks", get(tasks::list))
+        .route("/xcron/listRuns", get(runs::list))
+        .route("/xcron/queryRun", get(runs::query))
+        .route("/xcron/previewSchedule", post(schedule::preview))
+        .route("/xcron/cluster", get(cluster::cluster))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(api)
+}
+
+async fn no_such_path(uri: Uri) -> Response {
+    answer::answered(async { Err(Error::no_such_path(uri.path())) }).await
+}
+
+async fn wrong_method(method: Method) -> Response {
+    answer::answered(async { Err(Error::wrong_method(&method)) }).await
+}

@@ -1,0 +1,132 @@
+//! Reading the parameters of a call.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axum::http::Uri;
+
+use super::error::Error;
+
+/// From where a read is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Consistency {
+    /// From the state that holds every write acknowledged before.
+    Linearizable,
+    /// From this node's own state, which can be behind.
+    Local,
+}
+
+/// The parameters of a query, of which none is unknown and none is given twice.
+#[derive(Debug)]
+pub(super) struct Query(Vec<(&'static str, String)>);
+
+/// The latest instant that a parameter may name, in unix seconds: the end of the year 9999.
+pub(super) const SECONDS_MAX: u64 = 253_402_300_799;
+/// How long a page is where its length is not asked for.
+const PAGE: usize = 100;
+/// How long a page may be.
+const PAGE_MAX: u64 = 1000;
+
+impl Query {
+    /// Reads those of `uri`.
+    pub fn parse(uri: &Uri, known: &[&'static str]) -> Result<Query, Error> {
+        let mut found: Vec<(&'static str, String)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+            let Some(&name) = known.iter().find(|k| **k == name) else {
+                return Err(Error::malformed(match known {
+                    [] => format!("{name}: unknown parameter; this call takes none"),
+                    _ => format!("{name}: unknown parameter; known are {}", known.join(", ")),
+                }));
+            };
+            if found.iter().any(|(other, _)| *other == name) {
+                return Err(Error::malformed(format!("{name}: given twice")));
+            }
+            found.push((name, value.into_owned()));
+        }
+        Ok(Query(found))
+    }
+
+    /// That there are none.
+    pub fn none(uri: &Uri) -> Result<(), Error> {
+        uri.query().map_or(Ok(()), |_| Query::parse(uri, &[]).map(drop))
+    }
+
+    /// One as it is.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        let at = self.0.iter().position(|(n, _)| *n == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// One, read as a `T`.
+    pub fn read<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Result<Option<T>, Error> {
+        let read = |text: String| text.parse().map_err(|e| Error::malformed(format!("{name}: {e}")));
+        self.text(name).map(read).transpose()
+    }
+
+    /// One that must be there, read as a `T`.
+    pub fn must<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Result<T, Error> {
+        self.read(name)?.ok_or_else(|| Error::malformed(format!("{name}: missing")))
+    }
+
+    /// A number within a range.
+    pub fn number(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse().ok().filter(|n| digits && (min..=max).contains(n)) {
+            Some(n) => Ok(Some(n)),
+            None => Err(Error::malformed(format!("{name}: a number from {min} to {max} is expected, not {text:?}"))),
+        }
+    }
+
+    /// How many items a page may hold.
+    pub fn limit(&mut self) -> Result<usize, Error> {
+        Ok(self.number("limit", 1, PAGE_MAX)?.map_or(PAGE, |n| n as usize))
+    }
+
+    /// From where to answer.
+    pub fn consistency(&mut self) -> Result<Consistency, Error> {
+        match self.text("consistency").as_deref() {
+            None => Ok(Consistency::Linearizable),
+            Some("local") => Ok(Consistency::Local),
+            Some(other) => {
+                Err(Error::malformed(format!("consistency: only \"local\" can be asked for, not {other:?}")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Result<Query, Error> {
+        Query::parse(&text.parse().unwrap(), &["a", "limit", "consistency"])
+    }
+
+    #[test]
+    fn a_query_refuses_the_unknown_and_the_doubled() {
+        assert_eq!(query("/x?a=1%3A2&limit=3").unwrap().text("a").unwrap(), "1:2");
+        assert!(query("/x?b=1").unwrap_err().message().starts_with("b: unknown"));
+        assert_eq!(query("/x?a=1&a=1").unwrap_err().message(), "a: given twice");
+        assert!(Query::none(&"/x".parse().unwrap()).is_ok());
+        assert!(Query::none(&"/x?".parse().unwrap()).is_ok());
+        assert!(Query::none(&"/x?a=1".parse().unwrap()).unwrap_err().message().starts_with("a: unknown"));
+    }
+
+    #[test]
+    fn a_limit_is_from_1_to_1000() {
+        let limit = |text: &str| query(text).unwrap().limit();
+        assert_eq!((limit("/x"), limit("/x?limit=1000")), (Ok(100), Ok(1000)));
+        for bad in ["0", "1001", "-1", "%2B5", "", "x", "1.0", "99999999999999999999999"] {
+            let error = limit(&format!("/x?limit={bad}")).unwrap_err();
+            assert!(error.message().starts_with("limit: a number from 1 to 1000 is expected"), "{error}");
+        }
+    }
+
+    #[test]
+    fn consistency_is_local_or_not_given() {
+        assert_eq!(query("/x?consistency=local").unwrap().consistency(), Ok(Consistency::Local));
+        assert_eq!(query("/x").unwrap().consistency(), Ok(Consistency::Linearizable));
+        assert!(query("/x?consistency=").unwrap().consistency().is_err());
+    }
+}

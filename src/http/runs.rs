@@ -1,0 +1,97 @@
+//! The calls about runs.
+
+use std::str::FromStr;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::answer::{answered, Data};
+use super::error::{Code, Error};
+use super::query::{Query, SECONDS_MAX};
+use super::{aside, show, Shared};
+use crate::clock::Timestamp;
+use crate::command::Refusal;
+use crate::id::{RunId, TaskId};
+use crate::run::RunState;
+use crate::view::RunFilter;
+
+/// `GET /xcron/listRuns`
+pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
+    answered(async {
+        let known = ["task_id", "state", "from", "to", "limit", "cursor", "consistency"];
+        let mut query = Query::parse(&uri, &known)?;
+        let filter = RunFilter {
+            task: query.read::<TaskId>("task_id")?,
+            state: query.read::<Named>("state")?.map(|Named(state)| state),
+            from: query.number("from", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
+            to: query.number("to", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
+        };
+        let (limit, cursor) = (query.limit()?, query.text("cursor"));
+        api.settle(query.consistency()?).await?;
+        aside(move || match api.node.list_runs(&filter, limit, cursor.as_deref())? {
+            Some(page) => Ok(Data::object(|o| {
+                o.array("runs", &page.items, show::run);
+                o.text_or_null("next_cursor", page.next_cursor.as_deref());
+            })),
+            None => Err(Refusal::NoSuchTask.into()),
+        })
+        .await
+    })
+    .await
+}
+
+/// `GET /xcron/queryRun`
+pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
+    answered(async {
+        let mut query = Query::parse(&uri, &["run_id", "consistency"])?;
+        let Hyphenated(id) = query.must("run_id")?;
+        api.settle(query.consistency()?).await?;
+        match api.node.run(id)? {
+            Some(run) => Ok(Data::object(|o| show::run_fields(o, &run))),
+            None => Err(Error::new(Code::NotFound, "no such run")),
+        }
+    })
+    .await
+}
+
+/// A run's id in the one form in which it is given out; a UUID has others.
+struct Hyphenated(RunId);
+
+impl FromStr for Hyphenated {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Hyphenated, &'static str> {
+        let id = Some(text).filter(|t| t.len() == 36).and_then(|t| t.parse().ok());
+        id.map(Hyphenated).ok_or("is not a run's id, which is a UUID")
+    }
+}
+
+/// A run's state by its name.
+struct Named(RunState);
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Named, String> {
+        RunState::from_name(text).map(Named).ok_or_else(|| {
+            let names = RunState::ALL.map(RunState::name).join(", ");
+            format!("one of {names} is expected, not {text:?}")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_named_by_its_id_in_its_usual_form_and_a_state_by_its_name() {
+        let text = "0190b3f0-7a1e-8000-8f00-0123456789ab";
+        assert_eq!(text.parse::<Hyphenated>().map(|h| h.0.to_string()), Ok(text.to_owned()));
+        assert!(text.replace('-', "").parse::<Hyphenated>().is_err());
+        assert!("x".repeat(36).parse::<Hyphenated>().is_err());
+        assert!(matches!("running".parse(), Ok(Named(RunState::Running))));
+        assert!("Running".parse::<Named>().is_err());
+    }
+}

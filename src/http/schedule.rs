@@ -1,0 +1,71 @@
+//! The call that shows when a schedule would fire.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use super::answer::{answered, Data};
+use super::define::{instant, known_type, schedule, zone};
+use super::error::{Code, Error};
+use super::extract::{given, json, Int};
+use super::query::SECONDS_MAX;
+use super::{aside, Api, Shared};
+use crate::clock::Timestamp;
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sent {
+    #[serde(rename = "type")]
+    kind: Int,
+    format: String,
+    #[serde(default, deserialize_with = "given")]
+    timezone: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    after: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    count: Option<Int>,
+}
+
+const COUNT: u64 = 10;
+const COUNT_MAX: u64 = 1000;
+
+/// `POST /xcron/previewSchedule`
+pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let sent: Sent = json(&body)?;
+        // A thousand due times of a rare schedule take a while to find.
+        let times = aside(move || fire_times(&api, sent)).await?;
+        Ok(Data::object(|o| {
+            o.array("fire_times", times, |out, time| out.extend_from_slice(time.as_secs().to_string().as_bytes()));
+        }))
+    })
+    .await
+}
+
+fn fire_times(api: &Api, sent: Sent) -> Result<Vec<Timestamp>, Error> {
+    let kind = known_type(sent.kind)?;
+    let after = within("after", sent.after, 0, SECONDS_MAX)?.map_or_else(|| api.node.now(), Timestamp::from_secs);
+    let count = within("count", sent.count, 1, COUNT_MAX)?.unwrap_or(COUNT);
+    if kind == 2 {
+        return match sent.timezone {
+            Some(_) => Err(Error::malformed("timezone: only for type 1")),
+            None => Ok(vec![instant(&sent.format)?]),
+        };
+    }
+    let schedule = schedule(&sent.format)?;
+    let zone = zone(sent.timezone.as_deref().unwrap_or(&api.rules.timezone))?;
+    let next = |from: &Timestamp| schedule.next_after(&zone, after, *from);
+    let times: Vec<_> = std::iter::successors(next(&after), next).take(count as usize).collect();
+    match times.is_empty() {
+        true => Err(Error::new(Code::NeverFires, "format: the schedule never fires")),
+        false => Ok(times),
+    }
+}
+
+fn within(field: &str, value: Option<Int>, min: u64, max: u64) -> Result<Option<u64>, Error> {
+    let Some(Int(value)) = value else { return Ok(None) };
+    match u64::try_from(value).ok().filter(|v| (min..=max).contains(v)) {
+        Some(value) => Ok(Some(value)),
+        None => Err(Error::malformed(format!("{field}: a number from {min} to {max} is expected, not {value}"))),
+    }
+}

@@ -1,0 +1,186 @@
+//! Connections: taken, bounded, and let go.
+//!
+//! A loop of our own rather than `axum::serve`, which keeps a client that stalls for ever: here a connection that sends
+//! no request head in time, stays idle, or does not take its answer is closed, and there are only so many of them.
+
+use std::future::Future;
+use std::io;
+use std::pin::{pin, Pin};
+use std::sync::Arc;
+use std::task::{ready, Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, Sleep};
+
+use crate::clock::monotonic;
+use crate::config::Config;
+
+/// What a connection may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeLimits {
+    /// Most connections at once; more of them wait in the kernel's queue.
+    pub connections_max: usize,
+    /// How long a connection may wait for a request's head, be idle, or leave its answer untaken.
+    pub idle_timeout: Duration,
+    /// How long the requests that run at a stop may take to end.
+    pub drain_timeout: Duration,
+}
+
+impl ServeLimits {
+    /// Those of the public port.
+    pub fn new(config: &Config) -> ServeLimits {
+        ServeLimits {
+            connections_max: config.limits.connections_max,
+            idle_timeout: Duration::from_millis(config.limits.idle_timeout_ms),
+            drain_timeout: config.request_timeout() + DRAIN_MARGIN,
+        }
+    }
+}
+
+/// On top of what a call may take: its answer must still leave.
+const DRAIN_MARGIN: Duration = Duration::from_millis(500);
+/// Between two tries where connections cannot be taken (no file descriptor is left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Of a request's head, and of what is buffered of its body.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Serves `router` on `listener` until `shutdown`; then lets the requests that run end, within a bound.
+///
+/// It ends in no other way: an error of one connection ends that connection, and one of the listener is waited out.
+pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, shutdown: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            (stream, slot) = accept(&listener, &slots) => {
+                connections.spawn(connection(stream, slot, router.clone(), limits, stopping.clone()));
+            }
+        }
+    }
+    drop(listener);
+    // The receivers learn of it by the sender's end.
+    drop(stop);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.drain_timeout, drained).await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests still ran at the end of the drain time; cut");
+    }
+}
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    // The semaphore is never closed.
+    let Ok(slot) = slots.clone().acquire_owned().await else { return std::future::pending().await };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            // The peer went away before it was taken: the next one is not to wait for that.
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn connection(
+    stream: TcpStream,
+    _slot: OwnedSemaphorePermit,
+    router: Router,
+    limits: ServeLimits,
+    mut stopping: watch::Receiver<()>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let io = TokioIo::new(Impatient { stream, patience: limits.idle_timeout, stalled: None });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout).max_buf_size(BUFFER_BYTES);
+    let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopping.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A stream that fails when its peer has not taken anything for so long.
+struct Impatient {
+    stream: TcpStream,
+    patience: Duration,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Impatient {
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(monotonic() + patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not take its answer")))
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

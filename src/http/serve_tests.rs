@@ -1,0 +1,112 @@
+use std::net::SocketAddr;
+
+use axum::routing::{get, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const SOON: Duration = Duration::from_millis(200);
+const BOUND: Duration = Duration::from_secs(20);
+
+struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+async fn start(connections_max: usize, idle_timeout: Duration) -> Server {
+    let slow = || async {
+        sleep(SOON).await;
+        "slow"
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "ok" }))
+        .route("/slow", get(slow))
+        .route("/never", get(|| async { std::future::pending::<String>().await }))
+        .route("/large", get(|| async { vec![b'x'; 64 << 20] }))
+        .route("/echo", post(|body: String| async { body }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let limits = ServeLimits { connections_max, idle_timeout, drain_timeout: 5 * SOON };
+    let task = tokio::spawn(serve(listener, router, limits, async {
+        let _ = stopped.await;
+    }));
+    Server { address, stop, task }
+}
+
+async fn send(server: &Server, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn read_to_end(mut stream: TcpStream) -> String {
+    let mut out = Vec::new();
+    let _ = timeout(BOUND, stream.read_to_end(&mut out)).await.expect("the connection is closed");
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test]
+async fn a_connection_without_a_request_or_between_two_is_closed() {
+    let server = start(10, SOON).await;
+    assert_eq!(read_to_end(send(&server, "").await).await, "", "nothing sent");
+    assert_eq!(read_to_end(send(&server, "GET / HT").await).await, "", "half a head sent");
+    assert!(read_to_end(send(&server, GET).await).await.ends_with("ok"), "idle after an answer");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_cut() {
+    let server = start(1, SOON).await;
+    let stalled = send(&server, "GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    // The only slot is free again once the first connection is cut.
+    let next = send(&server, GET).await;
+    assert!(read_to_end(next).await.ends_with("ok"));
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait() {
+    let server = start(1, BOUND).await;
+    let first = send(&server, GET).await;
+    let mut second = send(&server, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(timeout(SOON, second.read_u8()).await.is_err(), "served beyond the limit");
+    drop(first);
+    assert!(read_to_end(second).await.ends_with("ok"));
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_end_and_closes_idle_connections() {
+    let server = start(10, BOUND).await;
+    let idle = send(&server, GET).await;
+    let slow = send(&server, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(SOON / 4).await;
+    server.stop.send(()).unwrap();
+    let (idle, slow) = tokio::join!(read_to_end(idle), read_to_end(slow));
+    assert!(idle.ends_with("ok") && slow.ends_with("slow"), "{idle} {slow}");
+    timeout(BOUND, server.task).await.unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stop_cuts_what_does_not_end() {
+    let server = start(10, BOUND).await;
+    let never = send(&server, "GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(SOON / 4).await;
+    server.stop.send(()).unwrap();
+    assert_eq!(read_to_end(never).await, "");
+    timeout(BOUND, server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_body_is_served_and_a_connection_kept() {
+    let server = start(10, BOUND).await;
+    let post = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi";
+    let last = "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbye";
+    let answers = read_to_end(send(&server, &format!("{post}{last}")).await).await;
+    assert!(answers.contains("hi") && answers.ends_with("bye"), "{answers}");
+}

@@ -1,0 +1,82 @@
+//! Tasks and runs as the API shows them.
+
+use super::answer::Object;
+use crate::clock::Timestamp;
+use crate::run::Attempt;
+use crate::task::Timing;
+use crate::view::{RunView, TaskView};
+
+/// A task: what was sent, and what became of it.
+pub(super) fn task(out: &mut Vec<u8>, task: &TaskView) {
+    Object::write(out, |o| task_fields(o, task));
+}
+
+/// The fields of a task.
+pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
+    let spec = &*task.spec;
+    o.plain("task_id", &task.id);
+    o.number("type", spec.type_number());
+    match &spec.timing {
+        Timing::Periodic { format, timezone } => {
+            o.text("format", format);
+            o.text("timezone", timezone);
+        }
+        Timing::At { format, .. } => o.text("format", format),
+        Timing::After { delay_ms } => o.number("delay_ms", delay_ms),
+    }
+    o.object("callback", |o| {
+        o.text("url", &spec.callback.url);
+        o.raw("body", &spec.callback.body);
+    });
+    if let Some(name) = &spec.name {
+        o.text("name", name);
+    }
+    if !spec.tags.is_empty() {
+        o.texts("tags", &spec.tags);
+    }
+    o.plain("create_time", task.created.as_secs());
+    o.number("run_count", task.run_count);
+    next_time(o, task.next);
+    o.plain("state", task.state.name());
+    match &task.last_run {
+        Some(last) => o.object("last_run", |o| run_fields(o, last)),
+        None => o.raw("last_run", "null"),
+    }
+}
+
+/// When a task is next due, in whole seconds.
+pub(super) fn next_time(o: &mut Object<'_>, next: Option<Timestamp>) {
+    o.number_or_null("next_time", next.map(Timestamp::as_secs));
+}
+
+/// A run with its attempts.
+pub(super) fn run(out: &mut Vec<u8>, run: &RunView) {
+    Object::write(out, |o| run_fields(o, run));
+}
+
+/// The fields of a run.
+pub(super) fn run_fields(o: &mut Object<'_>, run: &RunView) {
+    o.plain("run_id", run.id);
+    o.plain("task_id", &run.task);
+    o.number("due_time_ms", run.due.as_ms());
+    o.plain("state", run.state.name());
+    o.text_or_null("reason", run.reason.as_deref());
+    o.raw("parent_run_id", "null");
+    if let Some(at) = run.next_attempt {
+        o.number("next_attempt_ms", at.as_ms());
+    }
+    o.array("attempts", &run.attempts, attempt);
+}
+
+fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
+    Object::write(out, |o| {
+        o.number("number", attempt.number);
+        o.number("node", attempt.node);
+        o.number("started_ms", attempt.started.as_ms());
+        o.number("lateness_ms", attempt.lateness_ms);
+        o.number_or_null("duration_ms", attempt.duration_ms);
+        o.number_or_null("status", attempt.status);
+        o.text_or_null("error", attempt.error.as_deref());
+        o.text_or_null("answer", attempt.answer.as_deref());
+    });
+}

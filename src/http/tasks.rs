@@ -1,0 +1,262 @@
+//! The calls about tasks.
+
+use std::str::FromStr;
+
+use axum::extract::{Request, State};
+use axum::http::Uri;
+use axum::response::Response;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::answer::{answered, Data, Object};
+use super::define::{known_type, NewTask};
+use super::error::Error;
+use super::extract::{body, json, Int, Read};
+use super::query::Query;
+use super::{aside, show, Api, Shared};
+use crate::clock::Timestamp;
+use crate::command::{Command, Reply};
+use crate::id::TaskId;
+use crate::task::TaskState;
+use crate::view::TaskFilter;
+
+/// Most tasks in one `createTasks`.
+const BATCH_MAX: usize = 1000;
+
+/// `POST /xcron/createTask`
+pub(super) async fn create(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let text = std::str::from_utf8(&body).map_err(|e| Error::malformed(format!("the body is not JSON: {e}")))?;
+        let task = api.rules.read(text, api.node.now())?;
+        drop(body);
+        let (id, id_is_ours) = (task.id.clone(), task.id_is_ours);
+        let result = api.node.propose(task.command(), api.deadline()).await;
+        let next = created(&id, id_is_ours, result)?;
+        Ok(Data::object(|o| {
+            o.plain("task_id", &id);
+            show::next_time(o, next);
+        }))
+    })
+    .await
+}
+
+fn created(
+    id: &TaskId,
+    id_is_ours: bool,
+    result: Result<Reply, crate::node::Error>,
+) -> Result<Option<Timestamp>, Error> {
+    match result {
+        Ok(Reply::Created { next }) => Ok(next),
+        Ok(Reply::Refused(refusal)) => Err(refusal.into()),
+        Ok(Reply::Done) => Err(Error::internal("a create was answered as if it were another command")),
+        // Whoever did not choose the id must be told it, or a retry would make a second task.
+        Err(error) if id_is_ours => Err(Error::from(error).with_retry_id(id)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentTasks<'a> {
+    #[serde(borrow)]
+    tasks: Batch<'a>,
+}
+
+/// The first [`BATCH_MAX`] items of an array, and how many there are.
+struct Batch<'a> {
+    items: Vec<&'a RawValue>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Batch<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an array")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Batch<'de>, A::Error> {
+                let mut items = Vec::new();
+                while items.len() < BATCH_MAX {
+                    match array.next_element()? {
+                        Some(item) => items.push(item),
+                        None => return Ok(Batch { count: items.len(), items }),
+                    }
+                }
+                let mut count = items.len();
+                while array.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Batch { items, count })
+            }
+        }
+        deserializer.deserialize_seq(Items)
+    }
+}
+
+/// `POST /xcron/createTasks`
+pub(super) async fn create_many(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let (mut results, commands) = prepare(&api, &body)?;
+        drop(body);
+        if !commands.is_empty() {
+            let replies = api.node.propose_all(commands, api.deadline()).await;
+            let mut replies = replies.into_iter();
+            for result in &mut results {
+                if let Ok((id, id_is_ours)) = result {
+                    let lost = || Err(crate::node::Error::Damaged("a command of a batch has no reply".into()));
+                    if let Err(error) = created(id, *id_is_ours, replies.next().unwrap_or_else(lost)) {
+                        *result = Err(error);
+                    }
+                }
+            }
+        }
+        log_internal(&results);
+        Ok(Data::object(|o| o.array("results", &results, result_item)))
+    })
+    .await
+}
+
+type Prepared = Result<(TaskId, bool), Error>;
+
+fn prepare(api: &Api, body: &[u8]) -> Result<(Vec<Prepared>, Vec<Command>), Error> {
+    let SentTasks { tasks } = json(body)?;
+    if tasks.count > BATCH_MAX {
+        return Err(Error::over_limit(format!("tasks: are {}, over the limit of {BATCH_MAX}", tasks.count)));
+    }
+    let now = api.node.now();
+    let mut commands = Vec::with_capacity(tasks.items.len());
+    let read = |item: &RawValue| {
+        let task: NewTask = api.rules.read(item.get(), now)?;
+        let kept = (task.id.clone(), task.id_is_ours);
+        commands.push(task.command());
+        Ok(kept)
+    };
+    let results = tasks.items.into_iter().map(read).collect();
+    Ok((results, commands))
+}
+
+/// The call as a whole succeeds, so its envelope logs nothing.
+fn log_internal(results: &[Prepared]) {
+    let failed = |r: &&Prepared| r.as_ref().is_err_and(|e| e.status().is_server_error());
+    if let Some(Err(first)) = results.iter().find(failed) {
+        let (count, code) = (results.iter().filter(failed).count(), first.code().number());
+        tracing::warn!(
+            count,
+            code,
+            cause = first.cause().unwrap_or_default(),
+            "tasks of a createTasks failed: {first}"
+        );
+    }
+}
+
+fn result_item(out: &mut Vec<u8>, result: &Prepared) {
+    Object::write(out, |o| match result {
+        Ok((id, _)) => {
+            o.number("code", 0);
+            o.plain("task_id", id);
+        }
+        Err(error) => {
+            o.number("code", error.code().number());
+            o.text("message", error.message());
+        }
+    });
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentId {
+    task_id: Read<TaskId>,
+}
+
+/// `POST /xcron/deleteTask`
+pub(super) async fn delete(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let SentId { task_id: Read(id) } = json(&body)?;
+        match api.node.propose(Command::Delete { id }, api.deadline()).await? {
+            Reply::Done => Ok(Data::none()),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            Reply::Created { .. } => Err(Error::internal("a delete was answered as if it were a create")),
+        }
+    })
+    .await
+}
+
+/// `GET /xcron/queryTask`
+pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
+    answered(async {
+        let mut query = Query::parse(&uri, &["task_id", "consistency"])?;
+        let id: TaskId = query.must("task_id")?;
+        api.settle(query.consistency()?).await?;
+        match api.node.task(&id)? {
+            Some(task) => Ok(Data::object(|o| show::task_fields(o, &task))),
+            None => Err(crate::command::Refusal::NoSuchTask.into()),
+        }
+    })
+    .await
+}
+
+/// `GET /xcron/listTasks`
+pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
+    answered(async {
+        let known = ["type", "state", "tag", "name_prefix", "limit", "cursor", "consistency"];
+        let mut query = Query::parse(&uri, &known)?;
+        let filter = filter(&mut query)?;
+        let (limit, cursor) = (query.limit()?, query.text("cursor"));
+        api.settle(query.consistency()?).await?;
+        aside(move || {
+            let page = api.node.list_tasks(&filter, limit, cursor.as_deref())?;
+            Ok(Data::object(|o| {
+                o.array("tasks", &page.items, show::task);
+                o.text_or_null("next_cursor", page.next_cursor.as_deref());
+            }))
+        })
+        .await
+    })
+    .await
+}
+
+fn filter(query: &mut Query) -> Result<TaskFilter, Error> {
+    let type_number = match query.text("type") {
+        Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(known_type(Int(text.parse().unwrap_or(i64::MAX)))?)
+        }
+        Some(text) => return Err(Error::malformed(format!("type: 1 or 2 is expected, not {text:?}"))),
+        None => None,
+    };
+    let tag = query.text("tag").map(|text| match text.split_once(':') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(Error::malformed("tag: the form key:value is expected")),
+    });
+    Ok(TaskFilter {
+        type_number,
+        state: query.read::<Named>("state")?.map(|Named(state)| state),
+        tag: tag.transpose()?,
+        name_prefix: query.text("name_prefix"),
+    })
+}
+
+/// A task's state by its name.
+struct Named(TaskState);
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Named, String> {
+        let states = [TaskState::Active, TaskState::Paused, TaskState::Finished];
+        let state = states.into_iter().find(|s| s.name() == text);
+        state.map(Named).ok_or_else(|| format!("active, paused or finished is expected, not {text:?}"))
+    }
+}
+
+impl Api {
+    /// The body of a call that takes no query.
+    pub(super) async fn body(&self, request: Request) -> Result<bytes::Bytes, Error> {
+        Query::none(request.uri())?;
+        body(request, self.request_bytes_max, self.timeout).await
+    }
+}
