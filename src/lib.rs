@@ -1,0 +1,40 @@
+//! xcron: a distributed cron. A service asks over HTTP to be called back at a time or on a crontab schedule, and the
+//! callback comes, on time, even when machines die.
+//!
+//! # Layout
+//!
+//! A module imports from its own line or from those below it.
+//!
+//! ```text
+//! cli · server (wiring, ordered start and stop) · telemetry
+//! http (the API; one map from errors to codes)
+//! scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
+//! node (propose, read, forward, join)
+//! raft (types, the peers' protocol) · storage (log, state machine: checkpoint, snapshot)
+//! state (apply: pure) · wheel (pure)
+//! command · view
+//! task · run · schedule (crontab, quartz, zones)
+//! config · id · metrics
+//! clock
+//! ```
+
+pub mod cli;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod dispatcher;
+pub mod http;
+pub mod id;
+pub mod metrics;
+pub mod node;
+pub mod raft;
+pub mod run;
+pub mod schedule;
+pub mod scheduler;
+pub mod server;
+pub mod state;
+pub mod storage;
+pub mod task;
+pub mod telemetry;
+pub mod view;
+pub mod wheel;

@@ -1,0 +1,5 @@
+//! The xcron server.
+
+fn main() -> std::process::ExitCode {
+    xcron::cli::main()
+}

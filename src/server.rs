@@ -1,0 +1,238 @@
+//! A node as a process: what is started in which order, and what stops in which.
+//!
+//! Start: every port is bound before anything slow, so that a clash is told at once; then the store is opened, the
+//! ports are served, the node joins its cluster, and fires.
+//!
+//! Stop: first nothing new (the scheduler takes no more, another node leads), then what is under way ends, within a
+//! bound, then the ports close, then everything is made durable.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::{Config, HostPort};
+use crate::dispatcher::transport::{Http, SetupError, Transport};
+use crate::dispatcher::Dispatcher;
+use crate::http;
+use crate::node::{JoinError, Node, StartError};
+use crate::scheduler;
+use crate::storage::fsutil::{self, DirLock};
+
+/// Longest wait for callbacks that are under way when a node stops.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Peers send no head slower than this.
+const PEER_IDLE: Duration = Duration::from_secs(120);
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port cannot be listened on.
+    #[error("{key} = {port}: cannot listen on {address}: {source}")]
+    Bind {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The port.
+        port: u16,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The directory cannot be used.
+    #[error("raft_dir = {dir:?}: {source}")]
+    Directory {
+        /// The directory.
+        dir: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `peer_hosts` or `advertise` does not tell which node this is.
+    #[error("{0}: {1}")]
+    Own(&'static str, String),
+    /// What is stored cannot be used.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The node cannot take part in its cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Outgoing requests cannot be made.
+    #[error(transparent)]
+    Client(#[from] SetupError),
+    /// The node had to stop.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Error {
+    /// Whether it is the configuration that is wrong.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Error::Bind { .. } | Error::Directory { .. } | Error::Own(..))
+    }
+}
+
+/// The ports, bound.
+struct Ports {
+    api: TcpListener,
+    peer: TcpListener,
+    monitor: TcpListener,
+}
+
+/// A node that runs.
+pub struct Server {
+    node: Node,
+    dispatcher: Dispatcher,
+    api: SocketAddr,
+    monitor: SocketAddr,
+    /// Closes the ports.
+    close: watch::Sender<bool>,
+    ports: Vec<JoinHandle<()>>,
+    work: JoinHandle<String>,
+    scheduler: JoinHandle<()>,
+    joining: JoinHandle<Result<(), JoinError>>,
+    _lock: DirLock,
+}
+
+impl Server {
+    /// Starts a node by its configuration.
+    ///
+    /// # Errors
+    /// Each variant of [`Error`]. A node that waits for its peers has started.
+    pub async fn start(config: Config) -> Result<Server, Error> {
+        let clock = Clock::system();
+        let transport = Http::new(&config.callback)?;
+        Self::start_with(config, clock, transport).await
+    }
+
+    /// Starts a node with this clock and this way of sending callbacks.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(config: Config, clock: Clock, transport: Arc<dyn Transport>) -> Result<Server, Error> {
+        let own = config.own_peer().map_err(|(key, detail)| Error::Own(key, detail))?;
+        let ports = bind(&config).await?;
+        let lock = lock_directory(&config)?;
+        Self::run(config, own, ports, lock, clock, transport).await
+    }
+
+    async fn run(
+        config: Config,
+        own: HostPort,
+        ports: Ports,
+        lock: DirLock,
+        clock: Clock,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Server, Error> {
+        let address = |listener: &TcpListener, port| listener.local_addr().unwrap_or(config.listen(port));
+        let (api, monitor) = (address(&ports.api, config.http_port), address(&ports.monitor, config.monitor_port));
+        let http_address = format!("{}:{}", own.host, api.port());
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Node::open(opening, own, http_address, clock)).await;
+        let (node, queues) = opened.map_err(|panic| Error::Failed(panic.to_string()))??;
+
+        let dispatcher = Dispatcher::new(node.clone(), transport);
+        let (close, closing) = watch::channel(false);
+        let closed = || {
+            let mut closing = closing.clone();
+            async move {
+                // An error means that the server is gone, which closes the ports too.
+                let _ = closing.wait_for(|closing| *closing).await;
+            }
+        };
+        let limits = http::serve::ServeLimits::new(&config);
+        let peer_limits = http::serve::ServeLimits { connections_max: 4096, idle_timeout: PEER_IDLE, ..limits };
+        let serving = vec![
+            tokio::spawn(http::serve::serve(ports.peer, node.peer_routes(), peer_limits, closed())),
+            tokio::spawn(http::serve::serve(ports.monitor, http::monitor(node.clone()), limits, closed())),
+            tokio::spawn(http::serve::serve(ports.api, http::api(node.clone(), &config), limits, closed())),
+        ];
+        let worker = node.clone();
+        let work = tokio::spawn(async move { worker.work(queues).await });
+        let scheduler = tokio::spawn(scheduler::run(node.clone(), dispatcher.clone()));
+        let joiner = node.clone();
+        let joining = tokio::spawn(async move { joiner.join().await });
+        Ok(Server { node, dispatcher, api, monitor, close, ports: serving, work, scheduler, joining, _lock: lock })
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Where the public API is served.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub fn monitor_address(&self) -> SocketAddr {
+        self.monitor
+    }
+
+    /// Runs until the node must stop; why.
+    pub async fn failed(&mut self) -> Error {
+        let died = |what: &str, ended: &dyn std::fmt::Debug| Error::Failed(format!("{what} has ended: {ended:?}"));
+        loop {
+            tokio::select! {
+                reason = &mut self.work => {
+                    return reason.map_or_else(|panic| died("the node", &panic), Error::Failed);
+                }
+                ended = &mut self.scheduler => return died("the scheduler", &ended),
+                joined = &mut self.joining, if !self.joining.is_finished() || self.node.id() == 0 => match joined {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error.into(),
+                    Err(panic) => return died("joining", &panic),
+                },
+            }
+        }
+    }
+
+    /// Stops in order; what is under way may end, within a bound.
+    pub async fn stop(self) {
+        self.node.stop().await;
+        if tokio::time::timeout(DRAIN_MAX, self.dispatcher.idle()).await.is_err() {
+            tracing::warn!("some callbacks have not ended in time; they are sent again by the next leader");
+        }
+        self.close.send_replace(true);
+        for port in self.ports {
+            let _ = port.await;
+        }
+        self.joining.abort();
+        self.scheduler.abort();
+        self.node.close().await;
+        self.work.abort();
+    }
+
+    /// Ends without any order, as a crash would: for tests.
+    pub fn abandon(self) {
+        for port in &self.ports {
+            port.abort();
+        }
+        self.joining.abort();
+        self.scheduler.abort();
+        self.work.abort();
+    }
+}
+
+async fn bind(config: &Config) -> Result<Ports, Error> {
+    async fn one(config: &Config, key: &'static str, port: u16) -> Result<TcpListener, Error> {
+        let address = config.listen(port);
+        TcpListener::bind(address).await.map_err(|source| Error::Bind { key, port, address, source })
+    }
+    Ok(Ports {
+        api: one(config, "http_port", config.http_port).await?,
+        peer: one(config, "peer_port", config.peer_port).await?,
+        monitor: one(config, "monitor_port", config.monitor_port).await?,
+    })
+}
+
+fn lock_directory(config: &Config) -> Result<DirLock, Error> {
+    let dir = &config.raft_dir;
+    let failed = |source| Error::Directory { dir: dir.display().to_string(), source };
+    fsutil::create_dir_all_durable(dir).map_err(failed)?;
+    DirLock::acquire(dir).map_err(failed)
+}
