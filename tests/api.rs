@@ -1,0 +1,715 @@
+//! The HTTP API of one node: each call, each code, each shape, as the contract has them.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::{json, Value};
+use support::{config, eventually, now, once, pass, periodic, until, with, Client, Cluster, Sink, TestNode};
+use tempfile::TempDir;
+use xcron::config::Config;
+
+const URL: &str = "http://127.0.0.1:9/never";
+const FAR_MS: u64 = 3_600_000;
+
+async fn node() -> (TempDir, TestNode) {
+    node_with(|_| {}).await
+}
+
+async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    change(&mut config);
+    let node = TestNode::start(config).await.ready().await;
+    (dir, node)
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// That the answer to a create of this is this error, and that nothing was kept.
+async fn refused(client: &Client, task: Value, code: u64, names: &str) {
+    client.post("/xcron/createTask", &task).await.is(code, 400, names);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_json_or_not_the_shape_is_1000_and_names_the_field() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    for text in ["", "{", "not json", "{\"type\":2,}", "\u{0}"] {
+        client.send("POST", "/xcron/createTask", text).await.is(1000, 400, "not JSON");
+    }
+    for text in ["[]", "1", "null", "\"x\""] {
+        client.send("POST", "/xcron/createTask", text).await.is(1000, 400, "an object");
+    }
+    let good = once(URL, FAR_MS);
+    let cases = [
+        (json!({"colour": 1}), "colour"),
+        (json!({"type": "2"}), "type"),
+        (json!({"type": null}), "type"),
+        (json!({"type": 1.5}), "type"),
+        (json!({"delay_ms": "5"}), "delay_ms"),
+        (json!({"delay_ms": -1}), "delay_ms"),
+        (json!({"delay_ms": null}), "delay_ms"),
+        (json!({"format": "1"}), "format"),
+        (json!({"timezone": "UTC"}), "timezone"),
+        (json!({"callback": "x"}), "callback"),
+        (json!({"callback": {"url": 1}}), "callback.url"),
+        (json!({"callback": {}}), "callback.url"),
+        (json!({"callback": {"url": URL, "metod": "GET"}}), "callback.metod"),
+        (json!({"name": 7}), "name"),
+        (json!({"tags": ["a"]}), "tags"),
+        (json!({"tags": {"a": 1}}), "tags"),
+        (json!({"task_id": "a b"}), "task_id"),
+        (json!({"task_id": ""}), "task_id"),
+        (json!({"task_id": "x".repeat(129)}), "task_id"),
+        (json!({"task_id": 5}), "task_id"),
+    ];
+    for (fields, names) in cases {
+        refused(client, with(good.clone(), fields), 1000, names).await;
+    }
+    for missing in ["type", "callback", "delay_ms"] {
+        let mut task = good.clone();
+        task.as_object_mut().unwrap().remove(missing);
+        let names = if missing == "delay_ms" { "format" } else { missing };
+        refused(client, task, 1000, names).await;
+    }
+    let mut task = periodic(URL, "* * * * *");
+    task.as_object_mut().unwrap().remove("format");
+    refused(client, task, 1000, "format").await;
+    refused(client, with(periodic(URL, "* * * * *"), json!({"delay_ms": 5})), 1000, "delay_ms").await;
+    let twice = format!(r#"{{"type":2,"type":2,"delay_ms":5,"callback":{{"url":"{URL}"}}}}"#);
+    client.send("POST", "/xcron/createTask", twice).await.is(1000, 400, "type");
+
+    client.post("/xcron/deleteTask", &json!({})).await.is(1000, 400, "task_id");
+    client.post("/xcron/deleteTask", &json!({"task_id": 1})).await.is(1000, 400, "task_id");
+    client.post("/xcron/deleteTask", &json!({"task_id": "a", "force": true})).await.is(1000, 400, "force");
+    client.post("/xcron/createTasks", &json!({})).await.is(1000, 400, "tasks");
+    client.post("/xcron/createTasks", &json!({"tasks": {}})).await.is(1000, 400, "tasks");
+    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"], json!([]), "nothing was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_held_to_the_same() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let cases = [
+        ("/xcron/queryTask", "task_id"),
+        ("/xcron/queryTask?task=a", "task"),
+        ("/xcron/queryTask?task_id=a&task_id=b", "task_id"),
+        ("/xcron/queryTask?task_id=a%20b", "task_id"),
+        ("/xcron/queryTask?task_id=a&consistency=eventual", "consistency"),
+        ("/xcron/queryRun", "run_id"),
+        ("/xcron/queryRun?run_id=7", "run_id"),
+        ("/xcron/listTasks?limit=0", "limit"),
+        ("/xcron/listTasks?limit=1001", "limit"),
+        ("/xcron/listTasks?limit=ten", "limit"),
+        ("/xcron/listTasks?state=asleep", "state"),
+        ("/xcron/listTasks?type=x", "type"),
+        ("/xcron/listTasks?tag=k", "tag"),
+        ("/xcron/listTasks?cursor=x", "cursor"),
+        ("/xcron/listTasks?colour=red", "colour"),
+        ("/xcron/listRuns?state=asleep", "state"),
+        ("/xcron/listRuns?from=-1", "from"),
+        ("/xcron/listRuns?to=x", "to"),
+        ("/xcron/listRuns?cursor=x", "cursor"),
+        ("/xcron/cluster?node=1", "node"),
+    ];
+    for (path, names) in cases {
+        client.get(path).await.is(1000, 400, names);
+    }
+    client.get("/xcron/listTasks?type=3").await.is(1020, 400, "type");
+    client.send("POST", "/xcron/createTask?x=1", once(URL, 5).to_string()).await.is(1000, 400, "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_schedule_or_target_cannot_be_has_its_code() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let at = |format: &str| json!({"type": 2, "format": format, "callback": {"url": URL}});
+    for format in ["", "tomorrow", "123", "12345678901", "-123456789", "+123456789", "17600000.0", "* * * * *"] {
+        refused(client, at(format), 1001, "format").await;
+    }
+    refused(client, at("1000000000"), 1002, "past").await;
+    refused(client, at("1000000000000"), 1002, "past").await;
+    for url in [
+        "",
+        "x",
+        "ftp://127.0.0.1/",
+        "file:///etc/passwd",
+        "http://",
+        "http:/127.0.0.1/",
+        "http:///x",
+        "//127.0.0.1/",
+        "http://a b/",
+        "http://user@127.0.0.1/",
+        "http://u:p@127.0.0.1/",
+        "http://127.0.0.1:99999/",
+        "javascript:alert(1)",
+    ] {
+        refused(client, once(url, FAR_MS), 1003, "callback.url").await;
+    }
+    for (format, names) in [
+        ("* * * *", "format"),
+        ("60 * * * *", "minute"),
+        ("* 24 * * *", "hour"),
+        ("* * 32 * *", "day"),
+        ("* * * 13 *", "month"),
+        ("* * * * 8", "week"),
+        ("*/0 * * * *", "minute"),
+        ("@every 0s", "format"),
+        ("@sometimes", "format"),
+        ("", "format"),
+    ] {
+        refused(client, periodic(URL, format), 1005, names).await;
+    }
+    for zone in ["Mars/Olympus", "", "europe", "../etc/passwd"] {
+        refused(client, with(periodic(URL, "* * * * *"), json!({"timezone": zone})), 1007, "timezone").await;
+    }
+    refused(client, periodic(URL, "0 0 30 2 *"), 1008, "never").await;
+    refused(client, periodic(URL, "0 0 0 1 1 ? 1999"), 1008, "never").await;
+    for kind in [0, 3, -1, 1_000_000] {
+        refused(client, with(once(URL, FAR_MS), json!({"type": kind})), 1020, "type").await;
+    }
+    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"], json!([]), "nothing was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_limit_is_1006_with_413_for_bytes_and_400_for_the_rest() {
+    let (_dir, node) = node_with(|c| {
+        c.limits.request_bytes_max = 8192;
+        c.limits.task_bytes_max = 4096;
+        c.limits.ahead_ms_max = 86_400_000;
+    })
+    .await;
+    let client = &node.client;
+    let big = |n: usize| with(once(URL, FAR_MS), json!({"callback": {"url": URL, "body": "x".repeat(n)}}));
+    client.post("/xcron/createTask", &big(3900)).await.ok();
+    client.post("/xcron/createTask", &big(4096)).await.is(1006, 413, "4096");
+    client.post("/xcron/createTask", &big(8192)).await.is(1006, 413, "8192");
+    // One that is too large alone does not harm the others of its batch.
+    let data = client.post("/xcron/createTasks", &json!({"tasks": [big(4096), once(URL, FAR_MS)]})).await.ok();
+    assert_eq!((&data["results"][0]["code"], &data["results"][1]["code"]), (&json!(1006), &json!(0)));
+
+    refused(client, once(URL, 86_400_001), 1006, "delay_ms").await;
+    let far = (now().as_secs() + 90_000).to_string();
+    refused(client, json!({"type": 2, "format": far, "callback": {"url": URL}}), 1006, "format").await;
+    refused(client, once(&format!("http://127.0.0.1/{}", "x".repeat(2048)), 5), 1006, "callback.url").await;
+    refused(client, periodic(URL, &" ".repeat(1025)), 1006, "format").await;
+    refused(client, with(once(URL, 5), json!({"name": "ä".repeat(257)})), 1006, "name").await;
+    client.create(&with(once(URL, FAR_MS), json!({"name": "ä".repeat(256)}))).await;
+    refused(client, with(once(URL, 5), json!({"tags": {"k": "v".repeat(257)}})), 1006, "tags.k").await;
+    refused(client, with(once(URL, 5), json!({"tags": {"k".repeat(257): "v"}})), 1006, "tags").await;
+    let many: serde_json::Map<String, Value> = (0..65).map(|i| (i.to_string(), json!(""))).collect();
+    refused(client, with(once(URL, 5), json!({"tags": many})), 1006, "tags").await;
+    let batch = format!(r#"{{"tasks":[{}1]}}"#, "1,".repeat(1000));
+    client.send("POST", "/xcron/createTasks", batch).await.is(1006, 400, "1000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_1040_and_a_wrong_method_405() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    client.get("/xcron/queryTask?task_id=nobody").await.is(1040, 404, "task");
+    client.get("/xcron/listRuns?task_id=nobody").await.is(1040, 404, "task");
+    client.get("/xcron/queryRun?run_id=0199e7a1-5b1c-8000-9f00-0123456789ab").await.is(1040, 404, "run");
+    client.delete("nobody").await.is(1040, 404, "task");
+    for path in ["/", "/xcron", "/xcron/", "/xcron/createtask", "/xcron/createTask/", "/metrics", "/healthz"] {
+        client.get(path).await.is(1040, 404, path);
+    }
+    for (method, path, allowed) in [
+        ("GET", "/xcron/createTask", "POST"),
+        ("PUT", "/xcron/createTask", "POST"),
+        ("DELETE", "/xcron/deleteTask", "POST"),
+        ("POST", "/xcron/queryTask", "GET"),
+        ("POST", "/xcron/cluster", "GET"),
+    ] {
+        let answer = client.send(method, path, "{}").await;
+        answer.is(1000, 405, method);
+        assert!(answer.headers["allow"].to_str().unwrap().contains(allowed), "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_with_an_id_is_idempotent_and_another_definition_conflicts() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let task = with(once(URL, FAR_MS), json!({"task_id": "a:b.c_d-1", "name": "n", "tags": {"k": "v"}}));
+    let first = client.post("/xcron/createTask", &task).await.ok();
+    assert_eq!(first["task_id"], "a:b.c_d-1");
+    pass(1100).await;
+    assert_eq!(client.post("/xcron/createTask", &task).await.ok(), first, "delay_ms does not start anew");
+    for other in [json!({"delay_ms": FAR_MS + 1}), json!({"name": "m"}), json!({"tags": {}}), json!({"callback": {"url": URL, "body": []}})]
+    {
+        client.post("/xcron/createTask", &with(task.clone(), other)).await.is(1041, 409, "task_id");
+    }
+    assert_eq!(client.task("a:b.c_d-1").await["name"], "n", "a conflict changes nothing");
+    // A zone that is left out is the configuration's.
+    let minutely = with(periodic(URL, "* * * * *"), json!({"task_id": "p"}));
+    client.create(&minutely).await;
+    client.post("/xcron/createTask", &with(minutely.clone(), json!({"timezone": "UTC"}))).await.ok();
+    client.post("/xcron/createTask", &with(minutely, json!({"timezone": "Europe/Berlin"}))).await.is(1041, 409, "task_id");
+    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"].as_array().unwrap().len(), 2);
+    // Also after it has fired.
+    let sink = Sink::start().await;
+    let quick = with(once(&sink.url("/"), 0), json!({"task_id": "quick"}));
+    client.create(&quick).await;
+    client.await_task("quick", "its run", |t| t["run_count"] == 1).await;
+    let again = client.post("/xcron/createTask", &quick).await.ok();
+    assert_eq!(again, json!({"task_id": "quick", "next_time": null}));
+    pass(300).await;
+    assert_eq!(sink.count(), 1, "it was the same task");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_creates_at_once_with_one_id_make_one_task() {
+    let (_dir, node) = node().await;
+    let task = with(once(URL, FAR_MS), json!({"task_id": "one"}));
+    let calls = (0..50).map(|_| node.client.post("/xcron/createTask", &task));
+    let answers: Vec<Value> = futures::future::join_all(calls).await.into_iter().map(support::Answer::ok).collect();
+    assert!(answers.iter().all(|a| *a == answers[0]), "{answers:?}");
+    assert_eq!(node.client.get("/xcron/listTasks").await.ok()["tasks"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_tasks_gives_each_its_own_result_in_order() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    assert_eq!(client.post("/xcron/createTasks", &json!({"tasks": []})).await.ok(), json!({"results": []}));
+    let a = with(once(URL, FAR_MS), json!({"task_id": "a"}));
+    let tasks = json!([
+        a,
+        once("ftp://127.0.0.1/", 5),
+        7,
+        a,
+        with(a.clone(), json!({"delay_ms": 1})),
+        periodic(URL, "61 * * * *"),
+        once(URL, FAR_MS),
+        with(once(URL, FAR_MS), json!({"type": 9})),
+        periodic(URL, "0 0 31 4 *"),
+    ]);
+    let data = client.post("/xcron/createTasks", &json!({"tasks": tasks})).await.ok();
+    let results = data["results"].as_array().unwrap();
+    let codes: Vec<u64> = results.iter().map(|r| r["code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, [0, 1003, 1000, 0, 1041, 1005, 0, 1020, 1008]);
+    for result in results {
+        let expected: &[&str] = if result["code"] == 0 { &["code", "task_id"] } else { &["code", "message"] };
+        assert_eq!(keys(result), expected.iter().copied().collect(), "{result}");
+    }
+    assert_eq!(results[0]["task_id"], "a");
+    let generated = results[6]["task_id"].as_str().unwrap().parse::<uuid::Uuid>().unwrap();
+    assert_eq!(generated.get_version_num(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shapes_of_tasks_and_runs_are_those_of_the_documentation() {
+    let (_dir, node) = node().await;
+    let (client, sink) = (&node.client, Sink::start().await);
+    let task = json!({"task_id": "p", "type": 1, "format": "0 9 * * 1-5", "timezone": "Europe/Berlin", "name": "daily",
+        "tags": {"team": "sales"}, "callback": {"url": URL, "body": {"b": 1, "a": [1.0, null]}}});
+    let before = now().as_secs();
+    let created = client.post("/xcron/createTask", &task).await.ok();
+    assert_eq!(keys(&created), BTreeSet::from(["task_id", "next_time"]));
+    let shown = client.task("p").await;
+    for (field, sent) in task.as_object().unwrap() {
+        assert_eq!(&shown[field], sent, "{field}");
+    }
+    let answered = ["create_time", "run_count", "next_time", "state", "last_run"];
+    let expected: BTreeSet<&str> = keys(&task).into_iter().chain(answered).collect();
+    assert_eq!(keys(&shown), expected);
+    let create_time: u64 = shown["create_time"].as_str().expect("a string").parse().unwrap();
+    assert!((before..=now().as_secs()).contains(&create_time));
+    assert_eq!((&shown["run_count"], &shown["state"], &shown["last_run"]), (&json!(0), &json!("active"), &Value::Null));
+    assert_eq!(shown["next_time"], created["next_time"]);
+    assert!(shown["next_time"].as_u64().unwrap() > before);
+
+    // A body that is left out is {}, and of type 2 the form that was sent is shown.
+    let id = client.create(&once(&sink.url("/x"), 0)).await;
+    let shown = client.await_task(&id, "a run", |t| t["run_count"] == 1).await;
+    let expected =
+        ["task_id", "type", "delay_ms", "callback"].into_iter().chain(answered).collect::<BTreeSet<&str>>();
+    assert_eq!(keys(&shown), expected);
+    assert_eq!(shown["callback"], json!({"url": sink.url("/x"), "body": {}}));
+    assert_eq!((&shown["next_time"], &shown["state"]), (&Value::Null, &json!("finished")));
+
+    let run = shown["last_run"].clone();
+    let fields = ["run_id", "task_id", "due_time_ms", "state", "reason", "parent_run_id", "attempts"];
+    assert_eq!(keys(&run), BTreeSet::from(fields));
+    assert_eq!((&run["state"], &run["reason"], &run["parent_run_id"]), (&json!("succeeded"), &Value::Null, &Value::Null));
+    let attempt = &run["attempts"][0];
+    let fields = ["number", "node", "started_ms", "lateness_ms", "duration_ms", "status", "error", "answer"];
+    assert_eq!(keys(attempt), BTreeSet::from(fields));
+    assert_eq!((&attempt["number"], &attempt["node"], &attempt["status"]), (&json!(1), &json!(1), &json!(200)));
+    assert_eq!((&attempt["error"], &attempt["answer"]), (&Value::Null, &json!("ok")));
+    let run_id = run["run_id"].as_str().unwrap();
+    assert_eq!(client.get(&format!("/xcron/queryRun?run_id={run_id}")).await.ok(), run);
+    assert_eq!(client.runs(&id).await, [run]);
+
+    let delete = client.delete("p").await;
+    assert_eq!(keys(&delete.json), BTreeSet::from(["uuid", "code"]), "no data where there is none");
+    client.get("/xcron/queryTask?task_id=p").await.is(1040, 404, "task");
+    client.delete("p").await.is(1040, 404, "task");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_of_both_lengths_mean_the_same_instant() {
+    let (_dir, node) = node().await;
+    let due = now().as_secs() + 1000;
+    for format in [due.to_string(), format!("{due}000"), format!("{due}999")] {
+        let task = json!({"type": 2, "format": format, "callback": {"url": URL}});
+        let created = node.client.post("/xcron/createTask", &task).await.ok();
+        assert_eq!(created["next_time"], due);
+        assert_eq!(node.client.task(created["task_id"].as_str().unwrap()).await["format"], format);
+    }
+    // A number that is whole is an integer, as JSON Schema has it.
+    node.client.send("POST", "/xcron/createTask", format!(r#"{{"type":2.0,"delay_ms":1e7,"callback":{{"url":"{URL}"}}}}"#)).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_in_pages_and_filters_hold_together() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let tasks: Vec<Value> = (0..250)
+        .map(|i| {
+            let task = if i % 2 == 0 { once(URL, FAR_MS) } else { periodic(URL, "0 0 1 1 *") };
+            let name = format!("{}-{i}", if i % 5 == 0 { "five" } else { "other" });
+            with(task, json!({"task_id": format!("t{i:03}"), "name": name, "tags": {"mod": (i % 3).to_string(), "a:b": "c:d"}}))
+        })
+        .collect();
+    client.create_all(&tasks).await;
+    let ids = |tasks: &[Value]| tasks.iter().map(|t| t["task_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let expect = |keep: fn(usize) -> bool| (0..250).filter(|i| keep(*i)).map(|i| format!("t{i:03}")).collect::<Vec<_>>();
+
+    let first = client.get("/xcron/listTasks").await.ok();
+    assert_eq!(keys(&first), BTreeSet::from(["tasks", "next_cursor"]));
+    assert_eq!(first["tasks"].as_array().unwrap().len(), 100, "where no limit is named");
+    assert_eq!(keys(&first["tasks"][0]), keys(&client.task("t000").await), "a list shows what a query shows");
+    for limit in [1000, 250, 249, 100, 7] {
+        let all = client.pages(&format!("/xcron/listTasks?limit={limit}"), "tasks").await;
+        assert_eq!(ids(&all), expect(|_| true), "{limit}");
+    }
+    let whole = client.get("/xcron/listTasks?limit=250").await.ok();
+    assert_eq!(whole["next_cursor"], Value::Null, "that was all");
+    let filtered: [(&str, fn(usize) -> bool); 8] = [
+        ("type=1", |i| i % 2 == 1),
+        ("type=2&limit=9", |i| i % 2 == 0),
+        ("tag=mod:1&limit=10", |i| i % 3 == 1),
+        ("name_prefix=five-&limit=11", |i| i % 5 == 0),
+        ("type=1&tag=mod:2&name_prefix=five&limit=3", |i| i % 2 == 1 && i % 3 == 2 && i % 5 == 0),
+        ("state=active", |_| true),
+        ("state=finished", |_| false),
+        ("tag=mod:9", |_| false),
+    ];
+    for (query, keep) in filtered {
+        let all = client.pages(&format!("/xcron/listTasks?{query}"), "tasks").await;
+        assert_eq!(ids(&all), expect(keep), "{query}");
+    }
+    // Parted at the first colon only: the key here is `a`.
+    assert!(client.pages("/xcron/listTasks?tag=a:b:c:d", "tasks").await.is_empty());
+
+    // What is deleted on the way is left out, and the rest still comes once.
+    let page = client.get("/xcron/listTasks?limit=10").await.ok();
+    let cursor = page["next_cursor"].as_str().unwrap().to_owned();
+    client.delete("t010").await.ok();
+    client.delete("t003").await.ok();
+    let second = client.get(&format!("/xcron/listTasks?limit=2&cursor={cursor}")).await.ok();
+    assert_eq!(ids(second["tasks"].as_array().unwrap()), ["t011", "t012"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_listed_newest_first_with_filters_and_pages() {
+    let (_dir, node) = node().await;
+    let (client, sink) = (&node.client, Sink::start().await);
+    let id = client.create(&periodic(&sink.url("/"), "* * * * * *")).await;
+    let bad = client.create(&once("http://127.0.0.1:1/", 0)).await;
+    client.await_task(&id, "three runs", |t| t["run_count"].as_u64() >= Some(3)).await;
+    client.await_task(&bad, "a failed run", |t| t["run_count"] == 1).await;
+    let bad_run = client.runs(&bad).await;
+    client.delete(&bad).await.ok();
+    client.get(&format!("/xcron/queryRun?run_id={}", bad_run[0]["run_id"].as_str().unwrap())).await.is(1040, 404, "run");
+
+    let runs = client.runs(&id).await;
+    let dues: Vec<u64> = runs.iter().map(|r| r["due_time_ms"].as_u64().unwrap()).collect();
+    assert!(dues.windows(2).all(|pair| pair[0] == pair[1] + 1000), "{dues:?}");
+    let from = dues[1] / 1000;
+    let path = format!("/xcron/listRuns?task_id={id}&state=succeeded&from={from}&to={from}");
+    let page = client.get(&path).await.ok();
+    assert_eq!((page["runs"].as_array().unwrap().len(), &page["next_cursor"]), (1, &Value::Null));
+    assert_eq!(page["runs"][0], runs[1]);
+    let oldest = dues.last().unwrap() / 1000;
+    let paged = client.pages(&format!("/xcron/listRuns?task_id={id}&to={from}&from={oldest}&limit=1"), "runs").await;
+    assert_eq!(paged, runs[1..]);
+    assert_eq!(client.get("/xcron/listRuns?state=failed").await.ok()["runs"], json!([]));
+    let across = client.get(&format!("/xcron/listRuns?to={from}")).await.ok();
+    assert_eq!(across["runs"].as_array().unwrap()[..], runs[1..], "without a task: of all tasks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preview_shows_due_times_and_stores_nothing() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let preview = |body: Value| async move { client.post("/xcron/previewSchedule", &body).await };
+    let body = json!({"type": 1, "format": "0 9 * * 1-5", "timezone": "Europe/Berlin", "after": 1_790_000_000, "count": 2});
+    assert_eq!(preview(body).await.ok(), json!({"fire_times": [1_790_060_400, 1_790_146_800]}));
+    let body = json!({"type": 1, "format": "@every 90s", "after": 1_790_000_000, "count": 3});
+    assert_eq!(preview(body).await.ok()["fire_times"], json!([1_790_000_090, 1_790_000_180, 1_790_000_270]));
+    assert_eq!(preview(json!({"type": 2, "format": "1000000000"})).await.ok()["fire_times"], json!([1_000_000_000]));
+    let some = preview(json!({"type": 1, "format": "* * * * *"})).await.ok();
+    assert_eq!(some["fire_times"].as_array().unwrap().len(), 10);
+    let many = preview(json!({"type": 1, "format": "* * * * *", "count": 1000})).await.ok();
+    assert_eq!(many["fire_times"].as_array().unwrap().len(), 1000);
+    let ends = json!({"type": 1, "format": "0 0 0 1 1 ? 2027-2028", "after": 1_767_225_600, "count": 9});
+    assert_eq!(preview(ends).await.ok()["fire_times"], json!([1_798_761_600, 1_830_297_600]));
+
+    let good = json!({"type": 1, "format": "* * * * *"});
+    for (fields, code, names) in [
+        (json!({"count": 0}), 1000, "count"),
+        (json!({"count": 1001}), 1000, "count"),
+        (json!({"after": -1}), 1000, "after"),
+        (json!({"after": "now"}), 1000, "after"),
+        (json!({"callback": {}}), 1000, "callback"),
+        (json!({"type": 3}), 1020, "type"),
+        (json!({"type": 2}), 1001, "format"),
+        (json!({"format": "x"}), 1005, "format"),
+        (json!({"format": "0 0 30 2 *"}), 1008, "never"),
+        (json!({"timezone": "x"}), 1007, "timezone"),
+    ] {
+        preview(with(good.clone(), fields)).await.is(code, 400, names);
+    }
+    preview(json!({"type": 1})).await.is(1000, 400, "format");
+    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cluster_is_shown_by_a_single_node_too() {
+    let (_dir, node) = node().await;
+    node.client.get("/xcron/queryTask?task_id=a&consistency=local").await.is(1040, 404, "task");
+    assert_eq!(node.client.get("/xcron/listTasks?consistency=local").await.ok()["tasks"], json!([]));
+    let cluster = until("a named cluster", || async {
+        Some(node.client.get("/xcron/cluster").await.ok()).filter(|c| c["cluster_id"].is_string())
+    })
+    .await;
+    assert_eq!(keys(&cluster), BTreeSet::from(["cluster_id", "node", "leader", "term", "nodes"]));
+    assert_eq!((&cluster["node"], &cluster["leader"]), (&json!(1), &json!(1)));
+    let fields = ["id", "peer_address", "http_address", "role", "voter", "applied_index", "lag", "version",
+        "last_contact_ms", "clock_offset_ms"];
+    let (own, address) = (&cluster["nodes"][0], json!(node.api.to_string()));
+    assert_eq!(keys(own), BTreeSet::from(fields));
+    assert_eq!((&own["role"], &own["voter"], &own["http_address"]), (&json!("leader"), &json!(true), &address));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_monitor_port_answers_in_the_forms_that_monitors_read() {
+    let (_dir, node) = node().await;
+    let sink = Sink::start().await;
+    let id = node.client.create(&once(&sink.url("/"), 0)).await;
+    node.client.await_task(&id, "a run", |t| t["run_count"] == 1).await;
+    assert_eq!(node.monitor.plain("/healthz").await, (200, "text/plain; charset=utf-8".to_owned(), "ok".to_owned()));
+    let (status, kind, text) = node.monitor.plain("/readyz").await;
+    assert_eq!((status, kind.as_str(), text.as_str()), (200, "application/json", r#"{"ready":true}"#));
+    assert_eq!(node.monitor.plain("/xcron/cluster").await.0, 404, "the API is not there");
+
+    let (status, kind, text) = node.monitor.plain("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(kind.starts_with("text/plain"), "{kind}");
+    let samples = prometheus(&text);
+    let value = |name: &str| samples.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no {name}:\n{text}")).1;
+    assert_eq!(value("xcron_tasks"), 1.0);
+    assert_eq!((value("xcron_leader"), value("xcron_ready")), (1.0, 1.0));
+    assert_eq!(value("xcron_attempts_total{outcome=\"succeeded\"}"), 1.0);
+    assert_eq!(value("xcron_lateness_seconds_count"), 1.0);
+    assert!(value("xcron_raft_applied_index") > 0.0 && value("xcron_log_disk_bytes") > 0.0);
+}
+
+/// The samples of a text in Prometheus' format, each line of which is held against it.
+fn prometheus(text: &str) -> Vec<(String, f64)> {
+    let mut typed = BTreeSet::new();
+    let mut samples = Vec::new();
+    for line in text.lines().filter(|l| *l != "# EOF") {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let words: Vec<&str> = comment.split(' ').collect();
+            match words[0] {
+                "TYPE" => {
+                    assert!(["counter", "gauge", "histogram"].contains(&words[2]), "{line}");
+                    assert!(typed.insert(words[1].to_owned()), "typed twice: {line}");
+                }
+                "HELP" | "UNIT" => {}
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+        let name = series.split('{').next().unwrap();
+        assert!(name.starts_with("xcron_") && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
+        let family = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+        assert!(typed.contains(family) || typed.contains(name), "not typed before: {line}");
+        samples.push((series.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}"))));
+    }
+    let mut names: Vec<&String> = samples.iter().map(|(n, _)| n).collect();
+    names.sort();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a series is there twice");
+    samples
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_a_write_and_a_read_are_1050_in_time_and_a_local_read_is_answered() {
+    let mut cluster = Cluster::new(3, |c| c.limits.request_timeout_ms = 500);
+    cluster.start(0).await;
+    let (node, client) = (cluster.node(0), cluster.client(0));
+    let began = xcron::clock::monotonic();
+    let write = client.post("/xcron/createTask", &once(URL, 5)).await;
+    write.is(1050, 503, "no leader");
+    assert!(write.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    let took = began.elapsed().as_millis();
+    assert!((400..3000).contains(&took), "{took} ms");
+    client.delete("x").await.is(1050, 503, "no leader");
+    client.get("/xcron/queryTask?task_id=x").await.is(1050, 503, "no leader");
+    client.get("/xcron/listRuns").await.is(1050, 503, "no leader");
+    let many = client.post("/xcron/createTasks", &json!({"tasks": [once(URL, 5), once("x", 5)]})).await.ok();
+    assert_eq!((&many["results"][0]["code"], &many["results"][1]["code"]), (&json!(1050), &json!(1003)));
+    client.get("/xcron/queryTask?task_id=x&consistency=local").await.is(1040, 404, "task");
+    assert_eq!(client.get("/xcron/cluster").await.ok()["leader"], Value::Null);
+    let (status, _, text) = node.monitor.plain("/readyz").await;
+    let ready: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &ready["ready"]), (503, &json!(false)));
+    assert!(ready["reason"].as_str().is_some_and(|r| !r.is_empty()));
+    assert_eq!(node.monitor.plain("/healthz").await.0, 200, "the process lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_task_too_many_is_1070() {
+    let (_dir, node) = node_with(|c| c.limits.tasks_max = 3).await;
+    let client = &node.client;
+    for i in 0..3 {
+        client.create(&with(once(URL, FAR_MS), json!({"task_id": format!("t{i}")}))).await;
+    }
+    let answer = client.post("/xcron/createTask", &once(URL, FAR_MS)).await;
+    answer.is(1070, 429, "3");
+    assert!(answer.headers.contains_key("retry-after"));
+    client.delete("t1").await.ok();
+    client.create(&once(URL, FAR_MS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_writes_than_may_wait_are_1070_and_not_written() {
+    let (_dir, node) = node_with(|c| c.limits.queue_max = 1).await;
+    let client = &node.client;
+    let tasks: Vec<Value> = (0..500).map(|_| once(URL, FAR_MS)).collect();
+    let data = client.post("/xcron/createTasks", &json!({"tasks": tasks})).await.ok();
+    let results = data["results"].as_array().unwrap();
+    let taken = results.iter().filter(|r| r["code"] == 0).count();
+    assert!(results.iter().all(|r| r["code"] == 0 || r["code"] == 1070), "{results:?}");
+    assert!((1..500).contains(&taken), "{taken} of 500");
+    assert_eq!(client.pages("/xcron/listTasks?limit=1000", "tasks").await.len(), taken);
+    client.create(&once(URL, FAR_MS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_record_that_is_damaged_is_1004_and_the_rest_is_served() {
+    let (_dir, node) = node_with(|c| c.storage.checkpoint_bytes = 1 << 16).await;
+    let client = &node.client;
+    let body = "x".repeat(900_000);
+    let big = |i: usize| with(once(URL, FAR_MS), json!({"task_id": format!("big{i}"), "callback": {"url": URL, "body": body}}));
+    for i in 0..24 {
+        client.create(&big(i)).await;
+    }
+    client.create(&with(once(URL, FAR_MS), json!({"task_id": "small"}))).await;
+    // They are more than the cache holds, and the store has them in files of their own.
+    let machine = node.server().node().machine().clone();
+    eventually("a checkpoint of all", || machine.figures().unsaved_bytes == 0).await;
+    drop(machine);
+    let mut damaged = 0;
+    for file in std::fs::read_dir(node.dir().join("state-1/blobs")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        std::fs::write(&path, bytes).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged >= 24, "{damaged}");
+    let mut refused = 0;
+    for i in 0..24 {
+        let answer = client.get(&format!("/xcron/queryTask?task_id=big{i}")).await;
+        if answer.code == 0 {
+            assert_eq!(answer.ok()["callback"]["body"].as_str().unwrap(), body, "never silently wrong");
+        } else {
+            answer.is(1004, 500, "log");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "all were still in the cache");
+    assert_eq!(client.task("small").await["task_id"], "small");
+}
+
+/// A log that cannot grow because its directory has gone: what a file system that fails looks like to a writer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_disk_is_1071_and_the_node_is_not_ready() {
+    let (dir, mut node) = node().await;
+    std::fs::rename(dir.path().join("log"), dir.path().join("gone")).unwrap();
+    let big = with(once(URL, FAR_MS), json!({"callback": {"url": URL, "body": "x".repeat(200_000)}}));
+    let mut kept = Vec::new();
+    let refused = loop {
+        let answer = node.client.post("/xcron/createTask", &big).await;
+        match answer.code {
+            0 => kept.push(answer.ok()["task_id"].as_str().unwrap().to_owned()),
+            // The write that meets the failure: nobody knows.
+            1051 => answer.is(1051, 504, "unknown"),
+            _ => break answer,
+        }
+        assert!(kept.len() < 100, "it goes on without a log");
+    };
+    refused.is(1071, 507, "storage");
+    assert!(!refused.message().contains(dir.path().to_str().unwrap()), "the message tells no path");
+    assert_eq!(node.monitor.plain("/readyz").await.0, 503);
+    for id in &kept {
+        assert_eq!(node.client.get(&format!("/xcron/queryTask?task_id={id}&consistency=local")).await.code, 0);
+    }
+    let failure = node.failed().await.to_string();
+    assert!(failure.contains("log"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_1071_and_what_was_acknowledged_is_there_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(dir.path()).output();
+    if !mount.as_ref().is_ok_and(|m| m.status.success()) {
+        eprintln!("skipped: a small file system can only be mounted by root ({mount:?})");
+        return;
+    }
+    let _mounted = Unmount(dir.path());
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let big = with(once(URL, FAR_MS), json!({"callback": {"url": URL, "body": "x".repeat(300_000)}}));
+    let mut kept = Vec::new();
+    let refused = loop {
+        let answer = node.client.post("/xcron/createTask", &big).await;
+        match answer.code {
+            0 => kept.push(answer.ok()["task_id"].as_str().unwrap().to_owned()),
+            1051 => {}
+            _ => break answer,
+        }
+        assert!(kept.len() < 100, "more than fits");
+    };
+    refused.is(1071, 507, "storage");
+    assert!(!kept.is_empty());
+    let config = node.crash().await;
+    // With room again it starts, and has all of it.
+    let grown = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(dir.path()).status();
+    assert!(grown.unwrap().success());
+    let node = TestNode::start(config).await.ready().await;
+    for id in &kept {
+        node.client.task(id).await;
+    }
+    node.client.create(&big).await;
+    node.stop().await;
+}
+
+struct Unmount<'a>(&'a std::path::Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        // Lazily: a node may still be closing its files.
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
