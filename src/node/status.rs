@@ -119,10 +119,14 @@ impl Node {
         format!("{text}{}# EOF\n", gauge_lines(&gauges))
     }
 
-    /// Waits until the Raft group has failed for good; why.
+    /// Waits until the Raft group, or the log under it, has failed for good; why.
     pub(super) async fn raft_failed(&self) -> String {
         let mut watch = self.watch();
         loop {
+            // A log that has stopped refuses writes before Raft sees them. Raft would lead on, and nothing be written.
+            if let Some(reason) = self.0.log.status().stopped {
+                return format!("the Raft log has failed: {reason}");
+            }
             let failure = watch.borrow_and_update().as_ref().and_then(|m| m.running_state.clone().err());
             if let Some(error) = failure.filter(|_| !self.0.stopping.load(Ordering::Relaxed)) {
                 return match self.storage_failure() {
@@ -130,7 +134,7 @@ impl Node {
                     None => format!("Raft has failed: {error}"),
                 };
             }
-            if watch.changed().await.is_err() {
+            if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(250), watch.changed()).await {
                 return std::future::pending().await;
             }
         }
