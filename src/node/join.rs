@@ -20,8 +20,11 @@ use super::Node;
 use crate::clock::monotonic;
 use crate::command::{Command, Refusal, Reply};
 use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
-use crate::raft::{Network, Raft};
+use crate::raft::{self, Network, Raft};
 use crate::storage::identity::Identity;
+
+/// How often what is not urgent in Raft's metrics is passed on.
+const METRICS_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +124,17 @@ impl Node {
         tokio::spawn(async move {
             while from.changed().await.is_ok() {
                 let metrics = from.borrow_and_update().clone();
+                let matters =
+                    to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(&metrics));
                 to.0.raft_metrics.send_replace(Some(metrics));
+                if !matters {
+                    // Raft tells of each entry. Whoever watches wants to know who leads, and the rest now and then.
+                    let urgent = from.wait_for(|new| {
+                        to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(new))
+                    });
+                    let _ = tokio::time::timeout(METRICS_EVERY, urgent).await;
+                    from.mark_changed();
+                }
             }
         });
         Ok(raft)
@@ -220,6 +233,12 @@ impl Node {
             }
         }
     }
+}
+
+/// The part of the metrics of which every change is told at once.
+fn who_leads(metrics: &raft::Metrics) -> impl PartialEq + '_ {
+    let members = metrics.membership_config.log_id();
+    (metrics.state, metrics.current_term, metrics.current_leader, metrics.running_state.is_ok(), members)
 }
 
 /// A peer with an empty store asks to act as the member of its address.
