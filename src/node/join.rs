@@ -70,17 +70,15 @@ impl Node {
     /// Each variant of [`JoinError`]; the node cannot go on.
     pub async fn join(&self) -> Result<(), JoinError> {
         let known = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let identity = match known {
+        let mut identity = match known {
             Some(identity) if identity.peer == self.0.own.to_string() => identity,
             Some(identity) => {
                 return Err(JoinError::OtherNode { found: identity.peer, own: self.0.own.to_string() });
             }
-            None => {
-                let identity = self.find_place().await?;
-                identity.write(&self.0.config.raft_dir).map_err(failed)?;
-                identity
-            }
+            None => self.find_place().await?,
         };
+        identity.starts += 1;
+        identity.write(&self.0.config.raft_dir).map_err(failed)?;
         self.0.links.introduce(identity.node, identity.cluster);
         tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
         let forms = identity.cluster.is_none();
@@ -154,7 +152,7 @@ impl Node {
         let members = self.first_members();
         let own = self.0.own.to_string();
         let others: Vec<String> = members.values().map(|n| n.addr.clone()).filter(|a| *a != own).collect();
-        let identity = |node, cluster| Identity { store: self.0.store, node, peer: own.clone(), cluster };
+        let identity = |node, cluster| Identity { store: self.0.store, node, peer: own.clone(), cluster, starts: 0 };
         let mut told = false;
         loop {
             let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;

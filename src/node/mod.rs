@@ -203,6 +203,11 @@ impl Node {
         self.0.links.own().0
     }
 
+    /// How often a process has begun to act as this node.
+    pub fn starts(&self) -> u64 {
+        self.0.identity.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |identity| identity.starts)
+    }
+
     /// Tells of each change in the Raft group: who leads, in which term.
     pub fn watch(&self) -> watch::Receiver<Option<raft::Metrics>> {
         self.0.raft_metrics.subscribe()
