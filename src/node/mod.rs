@@ -3,8 +3,8 @@
 //! [`Node`] is the handle that everything above uses: the API to propose and to read, the scheduler to learn whether
 //! it may fire. Only this layer and those beside it know of openraft.
 
-mod clockwatch;
 mod error;
+mod health;
 mod join;
 mod lists;
 mod peers;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch, Notify};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -80,9 +80,11 @@ struct Inner {
     readers: mpsc::Sender<reads::Reader>,
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
-    clock_fault: Mutex<Option<String>>,
+    faults: Mutex<health::Faults>,
     failure: OnceLock<String>,
+    failing: Notify,
     stopping: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// The other ends of a node's queues, for [`Node::run`].
@@ -145,9 +147,11 @@ impl Node {
             submissions,
             readers,
             raft_metrics: watch::Sender::new(None),
-            clock_fault: Mutex::default(),
+            faults: Mutex::default(),
             failure: OnceLock::new(),
+            failing: Notify::new(),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
     }
@@ -156,19 +160,35 @@ impl Node {
     pub async fn work(&self, queues: Queues) -> String {
         let proposer = tokio::spawn(proposer::run(self.clone(), queues.submissions));
         let reader = tokio::spawn(reads::run(self.clone(), queues.readers));
-        let watcher = tokio::spawn(clockwatch::run(self.clone()));
+        let watcher = tokio::spawn(health::run(self.clone()));
         let machine = self.0.machine.clone();
         let reason = tokio::select! {
             ended = proposer => format!("the proposer has ended: {ended:?}"),
             ended = reader => format!("the reader has ended: {ended:?}"),
-            ended = watcher => format!("the watch on the clock has ended: {ended:?}"),
+            ended = watcher => format!("the watch on clock and disk has ended: {ended:?}"),
             error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
             reason = self.keep_identity() => reason,
+            () = self.0.failing.notified() => self.0.failure.get().cloned().unwrap_or_default(),
         };
         let _ = self.0.failure.set(reason.clone());
         reason
+    }
+
+    /// Has the node stop: it cannot be trusted any more.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(reason, "this node is not sound");
+        let _ = self.0.failure.set(reason);
+        self.0.failing.notify_one();
+    }
+
+    /// What a read gave. A record that is not what was stored means that the node is not sound.
+    fn read_result<T>(&self, result: Result<T, storage::Error>) -> Result<T, Error> {
+        result.map_err(|error| {
+            self.fail(error.to_string());
+            Error::Damaged(error.to_string())
+        })
     }
 
     /// The node's configuration.
@@ -201,6 +221,11 @@ impl Node {
         self.0.links.own().0
     }
 
+    /// How often a process has begun to act as this node.
+    pub fn starts(&self) -> u64 {
+        self.0.identity.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |identity| identity.starts)
+    }
+
     /// Tells of each change in the Raft group: who leads, in which term.
     pub fn watch(&self) -> watch::Receiver<Option<raft::Metrics>> {
         self.0.raft_metrics.subscribe()
@@ -213,7 +238,7 @@ impl Node {
     /// The term in which this node may fire now: it leads, a majority has said so lately, its clock is right, and it
     /// is not stopping.
     pub fn may_fire(&self) -> Option<u64> {
-        if self.0.stopping.load(Ordering::Relaxed) || self.clock_fault().is_some() {
+        if self.0.stopping.load(Ordering::Relaxed) || self.faults().bars_leading() {
             return None;
         }
         self.leads_under_lease()
@@ -226,8 +251,8 @@ impl Node {
         self.0.lease.holds(metrics.current_term, &voters, monotonic()).then_some(metrics.current_term)
     }
 
-    fn clock_fault(&self) -> Option<String> {
-        self.0.clock_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn faults(&self) -> std::sync::MutexGuard<'_, health::Faults> {
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn leader_address(&self) -> Option<String> {
@@ -240,7 +265,8 @@ impl Node {
     /// Why this node can write nothing, if that is so.
     fn storage_failure(&self) -> Option<String> {
         let status = self.0.log.status();
-        status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned())
+        let failed = status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned());
+        failed.or_else(|| self.faults().full.clone())
     }
 
     /// Has a command written, by whichever node leads, and waits for its reply. While there is no leader, it waits for
@@ -265,7 +291,7 @@ impl Node {
         let began = monotonic();
         let mut ambiguous = false;
         loop {
-            if self.0.stopping.load(Ordering::Relaxed) && !self.leads() {
+            if self.0.closed.load(Ordering::Relaxed) {
                 return Err(if ambiguous { Error::Unknown(began.elapsed()) } else { Error::Stopping });
             }
             let mut group = self.watch();
@@ -293,14 +319,12 @@ impl Node {
     }
 
     async fn submit(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
-        let (reply, result) = oneshot::channel();
-        let submission = proposer::Submission { command, deadline, reply };
+        let (submission, waiting) = proposer::submission(command, deadline);
         match self.0.submissions.try_send(submission) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => return Err(Error::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(Error::Stopping),
+            Ok(()) => waiting.reply().await,
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::Stopping),
         }
-        result.await.unwrap_or(Err(Error::Unknown(Duration::ZERO)))
     }
 
     /// As [`Node::propose`], for each of these.
@@ -338,7 +362,7 @@ impl Node {
     /// # Errors
     /// A record that cannot be read.
     pub fn task(&self, id: &TaskId) -> Result<Option<TaskView>, Error> {
-        self.0.machine.task(id).map_err(|e| Error::Damaged(e.to_string()))
+        self.read_result(self.0.machine.task(id))
     }
 
     /// The run with this id, as it is now on this node.
@@ -346,6 +370,6 @@ impl Node {
     /// # Errors
     /// A record that cannot be read.
     pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
-        self.0.machine.run(id).map_err(|e| Error::Damaged(e.to_string()))
+        self.read_result(self.0.machine.run(id))
     }
 }
