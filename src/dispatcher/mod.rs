@@ -145,12 +145,12 @@ impl Dispatcher {
 
     /// The request is over: its place is free.
     fn free(&self, job: &Job) {
-        let in_flight = {
+        {
+            // Told under the lock, or of two that end at once the larger number could be told last, and stay.
             let mut table = self.table();
             table.queue.release(&job.target);
-            table.queue.in_flight()
-        };
-        self.0.node.metrics().in_flight.set(in_flight as i64);
+            self.0.node.metrics().in_flight.set(table.queue.in_flight() as i64);
+        }
         self.pump();
     }
 
