@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -73,6 +74,17 @@ pub(super) struct Store {
     dir: PathBuf,
     db: sled::Db,
     file: File,
+    /// An operation has failed.
+    failed: AtomicBool,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // sled flushes as it is dropped, and after a failed write it waits for that for ever: the process would not end.
+        if self.failed.load(Ordering::Relaxed) {
+            std::mem::forget(self.db.clone());
+        }
+    }
 }
 
 /// What a store holds, read whole and verified.
@@ -106,13 +118,16 @@ impl Store {
             File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("sync", &path))?;
         }
         fsutil::sync_dir(&dir).map_err(Error::io("sync", &dir))?;
-        Ok(Store { dir, db, file })
+        Ok(Store { dir, db, file, failed: AtomicBool::new(false) })
     }
 
     fn sled_error(&self, action: &'static str) -> impl FnOnce(sled::Error) -> Error + '_ {
-        move |error| match error {
-            sled::Error::Io(e) => Error::io(action, &self.dir)(e),
-            other => Error::damaged(&self.dir, other),
+        move |error| {
+            self.failed.store(true, Ordering::Relaxed);
+            match error {
+                sled::Error::Io(e) => Error::io(action, &self.dir)(e),
+                other => Error::damaged(&self.dir, other),
+            }
         }
     }
 
