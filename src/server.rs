@@ -206,16 +206,6 @@ impl Server {
         self.node.close().await;
         self.work.abort();
     }
-
-    /// Ends without any order, as a crash would: for tests.
-    pub fn abandon(self) {
-        for port in &self.ports {
-            port.abort();
-        }
-        self.joining.abort();
-        self.scheduler.abort();
-        self.work.abort();
-    }
 }
 
 async fn bind(config: &Config) -> Result<Ports, Error> {
