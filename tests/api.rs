@@ -240,8 +240,12 @@ async fn a_create_with_an_id_is_idempotent_and_another_definition_conflicts() {
     assert_eq!(first["task_id"], "a:b.c_d-1");
     pass(1100).await;
     assert_eq!(client.post("/xcron/createTask", &task).await.ok(), first, "delay_ms does not start anew");
-    for other in [json!({"delay_ms": FAR_MS + 1}), json!({"name": "m"}), json!({"tags": {}}), json!({"callback": {"url": URL, "body": []}})]
-    {
+    for other in [
+        json!({"delay_ms": FAR_MS + 1}),
+        json!({"name": "m"}),
+        json!({"tags": {}}),
+        json!({"callback": {"url": URL, "body": []}}),
+    ] {
         client.post("/xcron/createTask", &with(task.clone(), other)).await.is(1041, 409, "task_id");
     }
     assert_eq!(client.task("a:b.c_d-1").await["name"], "n", "a conflict changes nothing");
@@ -249,7 +253,10 @@ async fn a_create_with_an_id_is_idempotent_and_another_definition_conflicts() {
     let minutely = with(periodic(URL, "* * * * *"), json!({"task_id": "p"}));
     client.create(&minutely).await;
     client.post("/xcron/createTask", &with(minutely.clone(), json!({"timezone": "UTC"}))).await.ok();
-    client.post("/xcron/createTask", &with(minutely, json!({"timezone": "Europe/Berlin"}))).await.is(1041, 409, "task_id");
+    client
+        .post("/xcron/createTask", &with(minutely, json!({"timezone": "Europe/Berlin"})))
+        .await
+        .is(1041, 409, "task_id");
     assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"].as_array().unwrap().len(), 2);
     // Also after it has fired.
     let sink = Sink::start().await;
@@ -327,8 +334,7 @@ async fn the_shapes_of_tasks_and_runs_are_those_of_the_documentation() {
     // A body that is left out is {}, and of type 2 the form that was sent is shown.
     let id = client.create(&once(&sink.url("/x"), 0)).await;
     let shown = client.await_task(&id, "a run", |t| t["run_count"] == 1).await;
-    let expected =
-        ["task_id", "type", "delay_ms", "callback"].into_iter().chain(answered).collect::<BTreeSet<&str>>();
+    let expected = ["task_id", "type", "delay_ms", "callback"].into_iter().chain(answered).collect::<BTreeSet<&str>>();
     assert_eq!(keys(&shown), expected);
     assert_eq!(shown["callback"], json!({"url": sink.url("/x"), "body": {}}));
     assert_eq!((&shown["next_time"], &shown["state"]), (&Value::Null, &json!("finished")));
@@ -336,7 +342,10 @@ async fn the_shapes_of_tasks_and_runs_are_those_of_the_documentation() {
     let run = shown["last_run"].clone();
     let fields = ["run_id", "task_id", "due_time_ms", "state", "reason", "parent_run_id", "attempts"];
     assert_eq!(keys(&run), BTreeSet::from(fields));
-    assert_eq!((&run["state"], &run["reason"], &run["parent_run_id"]), (&json!("succeeded"), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&run["state"], &run["reason"], &run["parent_run_id"]),
+        (&json!("succeeded"), &Value::Null, &Value::Null)
+    );
     let attempt = &run["attempts"][0];
     let fields = ["number", "node", "started_ms", "lateness_ms", "duration_ms", "status", "error", "answer"];
     assert_eq!(keys(attempt), BTreeSet::from(fields));
@@ -363,7 +372,10 @@ async fn times_of_both_lengths_mean_the_same_instant() {
         assert_eq!(node.client.task(created["task_id"].as_str().unwrap()).await["format"], format);
     }
     // A number that is whole is an integer, as JSON Schema has it.
-    node.client.send("POST", "/xcron/createTask", format!(r#"{{"type":2.0,"delay_ms":1e7,"callback":{{"url":"{URL}"}}}}"#)).await.ok();
+    node.client
+        .send("POST", "/xcron/createTask", format!(r#"{{"type":2.0,"delay_ms":1e7,"callback":{{"url":"{URL}"}}}}"#))
+        .await
+        .ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,7 +391,8 @@ async fn lists_come_in_pages_and_filters_hold_together() {
         .collect();
     client.create_all(&tasks).await;
     let ids = |tasks: &[Value]| tasks.iter().map(|t| t["task_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
-    let expect = |keep: fn(usize) -> bool| (0..250).filter(|i| keep(*i)).map(|i| format!("t{i:03}")).collect::<Vec<_>>();
+    let expect =
+        |keep: fn(usize) -> bool| (0..250).filter(|i| keep(*i)).map(|i| format!("t{i:03}")).collect::<Vec<_>>();
 
     let first = client.get("/xcron/listTasks").await.ok();
     assert_eq!(keys(&first), BTreeSet::from(["tasks", "next_cursor"]));
@@ -427,7 +440,10 @@ async fn runs_are_listed_newest_first_with_filters_and_pages() {
     client.await_task(&bad, "a failed run", |t| t["run_count"] == 1).await;
     let bad_run = client.runs(&bad).await;
     client.delete(&bad).await.ok();
-    client.get(&format!("/xcron/queryRun?run_id={}", bad_run[0]["run_id"].as_str().unwrap())).await.is(1040, 404, "run");
+    client
+        .get(&format!("/xcron/queryRun?run_id={}", bad_run[0]["run_id"].as_str().unwrap()))
+        .await
+        .is(1040, 404, "run");
 
     let runs = client.runs(&id).await;
     let dues: Vec<u64> = runs.iter().map(|r| r["due_time_ms"].as_u64().unwrap()).collect();
@@ -450,7 +466,8 @@ async fn preview_shows_due_times_and_stores_nothing() {
     let (_dir, node) = node().await;
     let client = &node.client;
     let preview = |body: Value| async move { client.post("/xcron/previewSchedule", &body).await };
-    let body = json!({"type": 1, "format": "0 9 * * 1-5", "timezone": "Europe/Berlin", "after": 1_790_000_000, "count": 2});
+    let body =
+        json!({"type": 1, "format": "0 9 * * 1-5", "timezone": "Europe/Berlin", "after": 1_790_000_000, "count": 2});
     assert_eq!(preview(body).await.ok(), json!({"fire_times": [1_790_060_400, 1_790_146_800]}));
     let body = json!({"type": 1, "format": "@every 90s", "after": 1_790_000_000, "count": 3});
     assert_eq!(preview(body).await.ok()["fire_times"], json!([1_790_000_090, 1_790_000_180, 1_790_000_270]));
@@ -492,8 +509,18 @@ async fn the_cluster_is_shown_by_a_single_node_too() {
     .await;
     assert_eq!(keys(&cluster), BTreeSet::from(["cluster_id", "node", "leader", "term", "nodes"]));
     assert_eq!((&cluster["node"], &cluster["leader"]), (&json!(1), &json!(1)));
-    let fields = ["id", "peer_address", "http_address", "role", "voter", "applied_index", "lag", "version",
-        "last_contact_ms", "clock_offset_ms"];
+    let fields = [
+        "id",
+        "peer_address",
+        "http_address",
+        "role",
+        "voter",
+        "applied_index",
+        "lag",
+        "version",
+        "last_contact_ms",
+        "clock_offset_ms",
+    ];
     let (own, address) = (&cluster["nodes"][0], json!(node.api.to_string()));
     assert_eq!(keys(own), BTreeSet::from(fields));
     assert_eq!((&own["role"], &own["voter"], &own["http_address"]), (&json!("leader"), &json!(true), &address));
@@ -635,7 +662,8 @@ async fn a_failing_disk_is_1071_and_the_node_is_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_1071_and_what_was_acknowledged_is_there_afterwards() {
     let dir = tempfile::tempdir().unwrap();
-    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(dir.path()).output();
+    let mount =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(dir.path()).output();
     if !mount.as_ref().is_ok_and(|m| m.status.success()) {
         eprintln!("skipped: a small file system can only be mounted by root ({mount:?})");
         return;
@@ -655,10 +683,12 @@ async fn a_full_disk_is_1071_and_what_was_acknowledged_is_there_afterwards() {
     };
     refused.is(1071, 507, "storage");
     assert!(!kept.is_empty());
-    let config = node.crash().await;
-    // With room again it starts, and has all of it.
-    let grown = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(dir.path()).status();
-    assert!(grown.unwrap().success());
+    let mut config = node.crash().await;
+    // Where there is room it starts again, and has all of it.
+    let roomy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-r").arg(dir.path().join(".")).arg(roomy.path()).status();
+    assert!(copied.unwrap().success());
+    config.raft_dir = roomy.path().to_owned();
     let node = TestNode::start(config).await.ready().await;
     for id in &kept {
         node.client.task(id).await;

@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{json, Value};
-use support::{
-    assert_distinct, config, eventually, now, once, pass, periodic, until, with, Hit, Say, Sink, TestNode,
-};
+use support::{assert_distinct, config, eventually, now, once, pass, periodic, until, with, Hit, Say, Sink, TestNode};
 use tempfile::TempDir;
 use xcron::clock::Clock;
 use xcron::config::Config;
@@ -45,9 +43,7 @@ async fn a_callback_has_the_method_the_headers_and_the_very_bytes() {
     ];
     for (i, body) in bodies.iter().enumerate() {
         let url = sink.url(&format!("/hook/{i}?x=%20y"));
-        let task = format!(
-            r#"{{"type":2,"delay_ms":0,"task_id":"b{i}","callback":{{"url":"{url}","body":{body}}}}}"#
-        );
+        let task = format!(r#"{{"type":2,"delay_ms":0,"task_id":"b{i}","callback":{{"url":"{url}","body":{body}}}}}"#);
         node.client.send("POST", "/xcron/createTask", task).await.ok();
     }
     node.client.create(&named(once(&sink.url("/none"), 0), "none")).await;
@@ -67,8 +63,19 @@ async fn a_callback_has_the_method_the_headers_and_the_very_bytes() {
     let run = node.client.await_task("none", "its run", |t| t["run_count"] == 1).await["last_run"].clone();
     assert_eq!((&run["run_id"], &run["due_time_ms"]), (&json!(hit.run()), &json!(hit.due_ms())));
     let names: BTreeSet<&str> = hit.headers.keys().map(|n| n.as_str()).collect();
-    let expected = ["xcron-task-id", "xcron-run-id", "idempotency-key", "xcron-scheduled-at", "xcron-attempt",
-        "xcron-fence", "user-agent", "content-type", "content-length", "host", "accept"];
+    let expected = [
+        "xcron-task-id",
+        "xcron-run-id",
+        "idempotency-key",
+        "xcron-scheduled-at",
+        "xcron-attempt",
+        "xcron-fence",
+        "user-agent",
+        "content-type",
+        "content-length",
+        "host",
+        "accept",
+    ];
     assert_eq!(names, BTreeSet::from(expected));
     assert_distinct(sink.hits().iter().map(|h| h.run().to_owned()).collect());
     assert_distinct(sink.hits().iter().map(Hit::fence).collect());
@@ -192,7 +199,8 @@ async fn exhausted_attempts_end_the_run_as_failed_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_waited_for() {
     let (_dir, node) = node().await;
-    let sink = Sink::saying(|h| if h.attempt() == 1 { Say::status(503).header("retry-after", "1") } else { Say::ok() }).await;
+    let sink =
+        Sink::saying(|h| if h.attempt() == 1 { Say::status(503).header("retry-after", "1") } else { Say::ok() }).await;
     let id = node.client.create(&once(&sink.url("/"), 0)).await;
     let hits = sink.await_of(&id, 2).await;
     assert!(hits[1].at.ms_since(hits[0].at) >= 1000);
@@ -322,7 +330,10 @@ async fn due_times_missed_beyond_the_window_fire_as_one_and_are_recorded_as_miss
     pass(4600).await;
     let node = TestNode::start(config).await.ready().await;
     let last = *before.last().unwrap();
-    until("the present", || async { sink.of("p").iter().any(|h| h.lateness_ms() < 500 && h.due_ms() > last + 4000).then_some(()) }).await;
+    until("the present", || async {
+        sink.of("p").iter().any(|h| h.lateness_ms() < 500 && h.due_ms() > last + 4000).then_some(())
+    })
+    .await;
     let runs = node.client.runs("p").await;
     node.client.delete("p").await.ok();
     let state = |due: u64| {
