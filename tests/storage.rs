@@ -1,0 +1,473 @@
+//! The real log and the real state machine: openraft's own suite, and what damage to the files leads to.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::{RaftStateMachine, Snapshot};
+use openraft::testing::{StoreBuilder, Suite};
+use openraft::{
+    CommittedLeaderId, Entry, EntryPayload, Membership, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageError,
+    StoredMembership,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use xcron::clock::{Clock, Timestamp};
+use xcron::command::{Batch, Command, Reply, Verdict};
+use xcron::id::{RunKey, TaskId};
+use xcron::raft::{LogId, Payload, Replies, TypeConfig};
+use xcron::run::Attempt;
+use xcron::storage::log::{self, RaftLog};
+use xcron::storage::machine::{LogEnds, Options};
+use xcron::storage::{Error, Machine};
+use xcron::task::{Callback, TaskSpec, Timing};
+
+fn options() -> Options {
+    Options {
+        cache_bytes: 16 << 20,
+        checkpoint_interval: Duration::from_secs(1),
+        checkpoint_bytes: 1 << 20,
+        unsaved_bytes_max: 64 << 20,
+    }
+}
+
+fn clock() -> Clock {
+    Clock::manual(Timestamp(NOW))
+}
+
+const NOW: u64 = 1_790_000_000_000;
+
+fn open_at(dir: &Path, log: LogEnds) -> Result<Machine, Error> {
+    Machine::open(dir, options(), clock(), log)
+}
+
+/// A machine over a log that still has everything.
+fn open(dir: &Path) -> Machine {
+    open_at(dir, ends(0, 1_000_000)).expect("it opens")
+}
+
+fn id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(1, 1), index)
+}
+
+/// A log that is purged up to an index (0: not at all) and ends at another.
+fn ends(purged: u64, last: u64) -> LogEnds {
+    LogEnds { purged: (purged > 0).then(|| id(purged)), last: Some(id(last)) }
+}
+
+fn entry(index: u64, commands: Vec<Command>) -> Entry<TypeConfig> {
+    let bytes = Batch { now: Timestamp(NOW + index), commands }.encode().expect("it encodes");
+    Entry { log_id: id(index), payload: EntryPayload::Normal(Payload(Bytes::from(bytes))) }
+}
+
+fn create(name: &str, body: usize) -> Command {
+    let callback = Callback { url: "http://127.0.0.1:9/".to_owned(), body: format!("{:?}", name.repeat(body.max(1))) };
+    let timing = if name.len() % 2 == 0 {
+        Timing::Periodic { format: "* * * * *".to_owned(), timezone: "UTC".to_owned() }
+    } else {
+        Timing::After { delay_ms: 60_000 }
+    };
+    let tags = BTreeMap::from([("k".to_owned(), name.to_owned())]);
+    let spec = TaskSpec { timing, callback, name: Some(name.to_owned()), tags };
+    Command::Create { id: name.parse::<TaskId>().expect("an id"), spec: Box::new(spec) }
+}
+
+fn ended(seq: u64, due: Timestamp) -> Command {
+    let attempt = Attempt {
+        number: 1,
+        node: 1,
+        started: due,
+        lateness_ms: 1,
+        duration_ms: Some(2),
+        status: Some(200),
+        error: None,
+        answer: Some("ok".to_owned()),
+    };
+    Command::RunEnded { seq, key: RunKey::scheduled(due), attempt, term: 1, verdict: Verdict::Succeeded }
+}
+
+/// Entries that make, fire and delete tasks of all sizes.
+fn history() -> Vec<Entry<TypeConfig>> {
+    let mut entries = Vec::new();
+    let members = Membership::new(vec![[1, 2, 3].into()], None);
+    entries.push(Entry { log_id: id(1), payload: EntryPayload::Membership(members) });
+    for i in 2..200u64 {
+        let mut commands = vec![create(&format!("task-{i}"), if i % 20 == 0 { 20_000 } else { 3 })];
+        if i % 7 == 0 {
+            commands.push(Command::Delete { id: format!("task-{}", i - 3).parse().expect("an id") });
+        }
+        entries.push(entry(i, commands));
+    }
+    entries
+}
+
+async fn apply(machine: &Machine, entries: Vec<Entry<TypeConfig>>) -> Vec<Replies> {
+    machine.clone().apply(entries).await.expect("it applies")
+}
+
+/// A machine with the history in it, and some runs.
+async fn fill(machine: &Machine) -> u64 {
+    for part in history().chunks(17) {
+        apply(machine, part.to_vec()).await;
+        machine.checkpoint().await.expect("a checkpoint");
+    }
+    let due: Vec<(u64, Timestamp)> =
+        machine.with_state(|s| s.tasks_from(0).filter_map(|(seq, task)| Some((seq, task.next?))).take(50).collect());
+    let mut index = 200;
+    for (seq, due) in due {
+        apply(machine, vec![entry(index, vec![ended(seq, due)])]).await;
+        index += 1;
+    }
+    index - 1
+}
+
+/// All records, as a snapshot has them: what follows the header, which names the file.
+async fn records(machine: &Machine) -> Vec<u8> {
+    let bytes = snapshot_bytes(machine.clone().build_snapshot().await.expect("a snapshot")).await;
+    let header = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")) as usize;
+    bytes[12 + header..].to_vec()
+}
+
+async fn snapshot_bytes(mut snapshot: Snapshot<TypeConfig>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    snapshot.snapshot.seek(SeekFrom::Start(0)).await.expect("a seek");
+    snapshot.snapshot.read_to_end(&mut bytes).await.expect("a read");
+    bytes
+}
+
+/// Installs a snapshot as it arrives from a leader: as bytes.
+async fn install(
+    machine: &mut Machine,
+    meta: &SnapshotMeta<u64, openraft::BasicNode>,
+    bytes: &[u8],
+) -> Result<(), StorageError<u64>> {
+    let mut file = machine.begin_receiving_snapshot().await?;
+    file.write_all(bytes).await.expect("a write");
+    machine.install_snapshot(meta, file).await
+}
+
+/// The machine, but for one liberty of the suite: it swaps the file that is being received for another machine's.
+#[derive(Clone)]
+struct Under(Machine);
+
+impl RaftStateMachine<TypeConfig> for Under {
+    type SnapshotBuilder = Machine;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId>, StoredMembership<u64, openraft::BasicNode>), StorageError<u64>> {
+        self.0.applied_state().await
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Replies>, StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        self.0.apply(entries).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Machine {
+        self.0.get_snapshot_builder().await
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError<u64>> {
+        self.0.begin_receiving_snapshot().await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, openraft::BasicNode>,
+        snapshot: Box<tokio::fs::File>,
+    ) -> Result<(), StorageError<u64>> {
+        let bytes = snapshot_bytes(Snapshot { meta: meta.clone(), snapshot }).await;
+        install(&mut self.0, meta, &bytes).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
+        self.0.get_current_snapshot().await
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, RaftLog<TypeConfig>, Under, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, RaftLog<TypeConfig>, Under), StorageError<u64>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = log::Options { segment_bytes: 64 << 10, ..log::Options::default() };
+        let log = RaftLog::open(&dir.path().join("log"), options).expect("a log");
+        let machine = Machine::open(dir.path(), self::options(), clock(), LogEnds::default()).expect("a machine");
+        Ok((dir, log, Under(machine)))
+    }
+}
+
+#[test]
+fn log_and_machine_pass_the_suite_of_openraft() {
+    Suite::test_all(Builder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_opened_again_has_all_of_its_last_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    let last = fill(&machine).await;
+    let before = records(&machine).await;
+    let applied = machine.applied();
+    assert_eq!(applied, Some(id(last)));
+    // What is applied after the checkpoint is not there: the log applies it again.
+    let replies = apply(&machine, vec![entry(last + 1, vec![create("late", 1)])]).await;
+    assert!(matches!(replies[0].0[0], Reply::Created { .. }));
+    drop(machine);
+
+    let machine = open(dir.path());
+    assert_eq!(machine.applied(), applied);
+    let (_, membership) = machine.clone().applied_state().await.unwrap();
+    assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(records(&machine).await, before, "byte by byte");
+    apply(&machine, vec![entry(last + 1, vec![create("late", 1)])]).await;
+    assert!(machine.task(&"late".parse().unwrap()).unwrap().is_some());
+    assert!(machine.task(&"task-4".parse().unwrap()).unwrap().is_none(), "deleted by the entry of task-7");
+    let view = machine.task(&"task-20".parse().unwrap()).unwrap().unwrap();
+    assert_eq!(view.spec.callback.body.len(), "task-20".len() * 20_000 + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_entries_give_the_same_records_however_they_are_cut() {
+    let mut seen = Vec::new();
+    for step in [1, 13, 1000] {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = open(dir.path());
+        for part in history().chunks(step) {
+            apply(&machine, part.to_vec()).await;
+            if step == 13 {
+                machine.checkpoint().await.unwrap();
+            }
+        }
+        seen.push(records(&machine).await);
+    }
+    assert!(seen[0] == seen[1] && seen[1] == seen[2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_has_gone_is_rebuilt_from_the_log_or_a_snapshot_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    let last = fill(&machine).await;
+    machine.checkpoint().await.unwrap();
+    drop(machine);
+    std::fs::remove_dir_all(dir.path().join("state-1")).unwrap();
+
+    // No snapshot, and the log is purged: nobody has it.
+    let error = open_at(dir.path(), ends(50, last)).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Unrecoverable { .. }), "{error}");
+    assert!(error.to_string().contains("add it again"), "it tells what to do: {error}");
+
+    // The log has everything: the machine begins empty, and openraft applies all of it again.
+    let machine = open_at(dir.path(), ends(0, last)).unwrap();
+    assert_eq!(machine.applied(), None);
+    fill(&machine).await;
+    let complete = records(&machine).await;
+    drop(machine);
+
+    // A snapshot is there by now, which reaches as far as the log is purged.
+    for state in states(dir.path()) {
+        std::fs::remove_dir_all(state).unwrap();
+    }
+    let machine = open_at(dir.path(), ends(last - 1, last + 5)).unwrap();
+    assert_eq!(machine.applied(), Some(id(last)));
+    assert_eq!(records(&machine).await, complete);
+}
+
+fn states(dir: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(dir).expect("a directory").map(|e| e.expect("an entry").path());
+    paths.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("state-"))).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("a copy");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_flips_in_the_store_is_never_silently_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    let last = fill(&machine).await;
+    let complete = records(&machine).await;
+    drop(machine);
+    let size = std::fs::metadata(dir.path().join("state-1/db")).unwrap().len();
+    let (mut rebuilt, mut whole) = (0, 0);
+    for step in 0..24u64 {
+        let broken = tempfile::tempdir().unwrap();
+        copy(dir.path(), broken.path());
+        let db = broken.path().join("state-1/db");
+        let mut bytes = std::fs::read(&db).unwrap();
+        let at = (size * (2 * step + 1) / 48) as usize;
+        // Where nothing was ever written there is nothing to damage.
+        let Some(at) = (at..bytes.len()).find(|&i| bytes[i] != 0) else { continue };
+        bytes[at] ^= 0x40;
+        std::fs::write(&db, bytes).unwrap();
+        match open_at(broken.path(), ends(last - 1, last)) {
+            Ok(machine) => {
+                if states(broken.path()).iter().any(|p| p.ends_with("state-1")) {
+                    whole += 1;
+                } else {
+                    rebuilt += 1;
+                }
+                assert_eq!(machine.applied(), Some(id(last)), "at byte {at}");
+                assert!(records(&machine).await == complete, "another content, at byte {at}");
+            }
+            Err(error) => panic!("there is a snapshot to rebuild it from: {error}"),
+        }
+    }
+    assert!(rebuilt > 0, "no flip has hit anything ({whole} opened as they were)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_set_back_is_noticed_by_the_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    apply(&machine, history()[..100].to_vec()).await;
+    machine.checkpoint().await.unwrap();
+    drop(machine);
+    let old = tempfile::tempdir().unwrap();
+    copy(&dir.path().join("state-1"), &old.path().join("state-1"));
+    let machine = open(dir.path());
+    apply(&machine, history()[100..].to_vec()).await;
+    machine.checkpoint().await.unwrap();
+    drop(machine);
+    std::fs::remove_dir_all(dir.path().join("state-1")).unwrap();
+    copy(&old.path().join("state-1"), &dir.path().join("state-1"));
+
+    // Where the log still has what is missing it is applied again; where it has not, the store is refused.
+    let machine = open_at(dir.path(), ends(0, 199)).unwrap();
+    assert_eq!(machine.applied(), Some(id(100)));
+    drop(machine);
+    let error = open_at(dir.path(), ends(150, 199)).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Unrecoverable { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_lost_under_a_state_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    fill(&machine).await;
+    machine.checkpoint().await.unwrap();
+    drop(machine);
+    let error = open_at(dir.path(), LogEnds::default()).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Unrecoverable { .. }) && error.to_string().contains("log"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_or_missing_note_gives_up_no_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    let last = fill(&machine).await;
+    let complete = records(&machine).await;
+    drop(machine);
+    let whole = std::fs::read(dir.path().join("checkpoint")).unwrap();
+    let mut flipped = whole.clone();
+    flipped[10] ^= 1;
+    flipped[4096 + 10] ^= 1;
+    for damaged in [Vec::new(), vec![0; whole.len()], whole[..4096].to_vec(), flipped] {
+        let broken = tempfile::tempdir().unwrap();
+        copy(dir.path(), broken.path());
+        std::fs::write(broken.path().join("checkpoint"), damaged).unwrap();
+        let machine = open_at(broken.path(), ends(last - 1, last)).unwrap();
+        assert!(records(&machine).await == complete);
+    }
+    let broken = tempfile::tempdir().unwrap();
+    copy(dir.path(), broken.path());
+    std::fs::remove_file(broken.path().join("checkpoint")).unwrap();
+    let machine = open_at(broken.path(), ends(last - 1, last)).unwrap();
+    assert!(records(&machine).await == complete);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_makes_another_machine_the_same_byte_by_byte() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, mut to) = (open(a.path()), open(b.path()));
+    let last = fill(&from).await;
+    // What it had is gone afterwards.
+    apply(&to, vec![entry(1, vec![create("its-own", 1)])]).await;
+    let snapshot = from.clone().build_snapshot().await.unwrap();
+    let meta = snapshot.meta.clone();
+    let bytes = snapshot_bytes(snapshot).await;
+    install(&mut to, &meta, &bytes).await.unwrap();
+    assert_eq!(to.applied(), Some(id(last)));
+    assert!(to.task(&"its-own".parse().unwrap()).unwrap().is_none());
+    assert_eq!(to.clone().applied_state().await.unwrap(), from.clone().applied_state().await.unwrap());
+    let complete = records(&from).await;
+    assert!(records(&to).await == complete);
+    // Both go on the same way, also after a restart.
+    drop(to);
+    let to = open_at(b.path(), ends(last, last + 1)).unwrap();
+    assert!(records(&to).await == complete);
+    for machine in [&from, &to] {
+        apply(machine, vec![entry(last + 1, vec![create("next", 1), create("task-20", 1)])]).await;
+    }
+    assert!(records(&to).await == records(&from).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_or_flipped_snapshot_is_refused_and_the_state_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = open(dir.path());
+    fill(&from).await;
+    let snapshot = from.clone().build_snapshot().await.unwrap();
+    let meta = snapshot.meta.clone();
+    let whole = snapshot_bytes(snapshot).await;
+    let mut broken: Vec<Vec<u8>> =
+        [0, 7, 12, whole.len() / 2, whole.len() - 1].into_iter().map(|len| whole[..len].to_vec()).collect();
+    for step in 0..12 {
+        let mut flipped = whole.clone();
+        flipped[whole.len() * (2 * step + 1) / 24] ^= 4;
+        broken.push(flipped);
+    }
+    let other = tempfile::tempdir().unwrap();
+    let mut to = open(other.path());
+    apply(&to, vec![entry(1, vec![create("its-own", 1)])]).await;
+    to.checkpoint().await.unwrap();
+    for (i, bytes) in broken.iter().enumerate() {
+        assert!(install(&mut to, &meta, bytes).await.is_err(), "{i}");
+        assert_eq!(to.applied(), Some(id(1)), "{i}");
+        assert!(to.task(&"its-own".parse().unwrap()).unwrap().is_some());
+    }
+    drop(to);
+    let mut to = open_at(other.path(), ends(0, 1)).unwrap();
+    assert!(to.task(&"its-own".parse().unwrap()).unwrap().is_some(), "also after a restart");
+    install(&mut to, &meta, &whole).await.unwrap();
+    assert!(records(&to).await == records(&from).await, "and a whole one is still taken");
+}
+
+/// A machine whose store has gone must not be rebuilt from a snapshot that is damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_is_not_rebuilt_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    let last = fill(&machine).await;
+    records(&machine).await;
+    drop(machine);
+    std::fs::remove_dir_all(dir.path().join("state-1")).unwrap();
+    let snapshots: Vec<PathBuf> =
+        std::fs::read_dir(dir.path().join("snapshots")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(snapshots.len(), 1, "the newest is kept, and it alone");
+    let mut bytes = std::fs::read(&snapshots[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&snapshots[0], bytes).unwrap();
+    let error = open_at(dir.path(), ends(last - 1, last)).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Unrecoverable { .. }) && error.to_string().contains("checksum"), "{error}");
+}
