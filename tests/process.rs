@@ -16,5 +16,9 @@ mod sink;
 mod cli;
 #[path = "process/cluster.rs"]
 mod cluster;
+#[path = "process/faults.rs"]
+mod faults;
 #[path = "process/single.rs"]
 mod single;
+#[path = "process/soak.rs"]
+mod soak;
