@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{signal, SignalKind};
 
+use crate::bench::{self, Bench};
 use crate::config::Config;
 use crate::server::Server;
 use crate::telemetry;
@@ -25,6 +26,15 @@ struct Arguments {
     /// Checks the configuration file and exits.
     #[arg(long)]
     check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Puts load on a running node and tells what became of it.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 /// Reads the arguments and runs; the process's exit code.
@@ -38,6 +48,15 @@ pub fn main() -> ExitCode {
             return code.into();
         }
     };
+    if let Some(Command::Bench(what)) = arguments.command {
+        return match runtime().and_then(|r| r.block_on(bench::run(what))) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("xcron_server: {error}");
+                EXIT_FAILURE.into()
+            }
+        };
+    }
     let config = match Config::load(&arguments.conf) {
         Ok(config) => config,
         Err(error) => {
@@ -50,10 +69,10 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::init(config.env);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "the runtime cannot be started");
+            tracing::error!(%error, "cannot start");
             return EXIT_FAILURE.into();
         }
     };
@@ -61,6 +80,11 @@ pub fn main() -> ExitCode {
     // A task that hangs must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     code
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| format!("the runtime cannot be started: {error}"))
 }
 
 async fn run(config: Config, file: &std::path::Path) -> ExitCode {

@@ -122,6 +122,8 @@ pub struct Storage {
     pub checkpoint_bytes: usize,
     /// New writes wait while more than this has changed and is not yet stored. Default: 268435456 (256 MiB).
     pub unsaved_bytes_max: usize,
+    /// New writes are refused while less than this is free on the disk, in MiB. Default: 32. Minimum: 1.
+    pub reserve_mb: u64,
     /// Size of one file of the Raft log. Default: 67108864 (64 MiB). Minimum: 1048576.
     pub log_segment_bytes: u64,
 }
@@ -224,6 +226,7 @@ impl Default for Storage {
             checkpoint_interval_ms: 1000,
             checkpoint_bytes: 8 << 20,
             unsaved_bytes_max: 256 << 20,
+            reserve_mb: 32,
             log_segment_bytes: 64 << 20,
         }
     }
@@ -356,6 +359,7 @@ impl Config {
         whole("storage.checkpoint_interval_ms", store.checkpoint_interval_ms, 10, 60_000)?;
         whole("storage.checkpoint_bytes", store.checkpoint_bytes as u64, 1 << 16, 1 << 30)?;
         whole("storage.unsaved_bytes_max", store.unsaved_bytes_max as u64, store.checkpoint_bytes as u64, 1 << 36)?;
+        whole("storage.reserve_mb", store.reserve_mb, 1, 1 << 20)?;
         whole("storage.log_segment_bytes", store.log_segment_bytes, 1 << 20, 1 << 30)?;
         whole("limits.request_bytes_max", limits.request_bytes_max as u64, 1024, 64 << 20)?;
         whole("limits.task_bytes_max", limits.task_bytes_max as u64, 256, limits.request_bytes_max as u64)?;

@@ -6,7 +6,7 @@
 //! A module imports from its own line or from those below it.
 //!
 //! ```text
-//! cli · server (wiring, ordered start and stop) · telemetry
+//! cli · bench · server (wiring, ordered start and stop) · telemetry
 //! http (the API; one map from errors to codes)
 //! scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
 //! node (propose, read, forward, join)
@@ -18,6 +18,7 @@
 //! clock
 //! ```
 
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod command;

@@ -147,8 +147,11 @@ impl Dispatcher {
         self.pump();
     }
 
+    /// Larger than any before: a node that is started again can go on leading in the term in which it was stopped, so
+    /// the second half begins with how often it was started.
     fn next_fence(&self, term: u64) -> String {
-        format!("{term}.{}", self.0.fence.fetch_add(1, Ordering::Relaxed))
+        let sent = self.0.fence.fetch_add(1, Ordering::Relaxed);
+        format!("{term}.{}", (self.0.node.starts() << 40) | sent)
     }
 
     /// Waits until nothing is under way.

@@ -20,8 +20,11 @@ use super::Node;
 use crate::clock::monotonic;
 use crate::command::{Command, Refusal, Reply};
 use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
-use crate::raft::{Network, Raft};
+use crate::raft::{self, Network, Raft};
 use crate::storage::identity::Identity;
+
+/// How often what is not urgent in Raft's metrics is passed on.
+const METRICS_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -67,17 +70,15 @@ impl Node {
     /// Each variant of [`JoinError`]; the node cannot go on.
     pub async fn join(&self) -> Result<(), JoinError> {
         let known = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let identity = match known {
+        let mut identity = match known {
             Some(identity) if identity.peer == self.0.own.to_string() => identity,
             Some(identity) => {
                 return Err(JoinError::OtherNode { found: identity.peer, own: self.0.own.to_string() });
             }
-            None => {
-                let identity = self.find_place().await?;
-                identity.write(&self.0.config.raft_dir).map_err(failed)?;
-                identity
-            }
+            None => self.find_place().await?,
         };
+        identity.starts += 1;
+        identity.write(&self.0.config.raft_dir).map_err(failed)?;
         self.0.links.introduce(identity.node, identity.cluster);
         tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
         let forms = identity.cluster.is_none();
@@ -121,7 +122,17 @@ impl Node {
         tokio::spawn(async move {
             while from.changed().await.is_ok() {
                 let metrics = from.borrow_and_update().clone();
+                let matters =
+                    to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(&metrics));
                 to.0.raft_metrics.send_replace(Some(metrics));
+                if !matters {
+                    // Raft tells of each entry. Whoever watches wants to know who leads, and the rest now and then.
+                    let urgent = from.wait_for(|new| {
+                        to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(new))
+                    });
+                    let _ = tokio::time::timeout(METRICS_EVERY, urgent).await;
+                    from.mark_changed();
+                }
             }
         });
         Ok(raft)
@@ -141,7 +152,7 @@ impl Node {
         let members = self.first_members();
         let own = self.0.own.to_string();
         let others: Vec<String> = members.values().map(|n| n.addr.clone()).filter(|a| *a != own).collect();
-        let identity = |node, cluster| Identity { store: self.0.store, node, peer: own.clone(), cluster };
+        let identity = |node, cluster| Identity { store: self.0.store, node, peer: own.clone(), cluster, starts: 0 };
         let mut told = false;
         loop {
             let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;
@@ -220,6 +231,12 @@ impl Node {
             }
         }
     }
+}
+
+/// The part of the metrics of which every change is told at once.
+fn who_leads(metrics: &raft::Metrics) -> impl PartialEq + '_ {
+    let members = metrics.membership_config.log_id();
+    (metrics.state, metrics.current_term, metrics.current_leader, metrics.running_state.is_ok(), members)
 }
 
 /// A peer with an empty store asks to act as the member of its address.

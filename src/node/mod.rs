@@ -3,8 +3,8 @@
 //! [`Node`] is the handle that everything above uses: the API to propose and to read, the scheduler to learn whether
 //! it may fire. Only this layer and those beside it know of openraft.
 
-mod clockwatch;
 mod error;
+mod health;
 mod join;
 mod lists;
 mod peers;
@@ -80,9 +80,10 @@ struct Inner {
     readers: mpsc::Sender<reads::Reader>,
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
-    clock_fault: Mutex<Option<String>>,
+    faults: Mutex<health::Faults>,
     failure: OnceLock<String>,
     stopping: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// The other ends of a node's queues, for [`Node::run`].
@@ -145,9 +146,10 @@ impl Node {
             submissions,
             readers,
             raft_metrics: watch::Sender::new(None),
-            clock_fault: Mutex::default(),
+            faults: Mutex::default(),
             failure: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
     }
@@ -156,12 +158,12 @@ impl Node {
     pub async fn work(&self, queues: Queues) -> String {
         let proposer = tokio::spawn(proposer::run(self.clone(), queues.submissions));
         let reader = tokio::spawn(reads::run(self.clone(), queues.readers));
-        let watcher = tokio::spawn(clockwatch::run(self.clone()));
+        let watcher = tokio::spawn(health::run(self.clone()));
         let machine = self.0.machine.clone();
         let reason = tokio::select! {
             ended = proposer => format!("the proposer has ended: {ended:?}"),
             ended = reader => format!("the reader has ended: {ended:?}"),
-            ended = watcher => format!("the watch on the clock has ended: {ended:?}"),
+            ended = watcher => format!("the watch on clock and disk has ended: {ended:?}"),
             error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
@@ -201,6 +203,11 @@ impl Node {
         self.0.links.own().0
     }
 
+    /// How often a process has begun to act as this node.
+    pub fn starts(&self) -> u64 {
+        self.0.identity.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |identity| identity.starts)
+    }
+
     /// Tells of each change in the Raft group: who leads, in which term.
     pub fn watch(&self) -> watch::Receiver<Option<raft::Metrics>> {
         self.0.raft_metrics.subscribe()
@@ -213,7 +220,7 @@ impl Node {
     /// The term in which this node may fire now: it leads, a majority has said so lately, its clock is right, and it
     /// is not stopping.
     pub fn may_fire(&self) -> Option<u64> {
-        if self.0.stopping.load(Ordering::Relaxed) || self.clock_fault().is_some() {
+        if self.0.stopping.load(Ordering::Relaxed) || self.faults().bars_leading() {
             return None;
         }
         self.leads_under_lease()
@@ -226,8 +233,8 @@ impl Node {
         self.0.lease.holds(metrics.current_term, &voters, monotonic()).then_some(metrics.current_term)
     }
 
-    fn clock_fault(&self) -> Option<String> {
-        self.0.clock_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn faults(&self) -> std::sync::MutexGuard<'_, health::Faults> {
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn leader_address(&self) -> Option<String> {
@@ -240,7 +247,8 @@ impl Node {
     /// Why this node can write nothing, if that is so.
     fn storage_failure(&self) -> Option<String> {
         let status = self.0.log.status();
-        status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned())
+        let failed = status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned());
+        failed.or_else(|| self.faults().full.clone())
     }
 
     /// Has a command written, by whichever node leads, and waits for its reply. While there is no leader, it waits for
@@ -265,7 +273,7 @@ impl Node {
         let began = monotonic();
         let mut ambiguous = false;
         loop {
-            if self.0.stopping.load(Ordering::Relaxed) && !self.leads() {
+            if self.0.closed.load(Ordering::Relaxed) {
                 return Err(if ambiguous { Error::Unknown(began.elapsed()) } else { Error::Stopping });
             }
             let mut group = self.watch();

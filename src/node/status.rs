@@ -96,6 +96,7 @@ impl Node {
             self.0.raft_metrics.borrow().as_ref().map_or((0, 0), |m| (m.current_term, m.last_log_index.unwrap_or(0)));
         let leads = self.leads_under_lease().is_some();
         let applied = self.0.machine.applied().map_or(0, |id| id.index);
+        let faults = self.faults().clone();
         let gauges = [
             ("tasks", "Tasks that are kept", tasks as f64),
             ("tasks_waiting", "Tasks that wait for their time", waiting as f64),
@@ -103,7 +104,8 @@ impl Node {
             ("runs_open", "Runs that have started and not ended", open as f64),
             ("leader", "1 where this node leads under a lease", f64::from(u8::from(leads))),
             ("ready", "1 where this node can serve", f64::from(u8::from(self.ready().is_ok()))),
-            ("clock_fault", "1 where this node's clock is off", f64::from(u8::from(self.clock_fault().is_some()))),
+            ("clock_fault", "1 where this node's clock is off", f64::from(u8::from(faults.clock.is_some()))),
+            ("disk_fault", "1 where this node's disk is full or slow", f64::from(u8::from(faults.disk()))),
             ("raft_term", "The current term", term as f64),
             ("raft_last_log_index", "The last log entry", last_log as f64),
             ("raft_applied_index", "The last log entry that is applied", applied as f64),
@@ -187,6 +189,7 @@ impl Node {
 
     /// Makes everything durable and ends the Raft group. Nothing works afterwards.
     pub async fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
         if let Some(raft) = self.0.group.get() {
             if let Err(error) = raft.shutdown().await {
                 tracing::warn!(%error, "raft has not ended cleanly");

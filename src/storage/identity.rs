@@ -22,6 +22,8 @@ pub struct Identity {
     pub peer: String,
     /// The cluster, once it is known.
     pub cluster: Option<Uuid>,
+    /// How often a process has begun to act as this node: what it sends is told from what an earlier one sent.
+    pub starts: u64,
 }
 
 fn path(dir: &Path) -> PathBuf {
@@ -72,7 +74,7 @@ mod tests {
     fn an_identity_survives_and_damage_to_it_is_no_absence() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Identity::read(dir.path()).unwrap(), None);
-        let identity = Identity { store: Uuid::from_u128(7), node: 2, peer: "a:1".into(), cluster: None };
+        let identity = Identity { store: Uuid::from_u128(7), node: 2, peer: "a:1".into(), cluster: None, starts: 1 };
         identity.write(dir.path()).unwrap();
         assert_eq!(Identity::read(dir.path()).unwrap(), Some(identity));
         let mut bytes = std::fs::read(path(dir.path())).unwrap();
