@@ -28,7 +28,7 @@ pub struct Metrics {
     pub batches: Counter,
     /// Writes that ended without a result, by `error`.
     pub failed_writes: Family<Labels, Counter>,
-    /// Calls of the public API, by `call` and `code`.
+    /// Calls of the public API, by `call` and HTTP `status`.
     pub calls: Family<Labels, Counter>,
 }
 

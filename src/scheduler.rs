@@ -119,13 +119,16 @@ fn misfire(node: &Node, job: Job, upto: Timestamp) {
     tokio::spawn(async move {
         let reason = "nothing could fire at the time: no leader, or no node".to_owned();
         let command = Command::Misfire { seq: job.seq, from: job.key.due, upto, reason };
-        // Where this fails, this node has lost the lead, and the next one does it.
-        let _ = node.propose(command, monotonic() + RECORD_TIMEOUT).await;
+        if let Err(error) = node.propose(command, monotonic() + RECORD_TIMEOUT).await {
+            tracing::debug!(%error, "a misfire is not recorded yet");
+            node.machine().release(job.seq);
+        }
     });
 }
 
 /// Runs that are recorded as going and that this node is not sending: whoever sent them leads no more, or has died.
 fn reconcile(node: &Node, dispatcher: &Dispatcher, now: Timestamp) {
     let running = node.machine().with_state(|s| s.running(now));
-    dispatcher.submit(running.into_iter().filter(|job| !dispatcher.holds(job.seq, job.key)));
+    // The job is the attempt that would follow the one that is recorded as going.
+    dispatcher.submit(running.into_iter().filter(|job| !dispatcher.holds(job.seq, job.key, job.attempt - 1)));
 }

@@ -34,11 +34,16 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
     let node = &dispatcher.0.node;
     let place = Place(dispatcher, &job);
     // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here.
-    let Some(term) = node.may_fire() else { return };
+    let Some(term) = node.may_fire() else {
+        // It may lead again before anyone has noticed that it did not.
+        node.machine().release(job.seq);
+        return;
+    };
     let spec = match node.machine().spec(job.seq) {
         Ok(spec) => spec,
         Err(error) => {
-            tracing::error!(task = %job.id, %error, "the definition of a due task cannot be read");
+            // What was stored is not what is read. Another node has it whole, and this one is rebuilt when it starts.
+            node.fail(format!("the definition of the task {} cannot be read: {error}", job.id));
             return;
         }
     };

@@ -7,7 +7,7 @@
 //!                                     state ◄── RunEnded ◄── verdict ◄── outcome
 //! ```
 //!
-//! A job is *held* from when it is taken until its outcome is applied; what is held is not taken a second time. An
+//! An attempt is *held* from when it is taken until its outcome is applied; what is held is not taken a second time. An
 //! outcome is proposed until it is written, by this leader or, forwarded, by the next.
 
 mod attempt;
@@ -49,9 +49,16 @@ struct Shared {
     active: watch::Sender<usize>,
 }
 
+/// An attempt. A retry can be due before the hands that made the attempt before it are quite free.
+type Hold = (Seq, RunKey, u32);
+
+fn hold(job: &Job) -> Hold {
+    (job.seq, job.key, job.attempt)
+}
+
 struct Table {
     queue: Queue,
-    held: HashSet<(Seq, RunKey)>,
+    held: HashSet<Hold>,
 }
 
 impl Dispatcher {
@@ -86,17 +93,17 @@ impl Dispatcher {
         self.0.room.notified().await;
     }
 
-    /// Whether the run is in this dispatcher's hands.
-    pub fn holds(&self, seq: Seq, key: RunKey) -> bool {
-        self.table().held.contains(&(seq, key))
+    /// Whether the attempt is in this dispatcher's hands.
+    pub fn holds(&self, seq: Seq, key: RunKey, attempt: u32) -> bool {
+        self.table().held.contains(&(seq, key, attempt))
     }
 
-    /// Takes jobs; those whose runs it holds already are passed over.
+    /// Takes jobs; those that it holds already are passed over.
     pub fn submit(&self, jobs: impl IntoIterator<Item = Job>) {
         {
             let mut table = self.table();
             for job in jobs {
-                if table.held.insert((job.seq, job.key)) {
+                if table.held.insert(hold(&job)) {
                     table.queue.push(job);
                 }
             }
@@ -109,7 +116,7 @@ impl Dispatcher {
     pub fn clear(&self) {
         let mut table = self.table();
         for job in table.queue.drain() {
-            table.held.remove(&(job.seq, job.key));
+            table.held.remove(&hold(&job));
         }
         self.0.node.metrics().queued.set(0);
     }
@@ -168,7 +175,7 @@ struct Active(Dispatcher, Job);
 impl Drop for Active {
     fn drop(&mut self) {
         let Active(dispatcher, job) = self;
-        dispatcher.table().held.remove(&(job.seq, job.key));
+        dispatcher.table().held.remove(&hold(job));
         dispatcher.0.active.send_modify(|n| *n -= 1);
     }
 }

@@ -25,8 +25,9 @@ mod tasks;
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, Uri};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::Router;
@@ -94,7 +95,17 @@ pub fn api(node: Node, config: &Config) -> Router {
         .route("/xcron/cluster", get(cluster::cluster))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(api.clone(), count))
         .with_state(api)
+}
+
+/// Counts a call by its path, where it is one of ours, and by the status of its answer.
+async fn count(State(api): Shared, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let call = path.as_ref().map_or("other", |path| path.as_str().trim_start_matches("/xcron/")).to_owned();
+    let labels = vec![("call", call), ("status", response.status().as_str().to_owned())];
+    api.node.metrics().calls.get_or_create(&labels).inc();
+    response
 }
 
 async fn no_such_path(uri: Uri) -> Response {

@@ -9,6 +9,8 @@ use crate::view::{Page, RunFilter, RunView, TaskFilter, TaskView};
 const SCAN_STEP: usize = 2048;
 /// Tasks looked at for one part of a list. A filter that few tasks pass gets short parts, and a cursor to go on.
 const SCAN_MAX: usize = 200_000;
+/// About how large one part of a list of tasks becomes.
+const BYTES_MAX: usize = 4 << 20;
 /// Most tasks over which runs are listed without naming a task.
 const RUNS_ACROSS_TASKS_MAX: usize = 10_000;
 
@@ -24,7 +26,7 @@ impl Node {
         };
         let machine = &self.0.machine;
         let mut items = Vec::new();
-        let mut scanned = 0;
+        let (mut scanned, mut bytes) = (0, 0);
         loop {
             let (candidates, looked_at) = machine.with_state(|state| {
                 let mut candidates = Vec::new();
@@ -46,10 +48,11 @@ impl Node {
                 (candidates, looked_at)
             });
             for seq in candidates {
-                let Some(view) = machine.task_view(seq).map_err(|e| Error::Damaged(e.to_string()))? else { continue };
+                let Some(view) = self.read_result(machine.task_view(seq))? else { continue };
                 if passes(filter, &view) {
+                    bytes += view.spec.callback.body.len() + view.spec.callback.url.len();
                     items.push(view);
-                    if items.len() == limit {
+                    if items.len() == limit || bytes >= BYTES_MAX {
                         return Ok(self.part(items, seq + 1));
                     }
                 }
@@ -98,7 +101,7 @@ impl Node {
         };
         let mut runs = Vec::new();
         for seq in seqs {
-            let of_task = machine.runs(seq).map_err(|e| Error::Damaged(e.to_string()))?;
+            let of_task = self.read_result(machine.runs(seq))?;
             runs.extend(of_task.into_iter().flatten().filter(|run| {
                 filter.state.is_none_or(|s| s == run.state)
                     && filter.from.is_none_or(|t| run.due >= t)

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch, Notify};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -82,6 +82,7 @@ struct Inner {
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
     faults: Mutex<health::Faults>,
     failure: OnceLock<String>,
+    failing: Notify,
     stopping: AtomicBool,
     closed: AtomicBool,
 }
@@ -148,6 +149,7 @@ impl Node {
             raft_metrics: watch::Sender::new(None),
             faults: Mutex::default(),
             failure: OnceLock::new(),
+            failing: Notify::new(),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
@@ -168,9 +170,25 @@ impl Node {
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
             reason = self.keep_identity() => reason,
+            () = self.0.failing.notified() => self.0.failure.get().cloned().unwrap_or_default(),
         };
         let _ = self.0.failure.set(reason.clone());
         reason
+    }
+
+    /// Has the node stop: it cannot be trusted any more.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(reason, "this node is not sound");
+        let _ = self.0.failure.set(reason);
+        self.0.failing.notify_one();
+    }
+
+    /// What a read gave. A record that is not what was stored means that the node is not sound.
+    fn read_result<T>(&self, result: Result<T, storage::Error>) -> Result<T, Error> {
+        result.map_err(|error| {
+            self.fail(error.to_string());
+            Error::Damaged(error.to_string())
+        })
     }
 
     /// The node's configuration.
@@ -301,14 +319,12 @@ impl Node {
     }
 
     async fn submit(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
-        let (reply, result) = oneshot::channel();
-        let submission = proposer::Submission { command, deadline, reply };
+        let (submission, waiting) = proposer::submission(command, deadline);
         match self.0.submissions.try_send(submission) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => return Err(Error::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(Error::Stopping),
+            Ok(()) => waiting.reply().await,
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::Stopping),
         }
-        result.await.unwrap_or(Err(Error::Unknown(Duration::ZERO)))
     }
 
     /// As [`Node::propose`], for each of these.
@@ -346,7 +362,7 @@ impl Node {
     /// # Errors
     /// A record that cannot be read.
     pub fn task(&self, id: &TaskId) -> Result<Option<TaskView>, Error> {
-        self.0.machine.task(id).map_err(|e| Error::Damaged(e.to_string()))
+        self.read_result(self.0.machine.task(id))
     }
 
     /// The run with this id, as it is now on this node.
@@ -354,6 +370,6 @@ impl Node {
     /// # Errors
     /// A record that cannot be read.
     pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
-        self.0.machine.run(id).map_err(|e| Error::Damaged(e.to_string()))
+        self.read_result(self.0.machine.run(id))
     }
 }

@@ -4,6 +4,7 @@
 //! leaves at once, and while an entry is on its way the next one grows. On a node that does not lead, the same batches
 //! go to the leader, whose proposer puts them together with its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +28,44 @@ const BYTES_PER_ENTRY: usize = 2 << 20;
 
 /// A command, and who waits for its reply.
 pub(super) struct Submission {
-    pub command: Command,
-    pub deadline: Instant,
-    pub reply: oneshot::Sender<Result<Reply, Error>>,
+    command: Command,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Reply, Error>>,
+    /// Set by whoever is first: the proposer that sends it, or the waiter that gives up.
+    decided: Arc<AtomicBool>,
+}
+
+/// The other end of a [`Submission`].
+pub(super) struct Waiting {
+    deadline: Instant,
+    reply: oneshot::Receiver<Result<Reply, Error>>,
+    decided: Arc<AtomicBool>,
+}
+
+/// A command for the queue, and what to wait on.
+pub(super) fn submission(command: Command, deadline: Instant) -> (Submission, Waiting) {
+    let (sender, reply) = oneshot::channel();
+    let decided = Arc::new(AtomicBool::new(false));
+    (Submission { command, deadline, reply: sender, decided: decided.clone() }, Waiting { deadline, reply, decided })
+}
+
+impl Submission {
+    /// Whether it is to be sent: nobody has given up on it, and there is time left.
+    fn take(&self, now: Instant) -> bool {
+        self.deadline > now && !self.reply.is_closed() && !self.decided.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Waiting {
+    /// The reply. One that was never sent when the time is up is known not to be written.
+    pub async fn reply(self) -> Result<Reply, Error> {
+        let began = monotonic();
+        match tokio::time::timeout_at(self.deadline, self.reply).await {
+            Ok(Ok(result)) => result,
+            _ if !self.decided.swap(true, Ordering::AcqRel) => Err(Error::NoLeader),
+            _ => Err(Error::Unknown(began.elapsed())),
+        }
+    }
 }
 
 /// About how many bytes a command takes in an entry.
@@ -66,12 +102,7 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
 
 async fn send(node: &Node, batch: Vec<Submission>) {
     let now = monotonic();
-    let (batch, late): (Vec<_>, Vec<_>) =
-        batch.into_iter().filter(|s| !s.reply.is_closed()).partition(|s| s.deadline > now);
-    for submission in late {
-        // It was never proposed.
-        let _ = submission.reply.send(Err(Error::NoLeader));
-    }
+    let batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
     let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());

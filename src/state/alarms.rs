@@ -108,6 +108,16 @@ impl Alarms {
         }
     }
 
+    /// One task that was taken is due again.
+    pub fn release_one(&mut self, seq: Seq, pages: &mut Pages) {
+        let Some(task) = pages.get_mut(seq) else { return };
+        if let Alarm::Taken(at) = task.alarm {
+            self.taken.remove(&(at, seq));
+            self.fresh.insert((at, seq));
+            task.alarm = Alarm::Fresh(at);
+        }
+    }
+
     /// Begins again at `now`: the wall clock was set back, and the wheel cannot turn back.
     pub fn rebuild(&mut self, now: Timestamp, pages: &mut Pages) {
         let taken = std::mem::take(&mut self.taken);

@@ -80,6 +80,11 @@ impl State {
         Some((seq, jobs))
     }
 
+    /// Makes one task due again that was taken and for which nothing was done.
+    pub fn release(&mut self, seq: Seq) {
+        self.alarms.release_one(seq, &mut self.pages);
+    }
+
     /// Makes due again what was taken: for a node that begins to lead, or no longer does.
     pub fn release_taken(&mut self) {
         self.alarms.release(&mut self.pages);

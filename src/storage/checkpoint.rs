@@ -52,6 +52,9 @@ pub(super) fn write(
     Ok(mark)
 }
 
+/// A task's new definition; none: the task is gone.
+type ChangedSpec<'a> = (Seq, Option<&'a Arc<TaskSpec>>);
+
 struct Records<'a> {
     store: &'a Store,
     changes: Vec<Change>,
@@ -78,7 +81,7 @@ impl Records<'_> {
     }
 
     fn specs(&mut self, cut: &Cut) -> Result<(), Error> {
-        let mut pages: BTreeMap<u64, Vec<(Seq, Option<&Arc<TaskSpec>>)>> = BTreeMap::new();
+        let mut pages: BTreeMap<u64, Vec<ChangedSpec>> = BTreeMap::new();
         for (&seq, spec) in &cut.changes.specs {
             pages.entry(seq / SPECS_PER_PAGE).or_default().push((seq, spec.as_ref()));
         }

@@ -19,6 +19,7 @@ use super::snapshot::{self, Header, Snapshots};
 use super::store::{Ledger, Loaded, Mark, Store};
 use super::Error;
 use crate::clock::Clock;
+use crate::command::Seq;
 use crate::raft::{LogId, Membership};
 use crate::state::State;
 
@@ -171,6 +172,12 @@ impl Machine {
     /// Moves the alarms; nothing that is replicated may be changed.
     pub fn with_alarms<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.core().state)
+    }
+
+    /// A task was taken and nothing was done for it: it is due again.
+    pub fn release(&self, seq: Seq) {
+        self.core().state.release(seq);
+        self.0.changed.notify_one();
     }
 
     /// The last log entry that was applied.
