@@ -84,6 +84,7 @@ struct Inner {
     failure: OnceLock<String>,
     failing: Notify,
     stopping: AtomicBool,
+    handing_over: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -151,6 +152,7 @@ impl Node {
             failure: OnceLock::new(),
             failing: Notify::new(),
             stopping: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
@@ -249,6 +251,12 @@ impl Node {
         let metrics = metrics.as_ref().filter(|m| m.state == ServerState::Leader)?;
         let voters: Vec<u64> = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id).collect();
         self.0.lease.holds(metrics.current_term, &voters, monotonic()).then_some(metrics.current_term)
+    }
+
+    /// Whether this node, if it leads, waits for another to take over. It must write nothing then: each entry that it
+    /// sends keeps the others from electing one.
+    fn lets_another_lead(&self) -> bool {
+        self.0.handing_over.load(Ordering::Relaxed) || self.faults().bars_leading()
     }
 
     fn faults(&self) -> std::sync::MutexGuard<'_, health::Faults> {

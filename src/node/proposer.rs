@@ -113,6 +113,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     let result = match node.leader_address() {
         // Without its lease a leader may have been replaced: what it appends may never be committed.
         _ if node.leads() && node.leads_under_lease().is_none() => Err(Error::NoLeader),
+        _ if node.leads() && node.lets_another_lead() => Err(Error::NoLeader),
         _ if node.leads() => write(node, commands, deadline).await,
         Some(address) => forward(node, &address, commands, deadline).await,
         None => Err(Error::NoLeader),
