@@ -216,10 +216,6 @@ impl Load {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn acknowledged(&self) -> usize {
-        self.book().tasks.values().filter(|task| task.created).count()
-    }
-
     /// Begins no more; each call that is under way comes to its end.
     pub async fn stop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
