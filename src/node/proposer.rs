@@ -102,7 +102,16 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
 
 async fn send(node: &Node, batch: Vec<Submission>) {
     let now = monotonic();
-    let batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
+    let mut batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
+    if let Some(reason) = node.storage_shortage().filter(|_| node.leads()) {
+        let (refused, others): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|s| matches!(s.command, Command::Create { .. }));
+        batch = others;
+        for Submission { reply, .. } in refused {
+            // A receiver that is gone has stopped waiting.
+            drop(reply.send(Err(Error::Storage(reason.clone()))));
+        }
+    }
     let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());

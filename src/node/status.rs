@@ -18,7 +18,7 @@ impl Node {
     /// # Errors
     /// Why not.
     pub fn ready(&self) -> Result<(), String> {
-        if let Some(reason) = self.storage_failure() {
+        if let Some(reason) = self.storage_shortage() {
             return Err(reason);
         }
         if self.0.stopping.load(Ordering::Relaxed) {
