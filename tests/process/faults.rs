@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::api::{code, once};
+use crate::api::{code, once, Answer};
 use crate::cluster::SETTLE_MAX;
 use crate::harness::{eventually, has_tool, now_ms, run, sleep_ms, sparse_file, Cluster, Node, READY_MAX};
 use crate::load::{Load, Report, Shape};
@@ -129,62 +129,120 @@ async fn nothing_acknowledged_is_lost_by_power_cuts() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_told_and_loses_nothing() {
-    let dir = TempDir::new().unwrap();
-    let Some(disk) = Disk::new(dir.path(), "disk", 48 * MIB) else { return };
-    let ballast = disk.mount.join("ballast");
-    let more = "[storage]\nlog_segment_bytes = 1048576\n";
+/// How much is free on the file system of `path`, in bytes.
+fn free_bytes(path: &Path) -> u64 {
+    let fs = rustix::fs::statvfs(path).expect("ask the file system");
+    fs.f_bavail * fs.f_frsize
+}
+
+/// A node on a disk of which `room` bytes are free, and a file that takes the rest.
+async fn nearly_full(reserve_mb: u64, room: u64) -> Option<(Disk, PathBuf, Cluster)> {
+    let dir = TempDir::new().expect("make a directory");
+    let disk = Disk::new(dir.path(), "disk", 160 * MIB)?;
+    let more = format!("[storage]\nlog_segment_bytes = 1048576\nreserve_mb = {reserve_mb}\n");
     let data = [disk.mount.join("data")];
-    let mut cluster = Cluster::with_data(dir, &data, more);
-    let sink = Sink::start().await;
+    let mut cluster = Cluster::with_data(dir, &data, &more);
     cluster.nodes[0].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
-    let http = cluster.nodes[0].ports.http;
-    std::fs::write(&ballast, vec![1; 20 << 20]).unwrap();
+    let ballast = disk.mount.join("ballast");
+    let bytes = free_bytes(&disk.mount).checked_sub(room).expect("more is free than is to be left");
+    std::fs::write(&ballast, vec![1; bytes as usize]).expect("write the ballast");
+    Some((disk, ballast, cluster))
+}
+
+/// Creates large tasks until one is refused: those that were acknowledged, and the answer to the other.
+async fn fill(cluster: &Cluster, sink: &Sink) -> (Vec<String>, Answer) {
     let filler = "x".repeat(50_000);
     let mut kept = Vec::new();
-    let mut refusal = None;
-    for n in 0..2000 {
+    for n in 0..4000 {
         let id = format!("fill-{n}");
         let mut task = once(&id, now_ms() + 3_600_000, &sink.url);
         task["callback"]["body"] = json!({ "filler": filler });
-        let answer = cluster.api.create(http, &task).await;
-        match code(&answer) {
-            Some(0) => kept.push(id),
-            other => {
-                refusal = Some((other, answer));
-                break;
-            }
+        let answer = cluster.api.create(cluster.nodes[0].ports.http, &task).await;
+        if code(&answer) != Some(0) {
+            println!("{n} tasks of 50 kB were taken, then: {:.200}", format!("{answer:?}"));
+            return (kept, answer);
         }
+        kept.push(id);
     }
-    let (told, answer) = refusal.expect("the disk is full at some time");
-    println!("{} tasks of 50 kB were taken, then: {:.300}", kept.len(), format!("{answer:?}"));
-    match told {
-        Some(1071) => {
-            assert_eq!(answer.unwrap().0, 507);
-        }
-        Some(1050 | 1051) | None => {
-            // It went away: then it says so, and ends.
-            let status = cluster.nodes[0].exit(Duration::from_secs(20)).await;
-            assert_eq!(status.code(), Some(1));
-        }
-        Some(_) => panic!("{answer:?}"),
-    }
-    let log = cluster.nodes[0].log_text();
-    assert!(log.contains("full") || log.contains("No space left"), "the log does not tell: {log}");
+    panic!("the disk is never full");
+}
+
+/// After space was freed and the node started again, what was acknowledged is there, and the node works.
+async fn nothing_is_lost(cluster: &mut Cluster, sink: &Sink, kept: &[String]) {
     cluster.nodes[0].kill();
-    std::fs::remove_file(&ballast).unwrap();
     cluster.nodes[0].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
-    let missing = all_there(&cluster, 0, &kept).await;
+    let missing = all_there(cluster, 0, kept).await;
     assert!(missing.is_empty(), "{} of {} are gone: {missing:?}", missing.len(), kept.len());
+    let http = cluster.nodes[0].ports.http;
     let after = cluster.api.create(http, &once("after", now_ms() + 300, &sink.url)).await;
     assert_eq!(code(&after), Some(0), "{after:?}");
     eventually("it fires", Duration::from_secs(10), async || !sink.of("after").is_empty()).await;
-    cluster.nodes[0].kill();
-    drop(cluster);
-    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_nearly_full_refuses_tasks_and_still_fires() {
+    let Some((disk, ballast, mut cluster)) = nearly_full(32, 48 * MIB).await else { return };
+    let sink = Sink::start().await;
+    let http = cluster.nodes[0].ports.http;
+    let due = now_ms() + 10_000;
+    assert_eq!(code(&cluster.api.create(http, &once("waits", due, &sink.url)).await), Some(0));
+    let (kept, refusal) = fill(&cluster, &sink).await;
+    assert!(!kept.is_empty());
+    let (status, answer) = refusal.expect("an answer");
+    assert_eq!((status, &answer["code"]), (507, &json!(1071)), "{answer}");
+    assert!(!cluster.nodes[0].is_ready(&cluster.api).await);
+    assert!(cluster.nodes[0].log_text().contains("in reserve"), "the log does not tell");
+    assert!(now_ms() < due, "it took too long to fill the disk");
+    eventually("what was taken fires", Duration::from_secs(15), async || !sink.of("waits").is_empty()).await;
+    eventually("its outcome is recorded", Duration::from_secs(5), async || {
+        let task = cluster.api.query_local(http, "waits").await;
+        task.is_ok_and(|(_, body)| body["data"]["run_count"] == 1)
+    })
+    .await;
+    let deleted = cluster.api.delete(http, &kept[0]).await;
+    assert_eq!(code(&deleted), Some(0), "what frees space is taken: {deleted:?}");
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("it takes tasks again by itself", Duration::from_secs(10), async || {
+        code(&cluster.api.create(http, &once("again", now_ms() + 3_600_000, &sink.url)).await) == Some(0)
+    })
+    .await;
+    assert_eq!(sink.of("waits").len(), 1, "it fired once");
+    nothing_is_lost(&mut cluster, &sink, &kept[1..]).await;
+    drop((cluster, disk));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_any_room_is_told_and_loses_nothing() {
+    let Some((disk, ballast, mut cluster)) = nearly_full(1, 12 * MIB).await else { return };
+    let sink = Sink::start().await;
+    // The reserve is eaten up by another's file, before the node looks again.
+    let (mut kept, _) = fill(&cluster, &sink).await;
+    std::fs::remove_file(&ballast).unwrap();
+    std::fs::write(&ballast, vec![1; (free_bytes(&disk.mount) - 3 * MIB) as usize]).unwrap();
+    sleep_ms(300).await;
+    let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
+    sleep_ms(500).await;
+    let greedy = disk.mount.join("greedy");
+    // As much as there is, until there is none.
+    let _ = std::fs::write(&greedy, vec![1; 8 << 20]);
+    sleep_ms(3000).await;
+    std::fs::remove_file(&greedy).unwrap();
+    std::fs::remove_file(&ballast).unwrap();
+    if cluster.nodes[0].has_ended() {
+        // It may end, if it says why.
+        let status = cluster.nodes[0].exit(Duration::from_secs(1)).await;
+        assert_eq!(status.code(), Some(1));
+    }
+    let log = cluster.nodes[0].log_text();
+    let told = ["No space left", "full", "in reserve"].iter().any(|word| log.contains(word));
+    assert!(told, "the log does not tell: {log}");
+    load.stop().await;
+    kept.extend(load.standing());
+    nothing_is_lost(&mut cluster, &sink, &kept).await;
+    load.settle(SETTLE_MAX).await.check("a full disk");
+    drop((cluster, disk));
 }
 
 /// The library whose fsync fails; none where there is no compiler.
@@ -215,14 +273,14 @@ async fn a_failing_sync(part: &str) {
     assert!(cluster.all_ready(READY_MAX).await);
     let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
     sleep_ms(1500).await;
-    std::fs::write(&when, "").unwrap();
+    std::fs::write(&when, "").expect("begin to fail");
     let status = cluster.nodes[0].exit(Duration::from_secs(20)).await;
     let log = cluster.nodes[0].log_text();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("Input/output error") || log.contains("os error 5"), "the log does not tell: {log}");
     let last = log.lines().last().unwrap_or_default();
     println!("{part}: it ended with {last:?}");
-    std::fs::remove_file(&when).unwrap();
+    std::fs::remove_file(&when).expect("end failing");
     cluster.nodes[0].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
     sleep_ms(500).await;

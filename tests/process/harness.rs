@@ -170,6 +170,11 @@ impl Node {
         status.expect("it has ended")
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("ask for the process").is_some())
+    }
+
     /// SIGTERM, and the exit code.
     pub async fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
