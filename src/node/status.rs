@@ -24,13 +24,15 @@ impl Node {
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err("stopping".to_owned());
         }
+        // Asked before the metrics are borrowed: a second borrow behind a waiting change would never be given.
+        let lease = self.leads_under_lease();
         let metrics = self.0.raft_metrics.borrow();
         let Some(metrics) = metrics.as_ref().filter(|_| self.0.group.get().is_some()) else {
             return Err("waiting for enough peers to form or join the cluster".to_owned());
         };
         match metrics.current_leader {
             None => Err("no leader is known".to_owned()),
-            Some(leader) if leader == metrics.id && self.leads_under_lease().is_none() => {
+            Some(leader) if leader == metrics.id && lease.is_none() => {
                 Err("this node leads and has lost the majority".to_owned())
             }
             Some(_) => Ok(()),
