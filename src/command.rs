@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::id::{RunKey, TaskId};
 use crate::run::Attempt;
-use crate::task::TaskSpec;
+use crate::task::{TaskSpec, TaskState};
 
 /// The number that a task gets when its creation is applied: 1, 2, …; never given twice.
 pub type Seq = u64;
@@ -40,6 +40,28 @@ pub enum Command {
     Delete {
         /// Which.
         id: TaskId,
+    },
+    /// Stops a task's schedule until it is resumed.
+    Pause {
+        /// Which.
+        id: TaskId,
+    },
+    /// Lets a task's schedule go on. What was due meanwhile is late, or missed.
+    Resume {
+        /// Which.
+        id: TaskId,
+    },
+    /// One run now, beside the schedule.
+    Trigger {
+        /// Which.
+        id: TaskId,
+    },
+    /// Ends a run that is going or waits.
+    Cancel {
+        /// The task.
+        seq: Seq,
+        /// Which of its runs.
+        key: RunKey,
     },
     /// An attempt has left and has not ended yet.
     RunStarted {
@@ -121,6 +143,18 @@ pub enum Reply {
         /// None: it never is again.
         next: Option<Timestamp>,
     },
+    /// The task's state, and when it is next due.
+    Task {
+        /// Its state.
+        state: TaskState,
+        /// None while it does not fire.
+        next: Option<Timestamp>,
+    },
+    /// The run that was triggered.
+    Triggered {
+        /// Which.
+        key: RunKey,
+    },
     /// Done; there is nothing to say.
     Done,
     /// Not done, and nothing has changed.
@@ -133,6 +167,12 @@ pub enum Refusal {
     /// No task has this id.
     #[error("no such task")]
     NoSuchTask,
+    /// The run has ended, or never was.
+    #[error("no such run is going or waits")]
+    NoSuchRun,
+    /// The task has no due times to come.
+    #[error("the task is finished")]
+    Finished,
     /// A task has this id and another definition.
     #[error("a task with this task_id exists and its definition is another")]
     Conflict,

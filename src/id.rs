@@ -132,6 +132,11 @@ impl RunKey {
     pub const fn scheduled(due: Timestamp) -> Self {
         RunKey { due, nonce: 0 }
     }
+
+    /// The run of the trigger numbered `count` of its task, made at `now`.
+    pub const fn triggered(now: Timestamp, count: u64) -> Self {
+        RunKey { due: now, nonce: (count % 0x0fff) as u16 + 1 }
+    }
 }
 
 /// A run's identifier: a UUID (version 8) derived from the task's id and the due time.

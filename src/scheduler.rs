@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::clock::{monotonic, Timestamp};
 use crate::command::Command;
 use crate::dispatcher::Dispatcher;
-use crate::id::RunKey;
 use crate::node::Node;
 use crate::state::{Job, State};
 use crate::wheel::Progress;
@@ -107,17 +106,24 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
 
 /// Whether a periodic task has a later due time that is too old to fire as well: then they fire as one.
 fn is_misfire(node: &Node, job: &Job, now: Timestamp, window_ms: u64) -> bool {
-    if job.attempt != 1 || job.key != RunKey::scheduled(job.at) || now.ms_since(job.at) <= window_ms {
+    if job.attempt != 1 || job.key.nonce != 0 || now.ms_since(job.at) <= window_ms {
         return false;
     }
-    let following = node.machine().with_state(|s| s.task(job.seq).and_then(|task| task.due_after(job.at)));
+    let following = node.machine().with_state(|s| {
+        let task = s.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
+        task.due_after(job.key.due)
+    });
     following.is_some_and(|at| now.ms_since(at) > window_ms)
 }
 
 fn misfire(node: &Node, job: Job, upto: Timestamp) {
     let node = node.clone();
     tokio::spawn(async move {
-        let reason = "nothing could fire at the time: no leader, or no node".to_owned();
+        let paused = node.machine().with_state(|s| s.task(job.seq).and_then(|task| task.paused));
+        let reason = match paused {
+            Some(pause) if pause.to.is_some_and(|to| to > job.key.due) => "paused".to_owned(),
+            _ => "nothing could fire at the time: no leader, or no node".to_owned(),
+        };
         let command = Command::Misfire { seq: job.seq, from: job.key.due, upto, reason };
         if let Err(error) = node.propose(command, monotonic() + RECORD_TIMEOUT).await {
             tracing::debug!(%error, "a misfire is not recorded yet");

@@ -7,12 +7,16 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 /// A task's definition. It does not change as the task runs; what changes is in [`crate::state`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskSpec {
     /// When it is due.
     pub timing: Timing,
+    /// Which of its due times count.
+    pub bounds: Bounds,
     /// What is called.
     pub callback: Callback,
+    /// How failed attempts are repeated; none: as the configuration says.
+    pub retry: Option<Retry>,
     /// For people and for lists; not unique.
     pub name: Option<String>,
     /// For people and for lists.
@@ -48,8 +52,122 @@ pub enum Timing {
 pub struct Callback {
     /// `http` or `https`.
     pub url: String,
-    /// JSON text, sent as the body byte for byte.
+    /// The HTTP method.
+    pub method: Method,
+    /// JSON text, or what is sent in its place: see `content_type`.
     pub body: String,
+    /// How the body is sent.
+    pub content_type: ContentType,
+    /// Headers beside our own.
+    pub headers: BTreeMap<String, String>,
+    /// From connect to the last byte of the answer; none: as the configuration says.
+    pub timeout_ms: Option<u64>,
+    /// Which answers are a success.
+    pub expect: Expect,
+}
+
+/// Which due times of a schedule count, and what is beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// None before.
+    pub start: Option<Timestamp>,
+    /// None after.
+    pub end: Option<Timestamp>,
+    /// The task is finished after so many.
+    pub max_runs: Option<u64>,
+    /// Each is moved later by a fixed offset below this, which follows from the task's id.
+    pub jitter_ms: u64,
+    /// One run at once, beside the schedule.
+    pub run_now: bool,
+}
+
+/// An HTTP method that a callback may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Method {
+    #[default]
+    Post,
+    /// Sent without a body.
+    Get,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Method; 5] = [Method::Post, Method::Get, Method::Put, Method::Patch, Method::Delete];
+
+    /// As HTTP writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Post => "POST",
+            Method::Get => "GET",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// How a callback's body is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContentType {
+    /// Byte for byte.
+    #[default]
+    Json,
+    /// A flat object, as a form.
+    Form,
+    /// A string, as it is.
+    Text,
+}
+
+impl ContentType {
+    /// Every one.
+    pub const ALL: [ContentType; 3] = [ContentType::Json, ContentType::Form, ContentType::Text];
+
+    /// As HTTP writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ContentType::Json => "application/json",
+            ContentType::Form => "application/x-www-form-urlencoded",
+            ContentType::Text => "text/plain",
+        }
+    }
+}
+
+/// Which answers are a success.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expect {
+    /// Ranges of statuses, both ends included; none: 200 to 299.
+    pub status: Vec<(u16, u16)>,
+    /// What the first bytes of the answer must contain besides.
+    pub body_contains: Option<String>,
+}
+
+impl Expect {
+    /// Whether an answer with this status can be a success.
+    pub fn takes(&self, status: u16) -> bool {
+        if self.status.is_empty() {
+            return (200..300).contains(&status);
+        }
+        self.status.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// How the failed attempts of one task's runs are repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Attempts of one run, the first included.
+    pub max_attempts: u32,
+    /// The first backoff is at most this.
+    pub min_backoff_ms: u64,
+    /// No backoff is longer.
+    pub max_backoff_ms: u64,
+    /// How much longer each may be than the one before.
+    pub multiplier: f64,
+    /// No attempt is made later than this after the run was due.
+    pub max_elapsed_ms: Option<u64>,
 }
 
 impl Callback {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::retry::Policy;
 use super::transport::{Answer, Failure, Request};
 use super::Dispatcher;
 use crate::clock::{monotonic, Timestamp};
@@ -12,7 +13,7 @@ use crate::command::Command;
 use crate::id::RunId;
 use crate::run::Attempt;
 use crate::state::Job;
-use crate::task::TaskSpec;
+use crate::task::{Callback, ContentType, Expect, Method, TaskSpec};
 
 /// An attempt that takes longer than this is recorded as started, so that every node shows it.
 const RECORDED_AFTER: Duration = Duration::from_millis(50);
@@ -68,11 +69,12 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
     let took = clock.elapsed();
     node.metrics().duration.observe(took.as_secs_f64());
     let duration_ms = Some(took.as_millis().min(u32::MAX.into()) as u32);
-    let (error, answer) = judge(outcome);
+    let (error, answer) = judge(outcome, &spec.callback.expect);
     let label = if error.is_none() { "succeeded" } else { "failed" };
     node.metrics().attempts.get_or_create(&vec![("outcome", label.to_owned())]).inc();
     let wait = answer.as_ref().and_then(|a| a.retry_after).map(|d| d.as_millis() as u64);
-    let verdict = dispatcher.0.policy.verdict(job.attempt, error.as_deref(), node.now(), rand::random(), wait);
+    let policy = spec.retry.as_ref().map_or(dispatcher.0.policy, Policy::from);
+    let verdict = policy.verdict(&job, error.as_deref(), node.now(), rand::random(), wait);
     let attempt = Attempt {
         number: job.attempt,
         node: node.id(),
@@ -81,7 +83,10 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         duration_ms,
         status: answer.as_ref().map(|a| a.status.as_u16()),
         error,
-        answer: answer.filter(|a| !a.start.is_empty()).map(|a| String::from_utf8_lossy(&a.start).into_owned()),
+        answer: answer.filter(|a| !a.start.is_empty()).map(|a| {
+            let kept = a.start.len().min(node.config().callback.answer_kept_bytes);
+            String::from_utf8_lossy(&a.start[..kept]).into_owned()
+        }),
     };
     let ended = Command::RunEnded { seq: job.seq, key: job.key, attempt, term, verdict };
     // Nothing else knows this outcome. It is proposed until it is written: to this leader, or to the next one.
@@ -114,21 +119,82 @@ fn request(dispatcher: &Dispatcher, job: &Job, spec: &TaskSpec, term: u64) -> Re
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    put("content-type", "application/json".to_owned());
     put("xcron-task-id", job.id.to_string());
     put("xcron-run-id", run.clone());
     put("idempotency-key", run);
     put("xcron-scheduled-at", job.key.due.0.to_string());
     put("xcron-attempt", job.attempt.to_string());
     put("xcron-fence", dispatcher.next_fence(term));
-    let timeout = Duration::from_millis(dispatcher.0.node.config().callback.timeout_ms);
-    Request { url: spec.callback.url.clone(), headers, body: Bytes::from(spec.callback.body.clone()), timeout }
+    for (name, value) in &spec.callback.headers {
+        // Both were checked when the task was created.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.insert(name, value);
+        }
+    }
+    let callback = &spec.callback;
+    let body = body(callback);
+    if body.is_some() {
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(callback.content_type.name()));
+    }
+    let settings = &dispatcher.0.node.config().callback;
+    // Where the answer's text decides, all of it that is read at all is looked at.
+    let decides = callback.expect.body_contains.is_some();
+    Request {
+        method: match callback.method {
+            Method::Post => http::Method::POST,
+            Method::Get => http::Method::GET,
+            Method::Put => http::Method::PUT,
+            Method::Patch => http::Method::PATCH,
+            Method::Delete => http::Method::DELETE,
+        },
+        url: callback.url.clone(),
+        headers,
+        body,
+        timeout: Duration::from_millis(callback.timeout_ms.unwrap_or(settings.timeout_ms)),
+        answer_bytes: if decides { settings.answer_bytes_max } else { settings.answer_kept_bytes },
+    }
+}
+
+/// The bytes of the body, as the content type wants them.
+fn body(callback: &Callback) -> Option<Bytes> {
+    if callback.method == Method::Get {
+        return None;
+    }
+    // What does not fit its type was refused when the task was created; were it here, it is sent as it is.
+    let text = match callback.content_type {
+        ContentType::Json => None,
+        ContentType::Text => serde_json::from_str::<String>(&callback.body).ok(),
+        ContentType::Form => form(&callback.body),
+    };
+    Some(Bytes::from(text.unwrap_or_else(|| callback.body.clone())))
+}
+
+/// A flat object as a form; null is an empty value.
+fn form(json: &str) -> Option<String> {
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).ok()?;
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in fields {
+        let text = match value {
+            serde_json::Value::String(text) => text,
+            serde_json::Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        form.append_pair(&name, &text);
+    }
+    Some(form.finish())
 }
 
 /// The error, where the outcome is one, and the answer, where there is one.
-fn judge(outcome: Result<Answer, Failure>) -> (Option<String>, Option<Answer>) {
+fn judge(outcome: Result<Answer, Failure>, expect: &Expect) -> (Option<String>, Option<Answer>) {
+    let contains = |answer: &Answer| {
+        let wanted = expect.body_contains.as_deref().unwrap_or_default().as_bytes();
+        wanted.is_empty() || answer.start.windows(wanted.len()).any(|window| window == wanted)
+    };
     match outcome {
-        Ok(answer) if answer.status.is_success() => (None, Some(answer)),
+        Ok(answer) if expect.takes(answer.status.as_u16()) && contains(&answer) => (None, Some(answer)),
+        Ok(answer) if expect.takes(answer.status.as_u16()) => {
+            (Some("the answer does not contain what is expected of it".to_owned()), Some(answer))
+        }
         Ok(answer) if answer.status.is_redirection() => {
             (Some(format!("the target answered {}; redirects are not followed", answer.status.as_u16())), Some(answer))
         }

@@ -6,6 +6,7 @@
 use crate::clock::Timestamp;
 use crate::command::Verdict;
 use crate::config::Retry;
+use crate::state::Job;
 
 /// How failed attempts are repeated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,20 @@ pub struct Policy {
     pub max_backoff_ms: u64,
     /// How much longer each may be than the one before.
     pub multiplier: f64,
+    /// No attempt is made later than this after the run was due.
+    pub max_elapsed_ms: Option<u64>,
+}
+
+impl From<&crate::task::Retry> for Policy {
+    fn from(retry: &crate::task::Retry) -> Self {
+        Policy {
+            max_attempts: retry.max_attempts,
+            min_backoff_ms: retry.min_backoff_ms,
+            max_backoff_ms: retry.max_backoff_ms,
+            multiplier: retry.multiplier,
+            max_elapsed_ms: retry.max_elapsed_ms,
+        }
+    }
 }
 
 impl From<&Retry> for Policy {
@@ -27,6 +42,7 @@ impl From<&Retry> for Policy {
             min_backoff_ms: retry.min_backoff_ms,
             max_backoff_ms: retry.max_backoff_ms,
             multiplier: retry.multiplier,
+            max_elapsed_ms: None,
         }
     }
 }
@@ -39,17 +55,18 @@ impl Policy {
         ((self.min_backoff_ms as f64 * factor) as u64).min(self.max_backoff_ms)
     }
 
-    /// What follows from the end of the attempt numbered `attempt` at `now`. `chance` is in 0..1; `at_least_ms` is how
+    /// What follows from the end of an attempt at `now`. `chance` is in 0..1; `at_least_ms` is how
     /// long the target asked to be left alone.
     pub fn verdict(
         &self,
-        attempt: u32,
+        job: &Job,
         error: Option<&str>,
         now: Timestamp,
         chance: f64,
         at_least_ms: Option<u64>,
     ) -> Verdict {
         let Some(error) = error else { return Verdict::Succeeded };
+        let attempt = job.attempt;
         if attempt >= self.max_attempts {
             let reason = match self.max_attempts {
                 1 => error.to_owned(),
@@ -59,15 +76,30 @@ impl Policy {
         }
         let backoff = (self.backoff_bound_ms(attempt) as f64 * chance) as u64;
         let asked = at_least_ms.unwrap_or(0).min(self.max_backoff_ms.max(3_600_000));
-        Verdict::Retry { at: now.plus_ms(backoff.max(asked).max(1)) }
+        let at = now.plus_ms(backoff.max(asked).max(1));
+        match self.max_elapsed_ms {
+            Some(max) if at.ms_since(job.key.due) > max => {
+                let reason = format!("no attempt is left within {max} ms of the due time; the last error: {error}");
+                Verdict::Failed { reason }
+            }
+            _ => Verdict::Retry { at },
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{RunKey, TaskId};
 
-    const POLICY: Policy = Policy { max_attempts: 5, min_backoff_ms: 1000, max_backoff_ms: 60_000, multiplier: 2.0 };
+    const POLICY: Policy =
+        Policy { max_attempts: 5, min_backoff_ms: 1000, max_backoff_ms: 60_000, multiplier: 2.0, max_elapsed_ms: None };
+    const DUE: Timestamp = Timestamp(1_000_000);
+
+    fn attempt(number: u32) -> Job {
+        let key = RunKey::scheduled(DUE);
+        Job { seq: 1, id: TaskId::generate(), target: "a:1".into(), key, attempt: number, at: DUE }
+    }
 
     #[test]
     fn backoff_grows_to_its_maximum_and_does_not_overflow() {
@@ -78,12 +110,20 @@ mod tests {
 
     #[test]
     fn the_last_attempt_ends_the_run_and_says_why() {
-        let now = Timestamp(1_000_000);
-        assert_eq!(POLICY.verdict(1, None, now, 0.5, None), Verdict::Succeeded);
-        assert_eq!(POLICY.verdict(2, Some("x"), now, 0.5, None), Verdict::Retry { at: now.plus_ms(1000) });
-        assert_eq!(POLICY.verdict(1, Some("x"), now, 0.0, None), Verdict::Retry { at: now.plus_ms(1) });
-        assert_eq!(POLICY.verdict(1, Some("x"), now, 0.0, Some(7000)), Verdict::Retry { at: now.plus_ms(7000) });
+        let after = |ms| Verdict::Retry { at: DUE.plus_ms(ms) };
+        assert_eq!(POLICY.verdict(&attempt(1), None, DUE, 0.5, None), Verdict::Succeeded);
+        assert_eq!(POLICY.verdict(&attempt(2), Some("x"), DUE, 0.5, None), after(1000));
+        assert_eq!(POLICY.verdict(&attempt(1), Some("x"), DUE, 0.0, None), after(1));
+        assert_eq!(POLICY.verdict(&attempt(1), Some("x"), DUE, 0.0, Some(7000)), after(7000));
         let reason = "5 attempts have failed; the last one: status 503".to_owned();
-        assert_eq!(POLICY.verdict(5, Some("status 503"), now, 0.5, None), Verdict::Failed { reason });
+        assert_eq!(POLICY.verdict(&attempt(5), Some("status 503"), DUE, 0.5, None), Verdict::Failed { reason });
+    }
+
+    #[test]
+    fn no_attempt_is_made_too_long_after_the_due_time() {
+        let policy = Policy { max_elapsed_ms: Some(3000), ..POLICY };
+        let retry = Verdict::Retry { at: DUE.plus_ms(3000) };
+        assert_eq!(policy.verdict(&attempt(1), Some("x"), DUE.plus_ms(2500), 0.5, None), retry);
+        assert!(matches!(policy.verdict(&attempt(1), Some("x"), DUE.plus_ms(2501), 0.5, None), Verdict::Failed { .. }));
     }
 }

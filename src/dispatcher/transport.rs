@@ -5,21 +5,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::config::Callback;
 
 /// A request.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Its method.
+    pub method: Method,
     /// `http` or `https`.
     pub url: String,
     /// All of them.
     pub headers: HeaderMap,
-    /// Sent as it is.
-    pub body: Bytes,
+    /// Sent as it is; none: there is no body.
+    pub body: Option<Bytes>,
     /// From connect to the last byte of the answer.
     pub timeout: Duration,
+    /// How much of the answer is wanted.
+    pub answer_bytes: usize,
 }
 
 /// What a target answered.
@@ -29,7 +33,7 @@ pub struct Answer {
     pub status: StatusCode,
     /// How long it asks to be left alone.
     pub retry_after: Option<Duration>,
-    /// The first bytes of the body.
+    /// The first bytes of the body, as many as are asked for.
     pub start: Bytes,
 }
 
@@ -57,7 +61,6 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Http {
     client: reqwest::Client,
     answer_bytes_max: usize,
-    answer_kept_bytes: usize,
 }
 
 /// Why the client cannot be made.
@@ -83,16 +86,16 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
             .map_err(|e| SetupError(describe(&e)))?;
-        let (answer_bytes_max, answer_kept_bytes) = (settings.answer_bytes_max, settings.answer_kept_bytes);
-        Ok(Arc::new(Http { client, answer_bytes_max, answer_kept_bytes }))
+        Ok(Arc::new(Http { client, answer_bytes_max: settings.answer_bytes_max }))
     }
 }
 
 impl Transport for Http {
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
-        let Request { url, headers, body, timeout } = request;
-        let sending = self.client.post(url).headers(headers).body(body).send();
-        let (bytes_max, kept) = (self.answer_bytes_max, self.answer_kept_bytes);
+        let Request { method, url, headers, body, timeout, answer_bytes: kept } = request;
+        let sending = self.client.request(method, url).headers(headers);
+        let sending = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send();
+        let bytes_max = self.answer_bytes_max;
         Box::pin(async move {
             let exchange = async {
                 let mut response = sending.await?;

@@ -13,12 +13,13 @@ use url::Url;
 
 use super::error::{Code, Error};
 use super::extract::{given, json_text, Int, Object, Read};
+use super::options::{self, SentBounds, SentExpect, SentRetry};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::config::Config;
 use crate::id::TaskId;
 use crate::schedule::{Schedule, Zone};
-use crate::task::{Callback, TaskSpec, Timing};
+use crate::task::{Callback, ContentType, Retry, TaskSpec, Timing};
 
 const URL_BYTES_MAX: usize = 2048;
 const FORMAT_BYTES_MAX: usize = 1024;
@@ -34,6 +35,8 @@ pub(super) struct Rules {
     pub ahead_ms_max: u64,
     /// The zone of a periodic task that names none.
     pub timezone: String,
+    /// What a task's `retry` leaves out.
+    pub retry: Retry,
 }
 
 /// A task as it is sent.
@@ -56,6 +59,18 @@ struct Sent<'a> {
     tags: Tags,
     #[serde(default, deserialize_with = "given")]
     timezone: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    start_time: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    end_time: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    max_runs: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    jitter_ms: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    run_now: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    retry: Option<Object<SentRetry>>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -64,11 +79,21 @@ struct SentCallback<'a> {
     url: String,
     #[serde(borrow, default, deserialize_with = "given")]
     body: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "given")]
+    method: Option<String>,
+    #[serde(default)]
+    headers: Tags,
+    #[serde(default, deserialize_with = "given")]
+    content_type: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    timeout_ms: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    expect: Option<Object<SentExpect>>,
 }
 
 /// A map of texts in which no key stands twice.
 #[derive(Debug, Default)]
-struct Tags(BTreeMap<String, String>);
+pub(super) struct Tags(pub BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Tags {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -112,6 +137,13 @@ impl Rules {
             task_bytes_max: config.limits.task_bytes_max,
             ahead_ms_max: config.limits.ahead_ms_max,
             timezone: config.timezone.clone(),
+            retry: Retry {
+                max_attempts: config.callback.retry.max_attempts,
+                min_backoff_ms: config.callback.retry.min_backoff_ms,
+                max_backoff_ms: config.callback.retry.max_backoff_ms,
+                multiplier: config.callback.retry.multiplier,
+                max_elapsed_ms: None,
+            },
         }
     }
 
@@ -130,9 +162,17 @@ impl Rules {
             _ if sent.timezone.is_some() => return Err(Error::malformed("timezone: only for type 1")),
             _ => self.once(sent.format, sent.delay_ms, now)?,
         };
-        let body = callback.body.map_or("{}", RawValue::get).to_owned();
-        let spec =
-            TaskSpec { timing, callback: Callback { url: callback.url, body }, name: sent.name, tags: sent.tags.0 };
+        let bounds = SentBounds {
+            start_time: sent.start_time,
+            end_time: sent.end_time,
+            max_runs: sent.max_runs,
+            jitter_ms: sent.jitter_ms,
+            run_now: sent.run_now,
+        };
+        let bounds = options::bounds(bounds, kind)?;
+        let retry = options::retry(sent.retry, &self.retry)?;
+        let callback = read_callback(callback)?;
+        let spec = TaskSpec { timing, bounds, callback, retry, name: sent.name, tags: sent.tags.0 };
         Ok(match sent.task_id {
             Some(Read(id)) => NewTask { id, id_is_ours: false, spec },
             None => NewTask { id: TaskId::generate(), id_is_ours: true, spec },
@@ -217,6 +257,24 @@ pub(super) fn instant(format: &str) -> Result<Timestamp, Error> {
             Err(Error::new(Code::NotATime, message))
         }
     }
+}
+
+fn read_callback(sent: SentCallback<'_>) -> Result<Callback, Error> {
+    let method = options::method(sent.method.as_deref())?;
+    let content_type = options::content_type(sent.content_type.as_deref())?;
+    options::check_body(content_type, sent.body)?;
+    options::check_headers(&sent.headers)?;
+    // A text is sent as itself, so no text at all is the empty one.
+    let none = if content_type == ContentType::Text { "\"\"" } else { "{}" };
+    Ok(Callback {
+        url: sent.url,
+        method,
+        body: sent.body.map_or(none, RawValue::get).to_owned(),
+        content_type,
+        headers: sent.headers.0,
+        timeout_ms: options::timeout_ms(sent.timeout_ms)?,
+        expect: options::expect(sent.expect)?,
+    })
 }
 
 fn check_url(text: &str) -> Result<(), Error> {

@@ -219,8 +219,8 @@ impl From<node::Error> for Error {
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Error {
         let code = match &refusal {
-            Refusal::NoSuchTask => Code::NotFound,
-            Refusal::Conflict | Refusal::OtherStore { .. } => Code::Conflict,
+            Refusal::NoSuchTask | Refusal::NoSuchRun => Code::NotFound,
+            Refusal::Finished | Refusal::Conflict | Refusal::OtherStore { .. } => Code::Conflict,
             Refusal::Past { .. } => Code::Past,
             Refusal::NeverFires => Code::NeverFires,
             Refusal::Unreadable(_) => return Error::internal(refusal.to_string()),

@@ -16,6 +16,7 @@ mod define;
 mod error;
 mod extract;
 mod monitor;
+mod options;
 mod query;
 mod runs;
 mod schedule;
@@ -89,6 +90,10 @@ pub fn api(node: Node, config: &Config) -> Router {
         .route("/xcron/deleteTask", post(tasks::delete))
         .route("/xcron/queryTask", get(tasks::query))
         .route("/xcron/listTasks", get(tasks::list))
+        .route("/xcron/pauseTask", post(tasks::pause))
+        .route("/xcron/resumeTask", post(tasks::resume))
+        .route("/xcron/triggerTask", post(tasks::trigger))
+        .route("/xcron/cancelRun", post(runs::cancel))
         .route("/xcron/listRuns", get(runs::list))
         .route("/xcron/queryRun", get(runs::query))
         .route("/xcron/previewSchedule", post(schedule::preview))

@@ -2,16 +2,18 @@
 
 use std::str::FromStr;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 
 use super::answer::{answered, Data};
 use super::error::{Code, Error};
-use super::query::{Query, SECONDS_MAX};
+use super::extract::{json, Read};
+use super::query::{Consistency, Query, SECONDS_MAX};
+use super::tasks::unexpected;
 use super::{aside, show, Shared};
 use crate::clock::Timestamp;
-use crate::command::Refusal;
+use crate::command::{Command, Refusal, Reply};
 use crate::id::{RunId, TaskId};
 use crate::run::RunState;
 use crate::view::RunFilter;
@@ -50,6 +52,31 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
         match api.node.run(id)? {
             Some(run) => Ok(Data::object(|o| show::run_fields(o, &run))),
             None => Err(Error::new(Code::NotFound, "no such run")),
+        }
+    })
+    .await
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentRun {
+    run_id: Read<Hyphenated>,
+}
+
+/// `POST /xcron/cancelRun`
+pub(super) async fn cancel(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let SentRun { run_id: Read(Hyphenated(id)) } = json(&body)?;
+        // The run's task is looked up here: what was acknowledged before this call must be seen.
+        api.settle(Consistency::Linearizable).await?;
+        let seq = api.node.machine().with_state(|state| state.find_by_run(id));
+        let (key, _) = id.parts();
+        let Some(seq) = seq else { return Err(Refusal::NoSuchRun.into()) };
+        match api.node.propose(Command::Cancel { seq, key }, api.deadline()).await? {
+            Reply::Done => Ok(Data::none()),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected()),
         }
     })
     .await

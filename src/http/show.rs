@@ -3,7 +3,7 @@
 use super::answer::Object;
 use crate::clock::Timestamp;
 use crate::run::Attempt;
-use crate::task::Timing;
+use crate::task::{Bounds, Callback, ContentType, Expect, Method, Timing};
 use crate::view::{RunView, TaskView};
 
 /// A task: what was sent, and what became of it.
@@ -27,7 +27,18 @@ pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
     o.object("callback", |o| {
         o.text("url", &spec.callback.url);
         o.raw("body", &spec.callback.body);
+        callback_options(o, &spec.callback);
     });
+    bounds(o, &spec.bounds);
+    if let Some(retry) = &spec.retry {
+        o.object("retry", |o| {
+            o.number("max_attempts", retry.max_attempts);
+            o.number("min_backoff_ms", retry.min_backoff_ms);
+            o.number("max_backoff_ms", retry.max_backoff_ms);
+            o.number("multiplier", format!("{:?}", retry.multiplier));
+            o.number_or_null("max_elapsed_ms", retry.max_elapsed_ms);
+        });
+    }
     if let Some(name) = &spec.name {
         o.text("name", name);
     }
@@ -41,6 +52,53 @@ pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
     match &task.last_run {
         Some(last) => o.object("last_run", |o| run_fields(o, last)),
         None => o.raw("last_run", "null"),
+    }
+}
+
+/// What was sent, or what it means where it was left out, of those options that differ from the default.
+fn callback_options(o: &mut Object<'_>, callback: &Callback) {
+    if callback.method != Method::default() {
+        o.plain("method", callback.method.name());
+    }
+    if callback.content_type != ContentType::default() {
+        o.plain("content_type", callback.content_type.name());
+    }
+    if !callback.headers.is_empty() {
+        o.texts("headers", &callback.headers);
+    }
+    if let Some(ms) = callback.timeout_ms {
+        o.number("timeout_ms", ms);
+    }
+    if callback.expect != Expect::default() {
+        o.object("expect", |o| {
+            if !callback.expect.status.is_empty() {
+                let ranges = &callback.expect.status;
+                o.array("status", ranges, |out, (first, last)| {
+                    out.extend_from_slice(format!("[{first},{last}]").as_bytes());
+                });
+            }
+            if let Some(text) = &callback.expect.body_contains {
+                o.text("body_contains", text);
+            }
+        });
+    }
+}
+
+fn bounds(o: &mut Object<'_>, bounds: &Bounds) {
+    if let Some(start) = bounds.start {
+        o.number("start_time", start.as_secs());
+    }
+    if let Some(end) = bounds.end {
+        o.number("end_time", end.as_secs());
+    }
+    if let Some(max) = bounds.max_runs {
+        o.number("max_runs", max);
+    }
+    if bounds.jitter_ms > 0 {
+        o.number("jitter_ms", bounds.jitter_ms);
+    }
+    if bounds.run_now {
+        o.raw("run_now", "true");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The calls about tasks.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::Uri;
@@ -16,7 +17,7 @@ use super::query::Query;
 use super::{aside, show, Api, Shared};
 use crate::clock::Timestamp;
 use crate::command::{Command, Reply};
-use crate::id::TaskId;
+use crate::id::{RunId, TaskId};
 use crate::task::TaskState;
 use crate::view::TaskFilter;
 
@@ -49,7 +50,7 @@ fn created(
     match result {
         Ok(Reply::Created { next }) => Ok(next),
         Ok(Reply::Refused(refusal)) => Err(refusal.into()),
-        Ok(Reply::Done) => Err(Error::internal("a create was answered as if it were another command")),
+        Ok(_) => Err(unexpected()),
         // Whoever did not choose the id must be told it, or a retry would make a second task.
         Err(error) if id_is_ours => Err(Error::from(error).with_retry_id(id)),
         Err(error) => Err(error.into()),
@@ -180,7 +181,53 @@ pub(super) async fn delete(State(api): Shared, request: Request) -> Response {
         match api.node.propose(Command::Delete { id }, api.deadline()).await? {
             Reply::Done => Ok(Data::none()),
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Created { .. } => Err(Error::internal("a delete was answered as if it were a create")),
+            _ => Err(unexpected()),
+        }
+    })
+    .await
+}
+
+/// A command was answered as if it were another.
+pub(super) fn unexpected() -> Error {
+    Error::internal("a command was answered as if it were another")
+}
+
+/// `POST /xcron/pauseTask`
+pub(super) async fn pause(State(api): Shared, request: Request) -> Response {
+    change_state(api, request, |id| Command::Pause { id }).await
+}
+
+/// `POST /xcron/resumeTask`
+pub(super) async fn resume(State(api): Shared, request: Request) -> Response {
+    change_state(api, request, |id| Command::Resume { id }).await
+}
+
+async fn change_state(api: Arc<Api>, request: Request, command: fn(TaskId) -> Command) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let SentId { task_id: Read(id) } = json(&body)?;
+        match api.node.propose(command(id.clone()), api.deadline()).await? {
+            Reply::Task { state, next } => Ok(Data::object(|o| {
+                o.plain("task_id", &id);
+                o.plain("state", state.name());
+                show::next_time(o, next);
+            })),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected()),
+        }
+    })
+    .await
+}
+
+/// `POST /xcron/triggerTask`
+pub(super) async fn trigger(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let SentId { task_id: Read(id) } = json(&body)?;
+        match api.node.propose(Command::Trigger { id: id.clone() }, api.deadline()).await? {
+            Reply::Triggered { key } => Ok(Data::object(|o| o.plain("run_id", RunId::new(&id, key)))),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected()),
         }
     })
     .await

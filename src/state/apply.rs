@@ -5,12 +5,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::alarms::Alarm;
+use super::record::Pause;
 use super::task::{Rhythm, Task};
 use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Batch, Command, Refusal, Reply, Seq};
-use crate::id::TaskId;
-use crate::task::{TaskSpec, TaskState, Timing};
+use crate::id::{RunKey, TaskId};
+use crate::run::{OpenPhase, OpenRun};
+use crate::task::{Bounds, TaskSpec, TaskState, Timing};
 
 impl State {
     /// Applies the commands of a batch, in order.
@@ -24,6 +26,10 @@ impl State {
         let result = match command {
             Command::Create { id, spec } => self.create(now, id, *spec),
             Command::Delete { id } => self.delete(&id),
+            Command::Pause { id } => self.pause(now, &id),
+            Command::Resume { id } => self.resume(now, &id),
+            Command::Trigger { id } => self.trigger(now, &id),
+            Command::Cancel { seq, key } => self.cancel(now, seq, key),
             Command::RunStarted { seq, key, attempt, node, term, started, lateness_ms } => {
                 let start = super::runs::Start { attempt, node, term, started, lateness_ms };
                 self.run_started(now, seq, key, start);
@@ -56,7 +62,7 @@ impl State {
             // fired since.
             return if task.digest == digest { Ok(Reply::Created { next: task.next }) } else { Err(Refusal::Conflict) };
         }
-        let (rhythm, next) = self.first_due(now, &spec.timing)?;
+        let (rhythm, next) = self.first_due(now, &spec)?;
         let target = self.target(&spec.callback.target());
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -72,8 +78,16 @@ impl State {
             open: Vec::new(),
             finished: None,
             target,
+            bounds: (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone())),
+            fired: 0,
+            triggers: 0,
+            paused: None,
             alarm: Alarm::Silent,
         };
+        if spec.bounds.run_now {
+            triggered(now, &mut task);
+            self.open.insert(seq);
+        }
         self.alarms.set(seq, &mut task);
         let hash = task.id.stable_hash();
         self.pages.insert(seq, task);
@@ -83,14 +97,14 @@ impl State {
         Ok(Reply::Created { next: Some(next) })
     }
 
-    fn first_due(&mut self, now: Timestamp, timing: &Timing) -> Result<(Rhythm, Timestamp), Refusal> {
-        match timing {
+    fn first_due(&mut self, now: Timestamp, spec: &TaskSpec) -> Result<(Rhythm, Timestamp), Refusal> {
+        match &spec.timing {
             Timing::At { due, .. } if *due < now => Err(Refusal::Past { due: *due, now }),
             Timing::At { due, .. } => Ok((Rhythm::Once, *due)),
             Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms))),
             Timing::Periodic { format, timezone } => {
                 let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
-                let due = table.schedule.next_after(&table.zone, now, now);
+                let due = table.due_after(Some(&spec.bounds), now, now);
                 let rhythm = Rhythm::Periodic(table);
                 match due {
                     Some(due) => Ok((rhythm, due)),
@@ -121,6 +135,47 @@ impl State {
         Ok(Reply::Done)
     }
 
+    fn pause(&mut self, now: Timestamp, id: &TaskId) -> Result<Reply, Refusal> {
+        let (seq, task) = self.existing(id)?;
+        match task.state {
+            TaskState::Finished => return Err(Refusal::Finished),
+            TaskState::Paused => {}
+            TaskState::Active => {
+                task.state = TaskState::Paused;
+                task.paused = Some(Pause { from: now, to: None });
+                self.settle(now, seq);
+            }
+        }
+        Ok(Reply::Task { state: TaskState::Paused, next: None })
+    }
+
+    fn resume(&mut self, now: Timestamp, id: &TaskId) -> Result<Reply, Refusal> {
+        let (seq, task) = self.existing(id)?;
+        match task.state {
+            TaskState::Finished => return Err(Refusal::Finished),
+            TaskState::Active => {}
+            TaskState::Paused => {
+                task.state = TaskState::Active;
+                task.paused = task.paused.map(|pause| Pause { to: Some(now), ..pause });
+                self.settle(now, seq);
+            }
+        }
+        let (_, task) = self.existing(id)?;
+        Ok(Reply::Task { state: task.state, next: task.next })
+    }
+
+    fn trigger(&mut self, now: Timestamp, id: &TaskId) -> Result<Reply, Refusal> {
+        let (seq, task) = self.existing(id)?;
+        let key = triggered(now, task);
+        self.settle(now, seq);
+        Ok(Reply::Triggered { key })
+    }
+
+    fn existing(&mut self, id: &TaskId) -> Result<(Seq, &mut Task), Refusal> {
+        let seq = self.find(id).ok_or(Refusal::NoSuchTask)?;
+        Ok((seq, self.pages.get_mut(seq).ok_or(Refusal::NoSuchTask)?))
+    }
+
     fn claim(&mut self, node: u64, store: Uuid) -> Result<Reply, Refusal> {
         let bound = *self.claims.entry(node).or_insert_with(|| {
             self.changes.globals = true;
@@ -136,7 +191,7 @@ impl State {
     /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        if task.next.is_none() && task.open.is_empty() && task.state == TaskState::Active {
+        if task.next.is_none() && task.open.is_empty() && task.state != TaskState::Finished {
             task.state = TaskState::Finished;
             task.finished = Some(now);
         }
@@ -148,4 +203,13 @@ impl State {
         self.alarms.set(seq, task);
         self.changes.touch(seq);
     }
+}
+
+/// Opens a run beside the schedule, due now.
+fn triggered(now: Timestamp, task: &mut Task) -> RunKey {
+    task.triggers += 1;
+    let key = RunKey::triggered(now, task.triggers);
+    let phase = OpenPhase::Waiting { attempt: 1, at: now };
+    task.open.push(OpenRun { key, phase, attempts: Vec::new() });
+    key
 }

@@ -65,16 +65,16 @@ impl State {
         let seq = self.alarms.take(now, &mut self.pages)?;
         let Some(task) = self.pages.get(seq) else { return Some((seq, Vec::new())) };
         let mut jobs = Vec::new();
-        for run in &task.open {
+        for run in task.open.iter().filter(|run| task.may_go_on(run.key)) {
             if let OpenPhase::Waiting { attempt, at } = run.phase {
                 if at <= now {
                     jobs.push(Job::new(seq, task, run.key, attempt, at));
                 }
             }
         }
-        if let (TaskState::Active, Some(due)) = (task.state, task.next) {
-            if due <= now {
-                jobs.push(Job::new(seq, task, RunKey::scheduled(due), 1, due));
+        if let (Some(due), Some(at)) = (task.next, task.next_fire()) {
+            if at <= now {
+                jobs.push(Job::new(seq, task, RunKey::scheduled(due), 1, at));
             }
         }
         Some((seq, jobs))
@@ -104,7 +104,7 @@ impl State {
 
     /// Whether the attempt is still wanted: what is asked right before it is sent.
     pub fn wants(&self, seq: Seq, key: RunKey, attempt: u32) -> bool {
-        let Some(task) = self.pages.get(seq) else { return false };
+        let Some(task) = self.pages.get(seq).filter(|task| task.may_go_on(key)) else { return false };
         if let Some(run) = task.open.iter().find(|run| run.key == key) {
             return match run.phase {
                 OpenPhase::Waiting { attempt: next, .. } => attempt == next,

@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::TaskId;
 use crate::run::{OpenRun, Run};
-use crate::task::{TaskSpec, TaskState};
+use crate::task::{Bounds, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
 pub const RECORD_FORMAT: u8 = 1;
@@ -107,6 +107,19 @@ pub struct HotTask {
     pub open: Vec<OpenRun>,
     pub finished: Option<Timestamp>,
     pub target: String,
+    pub bounds: Bounds,
+    pub fired: u64,
+    pub triggers: u64,
+    pub paused: Option<Pause>,
+}
+
+/// The last time that a task was paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Since when.
+    pub from: Timestamp,
+    /// Until when; none: it still is.
+    pub to: Option<Timestamp>,
 }
 
 /// How a task's due times follow each other, as stored.

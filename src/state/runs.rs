@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{State, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
-use crate::command::{Seq, Verdict};
+use crate::command::{Refusal, Reply, Seq, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
 
@@ -98,11 +98,30 @@ impl State {
     fn open_run(&mut self, seq: Seq, key: RunKey) -> Option<&mut OpenRun> {
         let task = self.pages.get_mut(seq)?;
         if task.next == Some(key.due) && key.nonce == 0 {
-            task.next = task.due_after(key.due);
+            task.pass(key.due);
             let phase = OpenPhase::Waiting { attempt: 1, at: key.due };
             task.open.push(OpenRun { key, phase, attempts: Vec::new() });
         }
         task.open.iter_mut().find(|run| run.key == key)
+    }
+
+    /// Ends a run by a call. An attempt of it that is under way is not waited for, and what comes of it not recorded.
+    pub(super) fn cancel(&mut self, now: Timestamp, seq: Seq, key: RunKey) -> Result<Reply, Refusal> {
+        let task = self.pages.get_mut(seq).ok_or(Refusal::NoSuchRun)?;
+        // A run is there from its due time on, before anything of it is recorded.
+        let due = task.next_fire().is_some_and(|at| at <= now);
+        if !due && task.next == Some(key.due) && key.nonce == 0 {
+            return Err(Refusal::NoSuchRun);
+        }
+        let Some(open) = self.open_run(seq, key) else { return Err(Refusal::NoSuchRun) };
+        let attempts = std::mem::take(&mut open.attempts);
+        if let Some(task) = self.pages.get_mut(seq) {
+            task.open.retain(|run| run.key != key);
+        }
+        let reason = Some("cancelled by a call".to_owned());
+        self.record(seq, Run { key, state: RunState::Cancelled, reason, ended: now, attempts });
+        self.settle(now, seq);
+        Ok(Reply::Done)
     }
 
     /// Writes an ended run into the task's history, and drops the oldest beyond what is kept.

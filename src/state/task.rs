@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::alarms::Alarm;
-use super::record::{HotRhythm, HotTask};
+use super::record::{HotRhythm, HotTask, Pause};
 use crate::clock::Timestamp;
-use crate::id::TaskId;
+use crate::id::{RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
 use crate::schedule::{Schedule, Zone};
-use crate::task::TaskState;
+use crate::task::{Bounds, TaskState};
 
 /// A schedule in its zone; shared by the tasks that have the same.
 #[derive(Debug)]
@@ -21,6 +21,17 @@ pub struct Timetable {
     pub schedule: Schedule,
     /// `timezone`, looked up.
     pub zone: Zone,
+}
+
+impl Timetable {
+    /// The first due time later than `after` that counts.
+    pub fn due_after(&self, bounds: Option<&Bounds>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
+        let start = bounds.and_then(|b| b.start).map(|start| Timestamp(start.0.saturating_sub(1)));
+        let after = start.map_or(after, |start| after.max(start));
+        let due = self.schedule.next_after(&self.zone, created, after)?;
+        let end = bounds.and_then(|b| b.end);
+        end.is_none_or(|end| due <= end).then_some(due)
+    }
 }
 
 /// How a task's due times follow each other.
@@ -57,26 +68,62 @@ pub struct Task {
     pub finished: Option<Timestamp>,
     /// `host:port` that its callback goes to; shared by the tasks that have the same.
     pub target: Arc<str>,
+    /// Which due times count; most tasks have no bounds.
+    pub bounds: Option<Box<Bounds>>,
+    /// Due times of which there is a run.
+    pub fired: u64,
+    /// How often it was triggered.
+    pub triggers: u64,
+    /// The last time it was paused.
+    pub paused: Option<Pause>,
     pub(super) alarm: Alarm,
 }
 
 impl Task {
     /// When something is to be done for it: a due time, or the next attempt of an open run.
     pub fn wake(&self) -> Option<Timestamp> {
-        let retries = self.open.iter().filter_map(|run| match run.phase {
+        let retries = self.open.iter().filter(|run| self.may_go_on(run.key)).filter_map(|run| match run.phase {
             OpenPhase::Waiting { at, .. } => Some(at),
             OpenPhase::Running { .. } => None,
         });
-        let next = if self.state == TaskState::Active { self.next } else { None };
-        retries.chain(next).min()
+        retries.chain(self.next_fire()).min()
+    }
+
+    /// When the schedule's next run is to be fired: its due time, moved by the jitter; none while it is not to be.
+    pub fn next_fire(&self) -> Option<Timestamp> {
+        let next = self.next.filter(|_| self.state == TaskState::Active)?;
+        Some(next.plus_ms(self.jitter_ms()))
+    }
+
+    /// By how much each due time is moved.
+    pub fn jitter_ms(&self) -> u64 {
+        match &self.bounds {
+            Some(bounds) if bounds.jitter_ms > 0 => self.id.stable_hash() % bounds.jitter_ms,
+            _ => 0,
+        }
+    }
+
+    /// Whether attempts of this run may start. While a task is paused, only those of runs that were triggered since.
+    pub fn may_go_on(&self, key: RunKey) -> bool {
+        match (self.state, self.paused) {
+            (TaskState::Paused, Some(pause)) => key.nonce != 0 && key.due >= pause.from,
+            _ => true,
+        }
     }
 
     /// The first due time later than `after`.
     pub fn due_after(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.rhythm {
             Rhythm::Once => None,
-            Rhythm::Periodic(table) => table.schedule.next_after(&table.zone, self.created, after),
+            Rhythm::Periodic(table) => table.due_after(self.bounds.as_deref(), self.created, after),
         }
+    }
+
+    /// There is a run of the due time `due`: the next one comes up, if there is one.
+    pub(super) fn pass(&mut self, due: Timestamp) {
+        self.fired += 1;
+        let enough = self.bounds.as_ref().and_then(|b| b.max_runs).is_some_and(|max| self.fired >= max);
+        self.next = if enough { None } else { self.due_after(due) };
     }
 
     /// Whether it has one due time only.
@@ -97,6 +144,10 @@ impl Task {
             open: stored.open,
             finished: stored.finished,
             target,
+            bounds: (stored.bounds != Bounds::default()).then(|| Box::new(stored.bounds)),
+            fired: stored.fired,
+            triggers: stored.triggers,
+            paused: stored.paused,
             alarm: Alarm::Silent,
         }
     }
@@ -117,6 +168,10 @@ impl Task {
             open: self.open.clone(),
             finished: self.finished,
             target: self.target.to_string(),
+            bounds: self.bounds.as_deref().cloned().unwrap_or_default(),
+            fired: self.fired,
+            triggers: self.triggers,
+            paused: self.paused,
         }
     }
 }

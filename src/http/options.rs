@@ -1,0 +1,191 @@
+//! What a task may have beside its schedule and its URL: how the request is made, which due times count, how failures
+//! are repeated. Read and checked here; every message names the field.
+
+use serde_json::value::RawValue;
+use serde_json::Value;
+
+use super::define::Tags;
+use super::error::Error;
+use super::extract::{given, Int, Object};
+use crate::clock::Timestamp;
+use crate::task::{Bounds, ContentType, Expect, Method, Retry};
+
+const HEADERS_MAX: usize = 64;
+const HEADER_VALUE_BYTES_MAX: usize = 4096;
+const RANGES_MAX: usize = 32;
+const CONTAINS_BYTES_MAX: usize = 1024;
+const DAY_MS: u64 = 86_400_000;
+
+/// Which answers are a success, as it is sent.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SentExpect {
+    #[serde(default, deserialize_with = "given")]
+    status: Option<Vec<(Int, Int)>>,
+    #[serde(default, deserialize_with = "given")]
+    body_contains: Option<String>,
+}
+
+/// How failed attempts are repeated, as it is sent.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SentRetry {
+    #[serde(default, deserialize_with = "given")]
+    max_attempts: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    min_backoff_ms: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    max_backoff_ms: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    multiplier: Option<f64>,
+    #[serde(default)]
+    max_elapsed_ms: Option<Int>,
+}
+
+/// A number from `min` to `max`.
+fn within(field: &str, Int(value): Int, min: u64, max: u64) -> Result<u64, Error> {
+    match u64::try_from(value) {
+        Ok(value) if (min..=max).contains(&value) => Ok(value),
+        _ => Err(Error::malformed(format!("{field}: is {value}; a number from {min} to {max} is expected"))),
+    }
+}
+
+/// One of these names.
+fn one_of<T: Copy>(field: &str, text: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, Error> {
+    all.iter().copied().find(|one| name(*one) == text).ok_or_else(|| {
+        let names = all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(", ");
+        Error::malformed(format!("{field}: one of {names} is expected, not {text:?}"))
+    })
+}
+
+pub(super) fn method(text: Option<&str>) -> Result<Method, Error> {
+    text.map_or(Ok(Method::default()), |text| one_of("callback.method", text, &Method::ALL, Method::name))
+}
+
+pub(super) fn content_type(text: Option<&str>) -> Result<ContentType, Error> {
+    let field = "callback.content_type";
+    text.map_or(Ok(ContentType::default()), |text| one_of(field, text, &ContentType::ALL, ContentType::name))
+}
+
+pub(super) fn timeout_ms(sent: Option<Int>) -> Result<Option<u64>, Error> {
+    sent.map(|ms| within("callback.timeout_ms", ms, 100, 600_000)).transpose()
+}
+
+/// Whether a body can be sent as this type.
+pub(super) fn check_body(kind: ContentType, body: Option<&RawValue>) -> Result<(), Error> {
+    let Some(body) = body.filter(|_| kind != ContentType::Json) else { return Ok(()) };
+    let value: Value = serde_json::from_str(body.get()).unwrap_or_default();
+    let fits = match kind {
+        ContentType::Json => true,
+        ContentType::Text => value.is_string(),
+        ContentType::Form => value.as_object().is_some_and(|o| o.values().all(|v| !v.is_object() && !v.is_array())),
+    };
+    let wanted = if kind == ContentType::Text { "a string" } else { "an object of plain values" };
+    let name = kind.name();
+    fits.then_some(()).ok_or_else(|| Error::malformed(format!("callback.body: {wanted} is expected for {name}")))
+}
+
+/// Headers that are ours, or that would break the request.
+fn is_reserved(name: &str) -> bool {
+    let ours = ["host", "content-length", "transfer-encoding", "connection", "idempotency-key"];
+    let prefixes = ["xcron-", "webhook-"];
+    ours.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+pub(super) fn check_headers(Tags(headers): &Tags) -> Result<(), Error> {
+    if headers.len() > HEADERS_MAX {
+        return Err(Error::over_limit(format!("callback.headers: over the limit of {HEADERS_MAX}")));
+    }
+    for (name, value) in headers {
+        let bad = |why: &str| Err(Error::malformed(format!("callback.headers.{name}: {why}")));
+        if http::HeaderName::try_from(name.as_str()).is_err() {
+            return bad("is not the name of a header");
+        }
+        if is_reserved(&name.to_ascii_lowercase()) {
+            return bad("is set by xcron and cannot be given");
+        }
+        if value.len() > HEADER_VALUE_BYTES_MAX {
+            let limit = format!("callback.headers.{name}: over the limit of {HEADER_VALUE_BYTES_MAX} bytes");
+            return Err(Error::over_limit(limit));
+        }
+        if http::HeaderValue::try_from(value.as_str()).is_err() {
+            return bad("has a character that a header cannot have");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn expect(sent: Option<Object<SentExpect>>) -> Result<Expect, Error> {
+    let Some(Object(SentExpect { status, body_contains })) = sent else { return Ok(Expect::default()) };
+    let status = status.unwrap_or_default();
+    if status.len() > RANGES_MAX {
+        return Err(Error::over_limit(format!("callback.expect.status: over the limit of {RANGES_MAX} ranges")));
+    }
+    if body_contains.as_ref().is_some_and(|text| text.len() > CONTAINS_BYTES_MAX) {
+        let limit = format!("callback.expect.body_contains: over the limit of {CONTAINS_BYTES_MAX} bytes");
+        return Err(Error::over_limit(limit));
+    }
+    let range = |(first, last)| {
+        let field = "callback.expect.status";
+        let (first, last) = (within(field, first, 100, 599)?, within(field, last, 100, 599)?);
+        if first > last {
+            return Err(Error::malformed(format!("{field}: {first} is after {last}")));
+        }
+        Ok((first as u16, last as u16))
+    };
+    Ok(Expect { status: status.into_iter().map(range).collect::<Result<_, _>>()?, body_contains })
+}
+
+/// What is not given is as `default` has it.
+pub(super) fn retry(sent: Option<Object<SentRetry>>, default: &Retry) -> Result<Option<Retry>, Error> {
+    let Some(Object(sent)) = sent else { return Ok(None) };
+    let number = |field: &str, value: Option<Int>, default: u64, min: u64, max: u64| {
+        value.map_or(Ok(default), |value| within(&format!("retry.{field}"), value, min, max))
+    };
+    let min_backoff_ms = number("min_backoff_ms", sent.min_backoff_ms, default.min_backoff_ms, 1, DAY_MS)?;
+    let max_backoff_ms = number("max_backoff_ms", sent.max_backoff_ms, default.max_backoff_ms, 1, 7 * DAY_MS)?;
+    if max_backoff_ms < min_backoff_ms {
+        let message = format!("retry.max_backoff_ms: is {max_backoff_ms}, less than min_backoff_ms, {min_backoff_ms}");
+        return Err(Error::malformed(message));
+    }
+    let multiplier = sent.multiplier.unwrap_or(default.multiplier);
+    if !(1.0..=100.0).contains(&multiplier) {
+        return Err(Error::malformed(format!("retry.multiplier: is {multiplier}; 1.0 to 100.0 is expected")));
+    }
+    let max_attempts = number("max_attempts", sent.max_attempts, default.max_attempts.into(), 1, 1000)? as u32;
+    let elapsed = |ms| within("retry.max_elapsed_ms", ms, 1, 365 * DAY_MS);
+    let max_elapsed_ms = sent.max_elapsed_ms.map(elapsed).transpose()?;
+    Ok(Some(Retry { max_attempts, min_backoff_ms, max_backoff_ms, multiplier, max_elapsed_ms }))
+}
+
+/// The fields that say which due times count, as they are sent.
+#[derive(Debug, Default)]
+pub(super) struct SentBounds {
+    pub start_time: Option<Int>,
+    pub end_time: Option<Int>,
+    pub max_runs: Option<Int>,
+    pub jitter_ms: Option<Int>,
+    pub run_now: Option<bool>,
+}
+
+pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
+    let seconds_max = u64::MAX / 1000;
+    let only = [
+        ("start_time", sent.start_time.is_some()),
+        ("end_time", sent.end_time.is_some()),
+        ("max_runs", sent.max_runs.is_some()),
+    ];
+    if let Some((field, _)) = only.into_iter().find(|(_, given)| *given && kind != 1) {
+        return Err(Error::malformed(format!("{field}: only for type 1")));
+    }
+    let second = |field, value: Option<Int>| {
+        value.map(|value| within(field, value, 0, seconds_max).map(Timestamp::from_secs)).transpose()
+    };
+    let (start, end) = (second("start_time", sent.start_time)?, second("end_time", sent.end_time)?);
+    if start.is_some() && end.is_some() && start > end {
+        return Err(Error::malformed("end_time: is before start_time"));
+    }
+    let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, i64::MAX as u64)).transpose()?;
+    let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
+    Ok(Bounds { start, end, max_runs, jitter_ms, run_now: sent.run_now.unwrap_or(false) })
+}
