@@ -5,12 +5,13 @@
 //! the others wait for a leader lets another lead. One whose disk is nearly full takes no more writes while it can
 //! still record what it has taken.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Node;
-use crate::clock::monotonic;
+use crate::clock::{monotonic, Clock, Timestamp};
 use crate::raft::wire::Status;
 
 /// Between two looks at the disk.
@@ -29,18 +30,51 @@ pub(super) struct Faults {
     pub slow: Option<String>,
     /// Its disk is nearly full.
     pub full: Option<String>,
+    /// A peer that answers has room on its disk.
+    pub others_have_room: bool,
 }
 
 impl Faults {
     /// Whether another should lead.
     pub fn bars_leading(&self) -> bool {
-        self.clock.is_some() || self.slow.is_some()
+        // Where every disk is full, one that can still record what was fired is better than none.
+        self.clock.is_some() || self.slow.is_some() || (self.full.is_some() && self.others_have_room)
     }
 
     /// Whether there is something with the disk.
     pub fn disk(&self) -> bool {
         self.slow.is_some() || self.full.is_some()
     }
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClockLook {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl ClockLook {
+    pub fn now(node: &Node) -> ClockLook {
+        Self::of(&node.0.clock)
+    }
+
+    pub fn of(clock: &Clock) -> ClockLook {
+        ClockLook { wall: clock.now(), steady: monotonic() }
+    }
+
+    /// How far the wall clock has jumped from this look to that later one.
+    fn jump_ms(&self, later: &ClockLook) -> i64 {
+        later.wall.0 as i64 - self.wall.0 as i64 - later.steady.duration_since(self.steady).as_millis() as i64
+    }
+}
+
+/// Whether the wall clock has jumped, and nobody has looked since: between two looks a leader that was set an hour ahead
+/// would fire every run of that hour.
+pub(super) fn has_jumped(node: &Node) -> bool {
+    let looked = *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
+    looked.jump_ms(&ClockLook::now(node)).abs() > limit_ms && !node.other_members().is_empty()
 }
 
 /// Watches for as long as the node runs.
@@ -72,13 +106,12 @@ async fn watch_disk(node: &Node) {
 }
 
 async fn watch_clock(node: &Node) {
-    let (mut wall, mut steady) = (node.now(), monotonic());
     let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
     loop {
         tokio::time::sleep(COMPARE_EVERY).await;
-        let (wall_now, steady_now) = (node.now(), monotonic());
-        let jump = wall_now.0 as i64 - wall.0 as i64 - (steady_now - steady).as_millis() as i64;
-        (wall, steady) = (wall_now, steady_now);
+        let look = ClockLook::now(node);
+        let steady_now = look.steady;
+        let jump = node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner).jump_ms(&look);
         let peers = node.other_members();
         if jump.abs() > limit_ms {
             tracing::warn!(jump_ms = jump, "the wall clock has jumped");
@@ -88,9 +121,13 @@ async fn watch_clock(node: &Node) {
                 note(node, |faults| faults.clock = Some(fault));
             }
         }
+        // Not before the fault is noted: until then it is by the older look that the jump is seen.
+        *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner) = look;
         let links = &node.0.links;
         let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), Duration::from_secs(1)));
-        drop(futures::future::join_all(asked).await);
+        let answers = futures::future::join_all(asked).await;
+        let room = answers.iter().flatten().any(|status| !status.full);
+        note(node, |faults| faults.others_have_room = room);
         let heard = peers.iter().filter_map(|peer| links.presence(peer)).filter(|p| p.heard >= steady_now);
         let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
         if peers.is_empty() || !offsets.is_empty() {

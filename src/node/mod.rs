@@ -81,6 +81,8 @@ struct Inner {
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
     faults: Mutex<health::Faults>,
+    /// When the clocks were last looked at, and what they said.
+    clock_look: Mutex<health::ClockLook>,
     failure: OnceLock<String>,
     failing: Notify,
     stopping: AtomicBool,
@@ -131,6 +133,7 @@ impl Node {
         if let Some(identity) = &identity {
             links.introduce(identity.node, identity.cluster);
         }
+        let clock_look = Mutex::new(health::ClockLook::of(&clock));
         let inner = Inner {
             config,
             clock,
@@ -149,6 +152,7 @@ impl Node {
             readers,
             raft_metrics: watch::Sender::new(None),
             faults: Mutex::default(),
+            clock_look,
             failure: OnceLock::new(),
             failing: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -243,7 +247,7 @@ impl Node {
         if self.0.stopping.load(Ordering::Relaxed) || self.faults().bars_leading() {
             return None;
         }
-        self.leads_under_lease()
+        self.leads_under_lease().filter(|_| !health::has_jumped(self))
     }
 
     fn leads_under_lease(&self) -> Option<u64> {

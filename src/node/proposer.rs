@@ -103,7 +103,7 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
 async fn send(node: &Node, batch: Vec<Submission>) {
     let now = monotonic();
     let mut batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
-    if let Some(reason) = node.storage_shortage().filter(|_| node.leads()) {
+    if let Some(reason) = node.storage_shortage().filter(|_| node.leads() && !node.lets_another_lead()) {
         let (refused, others): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|s| matches!(s.command, Command::Create { .. }));
         batch = others;

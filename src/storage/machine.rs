@@ -339,10 +339,13 @@ impl Machine {
             std::fs::File::open(&received).and_then(|f| f.sync_all()).map_err(Error::io("sync", &received))?;
             let header = snapshot::header(&received)?;
             let path = snapshots.keep(&received, &header)?;
+            let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
             let store = Store::open(&dir, generation, cache)?;
-            snapshot::restore(&path, &store, now).map(|(loaded, header)| (store, loaded, header))
+            snapshot::restore(&path, &store, now).map(|(loaded, header)| (store, loaded, header, bytes))
         });
-        let (store, loaded, header) = restored.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
+        let (store, loaded, header, bytes) =
+            restored.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
+        self.0.snapshot_bytes.store(bytes, Ordering::Relaxed);
         keeper.note.write(note_of(generation, &loaded.mark))?;
         keeper.generation = generation;
         keeper.ledger = loaded.ledger;

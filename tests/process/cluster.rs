@@ -279,3 +279,27 @@ async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot(
     cluster.caught_up(CATCH_UP_MAX).await;
     agree(&cluster, &tasks).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_going_when_its_leader_died_is_sent_again() {
+    let mut cluster = Cluster::start(3, "").await;
+    let slow = Sink::start_slow(1500).await;
+    let (leader, _) = cluster.leader().await;
+    let (other, http) = ((leader + 1) % 3, cluster.nodes[(leader + 1) % 3].ports.http);
+    assert_eq!(code(&cluster.api.create(http, &once("going", now_ms() + 200, &slow.url)).await), Some(0));
+    eventually("the run is recorded as going", Duration::from_secs(10), async || {
+        let task = cluster.api.query_local(http, "going").await;
+        task.is_ok_and(|(_, body)| body["data"]["last_run"]["state"] == "running")
+    })
+    .await;
+    cluster.nodes[leader].kill();
+    eventually("it is sent again", Duration::from_secs(15), async || slow.of("going").len() > 1).await;
+    eventually("its outcome is recorded", Duration::from_secs(15), async || {
+        let task = cluster.api.query(http, "going").await;
+        task.is_ok_and(|(_, body)| body["data"]["run_count"] == 1)
+    })
+    .await;
+    let calls = slow.of("going");
+    assert!(calls.iter().all(|call| call.run == calls[0].run), "{calls:#?}");
+    assert!(cluster.nodes[other].is_ready(&cluster.api).await);
+}
