@@ -1,6 +1,5 @@
 //! What applying commands costs: `cargo bench --bench apply`.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BatchSize, Criterion, Throughput};
@@ -15,11 +14,8 @@ const T0: Timestamp = Timestamp(1_800_000_000_000);
 const BATCH: usize = 256;
 
 fn create(n: u64, timing: Timing) -> Command {
-    let callback = Callback {
-        url: "http://127.0.0.1:9000/orders/cancel".to_owned(),
-        body: format!("{{\"order\":{n},\"reason\":\"{}\"}}", "x".repeat(280)),
-    };
-    let spec = TaskSpec { timing, callback, name: None, tags: BTreeMap::new() };
+    let body = format!("{{\"order\":{n},\"reason\":\"{}\"}}", "x".repeat(280));
+    let spec = TaskSpec::new(timing, Callback::post("http://127.0.0.1:9000/orders/cancel", body));
     Command::Create { id: TaskId::generate(), spec: Box::new(spec) }
 }
 

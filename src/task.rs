@@ -171,6 +171,19 @@ pub struct Retry {
 }
 
 impl Callback {
+    /// A POST of this JSON, with nothing but what must be there.
+    pub fn post(url: impl Into<String>, body: impl Into<String>) -> Self {
+        Callback {
+            url: url.into(),
+            method: Method::default(),
+            body: body.into(),
+            content_type: ContentType::default(),
+            headers: BTreeMap::new(),
+            timeout_ms: None,
+            expect: Expect::default(),
+        }
+    }
+
     /// `host:port` that it goes to: what requests in flight are counted by.
     pub fn target(&self) -> String {
         match url::Url::parse(&self.url) {
@@ -206,6 +219,12 @@ impl TaskState {
 }
 
 impl TaskSpec {
+    /// A definition with nothing but what must be there.
+    pub fn new(timing: Timing, callback: Callback) -> Self {
+        let bounds = Bounds::default();
+        TaskSpec { timing, bounds, callback, retry: None, name: None, tags: BTreeMap::new() }
+    }
+
     /// A fingerprint: two definitions with the same one are the same definition.
     pub fn digest(&self) -> u128 {
         // A `TaskSpec` holds nothing that postcard cannot write: no maps of unknown length, no untagged values.

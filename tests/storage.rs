@@ -65,14 +65,14 @@ fn entry(index: u64, commands: Vec<Command>) -> Entry<TypeConfig> {
 }
 
 fn create(name: &str, body: usize) -> Command {
-    let callback = Callback { url: "http://127.0.0.1:9/".to_owned(), body: format!("{:?}", name.repeat(body.max(1))) };
+    let callback = Callback::post("http://127.0.0.1:9/", format!("{:?}", name.repeat(body.max(1))));
     let timing = if name.len() % 2 == 0 {
         Timing::Periodic { format: "* * * * *".to_owned(), timezone: "UTC".to_owned() }
     } else {
         Timing::After { delay_ms: 60_000 }
     };
     let tags = BTreeMap::from([("k".to_owned(), name.to_owned())]);
-    let spec = TaskSpec { timing, callback, name: Some(name.to_owned()), tags };
+    let spec = TaskSpec { name: Some(name.to_owned()), tags, ..TaskSpec::new(timing, callback) };
     Command::Create { id: name.parse::<TaskId>().expect("an id"), spec: Box::new(spec) }
 }
 

@@ -1,11 +1,14 @@
 use serde_json::json;
 
 use super::*;
+use crate::task::{Bounds, Method};
 
+const RETRY: Retry =
+    Retry { max_attempts: 5, min_backoff_ms: 1000, max_backoff_ms: 60_000, multiplier: 2.0, max_elapsed_ms: None };
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 fn read(json: &str) -> Result<NewTask, Error> {
-    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, timezone: "UTC".into() }.read(json, NOW)
+    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, timezone: "UTC".into(), retry: RETRY }.read(json, NOW)
 }
 
 /// A sound task of type 1 with some fields replaced; null takes one away.
@@ -84,7 +87,7 @@ fn a_wrong_shape_is_told_with_its_field() {
     refused(periodic(json!({"callback": {}})), 1000, "callback.url: missing");
     refused(periodic(json!({"callback": ["http://h"]})), 1000, "callback: invalid type: sequence, expected an object");
     refused(periodic(json!({"callback": {"url": 5}})), 1000, "callback.url: invalid type");
-    refused(periodic(json!({"callback": {"url": "http://h", "timeout_ms": 5}})), 1000, "callback.timeout_ms: unknown");
+    refused(periodic(json!({"callback": {"url": "http://h", "timeout": 5}})), 1000, "callback.timeout: unknown");
     refused(periodic(json!({"tags": {"a": 1}})), 1000, "tags.a: invalid type");
     refused(periodic(json!({"tags": ["a"]})), 1000, "tags: invalid type");
     refused(periodic(json!({"task_id": "a b"})), 1000, "task_id: has the character");
@@ -190,4 +193,64 @@ fn names_and_tags_and_the_whole_are_bounded() {
     let error = periodic(json!({"callback": {"url": "http://h", "body": "x".repeat(100_000)}})).unwrap_err();
     assert_eq!((error.code().number(), error.status().as_u16()), (1006, 413));
     assert!(error.message().contains("100000"));
+}
+
+/// A task with these fields beside what must be there; `callback` beside its URL.
+fn with(fields: &str, callback: &str) -> Result<TaskSpec, (u16, String)> {
+    let comma = |text: &str| if text.is_empty() { String::new() } else { format!(",{text}") };
+    let (fields, callback) = (comma(fields), comma(callback));
+    let json = format!(r#"{{"type":1,"format":"* * * * *","callback":{{"url":"http://a/"{callback}}}{fields}}}"#);
+    read(&json).map(|task| task.spec).map_err(|e| (e.code().number(), e.message().to_owned()))
+}
+
+#[test]
+fn options_are_read_as_they_are_meant() {
+    let spec = with(
+        r#""start_time":1900000000,"end_time":1900000060,"max_runs":3,"jitter_ms":500,"run_now":true,
+           "retry":{"max_attempts":2,"max_elapsed_ms":null}"#,
+        r#""method":"PUT","content_type":"text/plain","body":"x","headers":{"X-A":"b"},"timeout_ms":100,
+           "expect":{"status":[[200,204],[404,404]],"body_contains":"ok"}"#,
+    )
+    .unwrap();
+    let Bounds { start, end, max_runs, jitter_ms, run_now } = spec.bounds;
+    assert_eq!((start, end), (Some(Timestamp::from_secs(1_900_000_000)), Some(Timestamp::from_secs(1_900_000_060))));
+    assert_eq!((max_runs, jitter_ms, run_now), (Some(3), 500, true));
+    assert_eq!(spec.retry, Some(Retry { max_attempts: 2, ..RETRY }));
+    let callback = spec.callback;
+    assert_eq!(
+        (callback.method, callback.content_type, callback.body.as_str()),
+        (Method::Put, ContentType::Text, "\"x\"")
+    );
+    assert_eq!((callback.headers["X-A"].as_str(), callback.timeout_ms), ("b", Some(100)));
+    assert!(callback.expect.takes(404) && !callback.expect.takes(205));
+}
+
+#[test]
+fn an_option_that_cannot_be_meant_is_refused_by_name() {
+    for (fields, callback, named) in [
+        (r#""start_time":2,"end_time":1"#, "", "end_time"),
+        (r#""max_runs":0"#, "", "max_runs"),
+        (r#""jitter_ms":-1"#, "", "jitter_ms"),
+        (r#""run_now":1"#, "", "run_now"),
+        (r#""retry":{"max_attempts":0}"#, "", "retry.max_attempts"),
+        (r#""retry":{"min_backoff_ms":9,"max_backoff_ms":8}"#, "", "retry.max_backoff_ms"),
+        (r#""retry":{"multiplier":0.5}"#, "", "retry.multiplier"),
+        (r#""retry":{"tries":1}"#, "", "retry.tries"),
+        ("", r#""method":"HEAD""#, "callback.method"),
+        ("", r#""content_type":"text/html""#, "callback.content_type"),
+        ("", r#""content_type":"text/plain","body":{}"#, "callback.body"),
+        ("", r#""content_type":"application/x-www-form-urlencoded","body":{"a":[1]}"#, "callback.body"),
+        ("", r#""timeout_ms":99"#, "callback.timeout_ms"),
+        ("", r#""expect":{"status":[[300,200]]}"#, "callback.expect.status"),
+        ("", r#""expect":{"status":[[1,2]]}"#, "callback.expect.status"),
+        ("", r#""headers":{"Host":"x"}"#, "callback.headers.Host"),
+        ("", r#""headers":{"XCRON-Fence":"x"}"#, "callback.headers.XCRON-Fence"),
+        ("", r#""headers":{"Webhook-Id":"x"}"#, "callback.headers.Webhook-Id"),
+        ("", r#""headers":{"a b":"x"}"#, "callback.headers.a b"),
+        ("", r#""headers":{"a":"x\ny"}"#, "callback.headers.a"),
+    ] {
+        let (code, message) = with(fields, callback).unwrap_err();
+        assert_eq!(code, 1000, "{fields} {callback}: {message}");
+        assert!(message.starts_with(named), "{named}: {message}");
+    }
 }

@@ -1,18 +1,15 @@
 //! Unit tests of the state, by commands only.
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::command::{Command, Refusal, Reply, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, RunState};
-use crate::task::{Callback, TaskSpec, TaskState, Timing};
+use crate::task::{Bounds, Callback, TaskSpec, TaskState, Timing};
 
 const T0: Timestamp = Timestamp(1_800_000_000_000);
 
 fn spec(timing: Timing) -> TaskSpec {
-    let callback = Callback { url: "http://127.0.0.1:1/".into(), body: "{}".into() };
-    TaskSpec { timing, callback, name: None, tags: BTreeMap::new() }
+    TaskSpec::new(timing, Callback::post("http://127.0.0.1:1/", "{}"))
 }
 
 fn id(text: &str) -> TaskId {
@@ -285,4 +282,123 @@ fn a_checkpoint_is_a_cut_although_the_state_goes_on() {
     let tasks: usize = pages.iter().map(|(_, page)| page.as_ref().map_or(0, Vec::len)).sum();
     assert_eq!((pages.len(), tasks), (4, 200), "what came after the freeze is not in it");
     assert_eq!(state.changes().pages.len(), 1, "but waits for the next one");
+}
+
+fn bounded(state: &mut State, name: &str, bounds: Bounds) -> Reply {
+    let spec = TaskSpec { bounds, ..spec(minutely()) };
+    state.apply(T0, Command::Create { id: id(name), spec: Box::new(spec) })
+}
+
+fn end_next(state: &mut State, seq: Seq) {
+    let due = state.task(seq).unwrap().next.unwrap();
+    state.apply(due, ended(seq, due, 1, Verdict::Succeeded));
+}
+
+#[test]
+fn a_paused_task_starts_nothing_until_it_is_resumed() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let first = state.task(1).unwrap().next.unwrap();
+    due_now(&mut state, first);
+    state.apply(first, ended(1, first, 1, Verdict::Retry { at: first.plus_ms(10) }));
+    let paused = Reply::Task { state: TaskState::Paused, next: None };
+    assert_eq!(state.apply(first, Command::Pause { id: id("a") }), paused);
+    assert_eq!(state.apply(first, Command::Pause { id: id("a") }), paused, "twice is once");
+    let later = first.plus_ms(150_000);
+    assert!(due_now(&mut state, later).is_empty(), "neither the next due time nor the retry");
+    assert!(!state.wants(1, RunKey::scheduled(first), 2));
+    let Reply::Triggered { key } = state.apply(later, Command::Trigger { id: id("a") }) else { panic!("no run") };
+    assert_eq!(due_now(&mut state, later).iter().map(|j| j.key).collect::<Vec<_>>(), [key], "what is asked for runs");
+    let next = Some(first.plus_ms(60_000));
+    assert_eq!(
+        state.apply(later, Command::Resume { id: id("a") }),
+        Reply::Task { state: TaskState::Active, next },
+        "what was due meanwhile is late"
+    );
+    let keys: Vec<_> = due_now(&mut state, later).into_iter().map(|j| (j.key.due, j.attempt)).collect();
+    assert!(keys.contains(&(first, 2)) && keys.contains(&(first.plus_ms(60_000), 1)), "{keys:?}");
+    assert_eq!(state.apply(T0, Command::Pause { id: id("b") }), Reply::Refused(Refusal::NoSuchTask));
+}
+
+#[test]
+fn triggers_are_runs_of_their_own_and_leave_the_schedule_alone() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let next = state.task(1).unwrap().next;
+    let keys: Vec<RunKey> = (0..3)
+        .map(|_| match state.apply(T0, Command::Trigger { id: id("a") }) {
+            Reply::Triggered { key } => key,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(keys.iter().map(|k| k.nonce).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(due_now(&mut state, T0).len(), 3);
+    let ended =
+        Command::RunEnded { seq: 1, key: keys[1], attempt: attempt(1, 200), term: 1, verdict: Verdict::Succeeded };
+    state.apply(T0, ended);
+    let task = state.task(1).unwrap();
+    assert_eq!((task.next, task.open.len(), task.run_count, task.fired), (next, 2, 1, 0));
+}
+
+#[test]
+fn a_cancelled_run_is_over_whatever_comes_of_its_attempt() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let due = state.task(1).unwrap().next.unwrap();
+    let key = RunKey::scheduled(due);
+    let cancel = Command::Cancel { seq: 1, key };
+    assert_eq!(state.apply(T0, cancel.clone()), Reply::Refused(Refusal::NoSuchRun), "it is not due yet");
+    due_now(&mut state, due);
+    assert_eq!(state.apply(due, cancel.clone()), Reply::Done);
+    assert_eq!(state.apply(due, cancel), Reply::Refused(Refusal::NoSuchRun));
+    state.apply(due, ended(1, due, 1, Verdict::Succeeded));
+    let task = state.task(1).unwrap();
+    assert_eq!((task.run_count, task.runs_recorded, task.next), (0, 1, Some(due.plus_ms(60_000))));
+    assert_eq!(state.changes().runs[&1].added[0].1.state, RunState::Cancelled);
+}
+
+#[test]
+fn start_end_and_number_of_runs_bound_a_schedule() {
+    let mut state = State::new(T0);
+    let (start, end) = (T0.plus_ms(3_600_000), T0.plus_ms(3_600_000 + 130_000));
+    bounded(&mut state, "a", Bounds { start: Some(start), end: Some(end), ..Bounds::default() });
+    assert!(state.task(1).unwrap().next.unwrap() >= start);
+    let mut fired = 0;
+    while state.task(1).unwrap().next.is_some() {
+        assert!(state.task(1).unwrap().next.unwrap() <= end);
+        end_next(&mut state, 1);
+        fired += 1;
+    }
+    assert!((2..=3).contains(&fired));
+    assert_eq!(state.task(1).unwrap().state, TaskState::Finished);
+
+    bounded(&mut state, "b", Bounds { max_runs: Some(2), ..Bounds::default() });
+    end_next(&mut state, 2);
+    end_next(&mut state, 2);
+    let task = state.task(2).unwrap();
+    assert_eq!((task.next, task.state, task.run_count), (None, TaskState::Finished, 2));
+
+    let past = Bounds { end: Some(T0), ..Bounds::default() };
+    assert_eq!(bounded(&mut state, "c", past), Reply::Refused(Refusal::NeverFires));
+}
+
+#[test]
+fn jitter_moves_the_fire_and_not_the_due_time() {
+    let mut state = State::new(T0);
+    bounded(&mut state, "a", Bounds { jitter_ms: 10_000, ..Bounds::default() });
+    let task = state.task(1).unwrap();
+    let (due, offset) = (task.next.unwrap(), task.jitter_ms());
+    assert!(offset > 0 && offset < 10_000, "{offset}");
+    assert!(due_now(&mut state, due.plus_ms(offset - 1)).is_empty());
+    let jobs = due_now(&mut state, due.plus_ms(offset));
+    assert_eq!((jobs[0].key, jobs[0].at), (RunKey::scheduled(due), due.plus_ms(offset)));
+}
+
+#[test]
+fn run_now_is_one_run_beside_the_schedule() {
+    let mut state = State::new(T0);
+    bounded(&mut state, "a", Bounds { run_now: true, max_runs: Some(1), ..Bounds::default() });
+    let jobs = due_now(&mut state, T0);
+    assert_eq!((jobs.len(), jobs[0].key), (1, RunKey::triggered(T0, 1)));
+    assert!(state.task(1).unwrap().next.is_some());
 }
