@@ -41,6 +41,17 @@ pub enum Command {
         /// Which.
         id: TaskId,
     },
+    /// Gives a task another definition.
+    Update {
+        /// Which.
+        id: TaskId,
+        /// The fingerprint of the definition that the change was made from; where the task has another, it is refused.
+        base: u128,
+        /// That definition: runs that are going end under it.
+        old: Box<TaskSpec>,
+        /// The definition from now on.
+        spec: Box<TaskSpec>,
+    },
     /// Stops a task's schedule until it is resumed.
     Pause {
         /// Which.

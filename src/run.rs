@@ -1,9 +1,12 @@
 //! What a run is: one due time of one task, its attempts and its outcome.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::RunKey;
+use crate::task::TaskSpec;
 
 /// What became of a run, or what it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,7 +99,7 @@ pub struct Run {
 }
 
 /// A run that has started and has no outcome yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenRun {
     /// Which of its task's runs.
     pub key: RunKey,
@@ -104,6 +107,8 @@ pub struct OpenRun {
     pub phase: OpenPhase,
     /// The attempts that have ended, oldest first.
     pub attempts: Vec<Attempt>,
+    /// The definition under which it began, where the task has another by now.
+    pub spec: Option<Arc<TaskSpec>>,
 }
 
 /// What an open run waits for.

@@ -40,7 +40,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         node.machine().release(job.seq);
         return;
     };
-    let spec = match node.machine().spec(job.seq) {
+    let spec = match node.machine().spec_of_run(job.seq, job.key) {
         Ok(spec) => spec,
         Err(error) => {
             // What was stored is not what is read. Another node has it whole, and this one is rebuilt when it starts.

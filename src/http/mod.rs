@@ -23,6 +23,7 @@ mod schedule;
 pub mod serve;
 mod show;
 mod tasks;
+mod update;
 
 use std::sync::Arc;
 
@@ -87,6 +88,7 @@ pub fn api(node: Node, config: &Config) -> Router {
     Router::new()
         .route("/xcron/createTask", post(tasks::create))
         .route("/xcron/createTasks", post(tasks::create_many))
+        .route("/xcron/updateTask", post(update::update))
         .route("/xcron/deleteTask", post(tasks::delete))
         .route("/xcron/queryTask", get(tasks::query))
         .route("/xcron/listTasks", get(tasks::list))

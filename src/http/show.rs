@@ -3,7 +3,7 @@
 use super::answer::Object;
 use crate::clock::Timestamp;
 use crate::run::Attempt;
-use crate::task::{Bounds, Callback, ContentType, Expect, Method, Timing};
+use crate::task::{Bounds, Callback, ContentType, Expect, Method, TaskSpec, Timing};
 use crate::view::{RunView, TaskView};
 
 /// A task: what was sent, and what became of it.
@@ -13,8 +13,20 @@ pub(super) fn task(out: &mut Vec<u8>, task: &TaskView) {
 
 /// The fields of a task.
 pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
-    let spec = &*task.spec;
     o.plain("task_id", &task.id);
+    definition(o, &task.spec);
+    o.plain("create_time", task.created.as_secs());
+    o.number("run_count", task.run_count);
+    next_time(o, task.next);
+    o.plain("state", task.state.name());
+    match &task.last_run {
+        Some(last) => o.object("last_run", |o| run_fields(o, last)),
+        None => o.raw("last_run", "null"),
+    }
+}
+
+/// A definition, in the form in which it is sent.
+pub(super) fn definition(o: &mut Object<'_>, spec: &TaskSpec) {
     o.number("type", spec.type_number());
     match &spec.timing {
         Timing::Periodic { format, timezone } => {
@@ -44,14 +56,6 @@ pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
     }
     if !spec.tags.is_empty() {
         o.texts("tags", &spec.tags);
-    }
-    o.plain("create_time", task.created.as_secs());
-    o.number("run_count", task.run_count);
-    next_time(o, task.next);
-    o.plain("state", task.state.name());
-    match &task.last_run {
-        Some(last) => o.object("last_run", |o| run_fields(o, last)),
-        None => o.raw("last_run", "null"),
     }
 }
 

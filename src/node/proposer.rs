@@ -72,6 +72,7 @@ impl Waiting {
 fn weight(command: &Command) -> usize {
     match command {
         Command::Create { spec, .. } => 256 + spec.callback.body.len() + spec.callback.url.len(),
+        Command::Update { old, spec, .. } => 512 + old.callback.body.len() + spec.callback.body.len(),
         _ => 128,
     }
 }

@@ -26,6 +26,7 @@ impl State {
         let result = match command {
             Command::Create { id, spec } => self.create(now, id, *spec),
             Command::Delete { id } => self.delete(&id),
+            Command::Update { id, base, old, spec } => self.update(now, &id, base, &Arc::from(old), *spec),
             Command::Pause { id } => self.pause(now, &id),
             Command::Resume { id } => self.resume(now, &id),
             Command::Trigger { id } => self.trigger(now, &id),
@@ -95,6 +96,56 @@ impl State {
         self.changes.touch(seq);
         self.changes.put_spec(seq, Some(Arc::new(spec)));
         Ok(Reply::Created { next: Some(next) })
+    }
+
+    /// Gives a task another definition. Its runs that are going end under the one that they began under; an unchanged
+    /// schedule keeps its next due time.
+    fn update(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        base: u128,
+        old: &Arc<TaskSpec>,
+        spec: TaskSpec,
+    ) -> Result<Reply, Refusal> {
+        let seq = self.find(id).ok_or(Refusal::NoSuchTask)?;
+        let digest = spec.digest();
+        let current = self.pages.get(seq).map(|task| task.digest);
+        if current == Some(digest) {
+            let next = self.pages.get(seq).and_then(|task| task.next);
+            return Ok(Reply::Created { next });
+        }
+        if current != Some(base) {
+            return Err(Refusal::Conflict);
+        }
+        let same_times = spec.timing == old.timing && spec.bounds == old.bounds;
+        let times = if same_times { None } else { Some(self.first_due(now, &spec)?) };
+        let target = self.target(&spec.callback.target());
+        let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
+        for run in task.open.iter_mut().filter(|run| run.spec.is_none()) {
+            run.spec = Some(old.clone());
+        }
+        task.digest = digest;
+        let old_target = std::mem::replace(&mut task.target, target);
+        let mut old_rhythm = None;
+        if let Some((rhythm, next)) = times {
+            old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
+            task.next = Some(next);
+            task.fired = 0;
+            task.bounds = (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone()));
+            if task.state == TaskState::Finished {
+                task.state = TaskState::Active;
+                task.finished = None;
+            }
+        }
+        let next = task.next;
+        self.drop_target(&old_target);
+        if let Some(rhythm) = &old_rhythm {
+            self.drop_timetable(rhythm);
+        }
+        self.changes.put_spec(seq, Some(Arc::new(spec)));
+        self.settle(now, seq);
+        Ok(Reply::Created { next })
     }
 
     fn first_due(&mut self, now: Timestamp, spec: &TaskSpec) -> Result<(Rhythm, Timestamp), Refusal> {
@@ -210,6 +261,6 @@ fn triggered(now: Timestamp, task: &mut Task) -> RunKey {
     task.triggers += 1;
     let key = RunKey::triggered(now, task.triggers);
     let phase = OpenPhase::Waiting { attempt: 1, at: now };
-    task.open.push(OpenRun { key, phase, attempts: Vec::new() });
+    task.open.push(OpenRun { key, phase, attempts: Vec::new(), spec: None });
     key
 }

@@ -100,7 +100,7 @@ impl State {
         if task.next == Some(key.due) && key.nonce == 0 {
             task.pass(key.due);
             let phase = OpenPhase::Waiting { attempt: 1, at: key.due };
-            task.open.push(OpenRun { key, phase, attempts: Vec::new() });
+            task.open.push(OpenRun { key, phase, attempts: Vec::new(), spec: None });
         }
         task.open.iter_mut().find(|run| run.key == key)
     }

@@ -402,3 +402,60 @@ fn run_now_is_one_run_beside_the_schedule() {
     assert_eq!((jobs.len(), jobs[0].key), (1, RunKey::triggered(T0, 1)));
     assert!(state.task(1).unwrap().next.is_some());
 }
+
+fn update(state: &mut State, now: Timestamp, name: &str, old: &TaskSpec, spec: &TaskSpec) -> Reply {
+    let (old, spec) = (old.clone(), spec.clone());
+    let base = old.digest();
+    state.apply(now, Command::Update { id: id(name), base, old: Box::new(old), spec: Box::new(spec) })
+}
+
+#[test]
+fn a_changed_task_keeps_its_next_due_time_unless_its_schedule_changed() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let (old, next) = (spec(minutely()), state.task(1).unwrap().next);
+    let mut renamed = old.clone();
+    renamed.callback.url = "http://127.0.0.1:2/".into();
+    // A due time that is late stays due: the change is no excuse for missing it.
+    let late = T0.plus_ms(90_000);
+    assert_eq!(update(&mut state, late, "a", &old, &renamed), Reply::Created { next });
+    assert_eq!(update(&mut state, late, "a", &old, &renamed), Reply::Created { next }, "twice is once");
+    assert_eq!(&*state.task(1).unwrap().target, "127.0.0.1:2");
+    assert_eq!(update(&mut state, late, "a", &old, &spec(at(late.0))), Reply::Refused(Refusal::Conflict));
+    let hourly = Timing::Periodic { format: "0 * * * *".into(), timezone: "UTC".into() };
+    let Reply::Created { next: Some(next) } = update(&mut state, late, "a", &renamed, &spec(hourly)) else {
+        panic!("not changed")
+    };
+    assert!(next > late && next.0 % 3_600_000 == 0);
+    assert_eq!(state.timetables.len(), 1, "the old timetable is gone");
+}
+
+#[test]
+fn a_run_that_is_going_ends_under_the_definition_that_it_began_under() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let due = state.task(1).unwrap().next.unwrap();
+    state.apply(due, started(1, due, 1, 1, 1));
+    let old = spec(minutely());
+    let mut new = old.clone();
+    new.callback.body = "2".into();
+    update(&mut state, due, "a", &old, &new);
+    assert_eq!(state.task(1).unwrap().open[0].spec.as_deref(), Some(&old));
+    let following = state.task(1).unwrap().next.unwrap();
+    state.apply(following, started(1, following, 1, 1, 1));
+    assert_eq!(state.task(1).unwrap().open[1].spec, None, "what begins now begins under the new one");
+}
+
+#[test]
+fn a_finished_task_with_a_new_time_is_active_again() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", at(T0.0 + 10));
+    end_next(&mut state, 1);
+    assert_eq!(state.task(1).unwrap().state, TaskState::Finished);
+    let (old, new) = (spec(at(T0.0 + 10)), spec(at(T0.0 + 5000)));
+    update(&mut state, T0.plus_ms(20), "a", &old, &new);
+    let task = state.task(1).unwrap();
+    assert_eq!((task.state, task.next, task.finished), (TaskState::Active, Some(T0.plus_ms(5000)), None));
+    let gone = spec(at(T0.0));
+    assert!(matches!(update(&mut state, T0.plus_ms(20), "a", &new, &gone), Reply::Refused(Refusal::Past { .. })));
+}

@@ -62,6 +62,22 @@ impl Machine {
         }
     }
 
+    /// The definition under which a run is made: the task's, unless it was changed while the run was going.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn spec_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<Arc<TaskSpec>>, Error> {
+        let own = {
+            let core = self.core();
+            let open = core.state.task(seq).and_then(|task| task.open.iter().find(|run| run.key == key));
+            open.and_then(|run| run.spec.clone())
+        };
+        match own {
+            Some(spec) => Ok(Some(spec)),
+            None => self.spec(seq),
+        }
+    }
+
     /// The task with this id, as it is now on this node.
     ///
     /// # Errors

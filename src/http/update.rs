@@ -1,0 +1,149 @@
+//! The call that changes a task.
+//!
+//! The definition that the task has is written as a caller would send it, the fields that were sent are laid over it,
+//! and the whole is read as if it were a new task: so a change is checked as a creation is. `null` takes a field away.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::value::RawValue;
+
+use super::answer::{answered, Data, Object};
+use super::error::Error;
+use super::extract::json;
+use super::query::Consistency;
+use super::tasks::unexpected;
+use super::{show, Api, Shared};
+use crate::command::{Command, Refusal, Reply};
+use crate::id::TaskId;
+use crate::task::TaskSpec;
+
+/// Tries against others who change the same task.
+const TRIES: usize = 5;
+/// Of a task, those that say nothing of its definition: as `queryTask` answers them.
+const OF_THE_SERVER: [&str; 5] = ["create_time", "run_count", "next_time", "state", "last_run"];
+
+type Fields = BTreeMap<String, Box<RawValue>>;
+
+/// `POST /xcron/updateTask`
+pub(super) async fn update(State(api): Shared, request: Request) -> Response {
+    answered(async {
+        let body = api.body(request).await?;
+        let mut sent: Fields = json(&body)?;
+        let id = sent.remove("task_id").ok_or_else(|| Error::malformed("task_id: missing"))?;
+        let id: String =
+            serde_json::from_str(id.get()).map_err(|_| Error::malformed("task_id: invalid type, expected a string"))?;
+        let id: TaskId = id.parse().map_err(|e| Error::malformed(format!("task_id: {e}")))?;
+        if let Some(field) = sent.keys().find(|field| OF_THE_SERVER.contains(&field.as_str())) {
+            return Err(Error::malformed(format!("{field}: unknown field; it cannot be set")));
+        }
+        for _ in 0..TRIES {
+            if let Some(next) = attempt(&api, &id, &sent).await? {
+                return Ok(Data::object(|o| {
+                    o.plain("task_id", &id);
+                    show::next_time(o, next);
+                }));
+            }
+        }
+        Err(Refusal::Conflict.into())
+    })
+    .await
+}
+
+/// When the task is next due; none: somebody else has changed it meanwhile.
+async fn attempt(api: &Api, id: &TaskId, sent: &Fields) -> Result<Option<Option<crate::clock::Timestamp>>, Error> {
+    api.settle(Consistency::Linearizable).await?;
+    let Some(task) = api.node.task(id)? else { return Err(Refusal::NoSuchTask.into()) };
+    let old = (*task.spec).clone();
+    let merged = merged(&old, sent)?;
+    let spec = api.rules.read(&merged, api.node.now())?.spec;
+    if spec.type_number() != old.type_number() {
+        return Err(Error::malformed("type: cannot be changed; make a new task"));
+    }
+    let base = old.digest();
+    let command = Command::Update { id: id.clone(), base, old: Box::new(old), spec: Box::new(spec) };
+    match api.node.propose(command, api.deadline()).await? {
+        Reply::Created { next } => Ok(Some(next)),
+        Reply::Refused(Refusal::Conflict) => Ok(None),
+        Reply::Refused(refusal) => Err(refusal.into()),
+        _ => Err(unexpected()),
+    }
+}
+
+/// A definition with the sent fields in place of its own, as JSON.
+fn merged(old: &TaskSpec, sent: &Fields) -> Result<String, Error> {
+    let mut text = Vec::new();
+    Object::write(&mut text, |o| show::definition(o, old));
+    let mut fields: Fields = json(&text)?;
+    let given = |name: &str| sent.get(name).is_some_and(|value| value.get() != "null");
+    // One of the two says when a one-shot is due.
+    if given("format") {
+        fields.remove("delay_ms");
+    }
+    if given("delay_ms") {
+        fields.remove("format");
+    }
+    for (name, value) in sent {
+        let replaced = match (name.as_str(), fields.get(name)) {
+            ("callback", Some(own)) => overlaid(own, value)?,
+            _ => value.clone(),
+        };
+        put(&mut fields, name, replaced);
+    }
+    serde_json::to_string(&fields).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// The fields of one object laid over another's.
+fn overlaid(own: &RawValue, sent: &RawValue) -> Result<Box<RawValue>, Error> {
+    let mut fields: Fields = json(own.get().as_bytes())?;
+    let over: Fields =
+        serde_json::from_str(sent.get()).map_err(|_| Error::malformed("callback: invalid type, expected an object"))?;
+    for (name, value) in over {
+        put(&mut fields, &name, value);
+    }
+    serde_json::value::to_raw_value(&fields).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// `null` takes the field away; only a body can be null itself.
+fn put(fields: &mut Fields, name: &str, value: Box<RawValue>) {
+    if value.get() == "null" && name != "body" {
+        fields.remove(name);
+    } else {
+        fields.insert(name.to_owned(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::task::{Callback, Timing};
+
+    fn change(sent: &str) -> Result<serde_json::Value, Error> {
+        let timing = Timing::At { format: "1900000000".into(), due: Timestamp::from_secs(1_900_000_000) };
+        let mut old = TaskSpec::new(timing, Callback::post("http://a/", "{\"n\":1.00}"));
+        old.name = Some("x".into());
+        let sent: Fields = serde_json::from_str(sent).unwrap();
+        merged(&old, &sent).map(|text| serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn what_is_sent_is_laid_over_what_is_there() {
+        let all = change("{}").unwrap();
+        assert_eq!(
+            (all["type"].as_u64(), all["format"].as_str(), all["name"].as_str()),
+            (Some(2), Some("1900000000"), Some("x"))
+        );
+        let other = change(r#"{"callback":{"method":"PUT"},"name":null,"tags":{"a":"b"}}"#).unwrap();
+        assert_eq!(
+            (other["callback"]["url"].as_str(), other["callback"]["method"].as_str()),
+            (Some("http://a/"), Some("PUT"))
+        );
+        assert!(other.get("name").is_none() && other["tags"]["a"] == "b");
+        let later = change(r#"{"delay_ms":5}"#).unwrap();
+        assert!(later.get("format").is_none() && later["delay_ms"] == 5);
+        assert!(change(r#"{"callback":{"body":null}}"#).unwrap()["callback"]["body"].is_null());
+        assert_eq!(change(r#"{"callback":[]}"#).unwrap_err().code().number(), 1000);
+    }
+}
