@@ -109,7 +109,7 @@ async fn run(config: Config, file: &std::path::Path) -> ExitCode {
         error = server.failed() => {
             tracing::error!(%error, "this node stops");
             eprintln!("xcron_server: {error}");
-            return EXIT_FAILURE.into();
+            end_at_once()
         }
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -120,7 +120,13 @@ async fn run(config: Config, file: &std::path::Path) -> ExitCode {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
-        _ = interrupt.recv() => EXIT_FAILURE.into(),
-        _ = terminate.recv() => EXIT_FAILURE.into(),
+        _ = interrupt.recv() => end_at_once(),
+        _ = terminate.recv() => end_at_once(),
     }
+}
+
+/// Ends the process as a crash would. Dropping what is open would have sled try a failed fsync again, and panic where it
+/// fails again.
+fn end_at_once() -> ! {
+    std::process::exit(EXIT_FAILURE.into())
 }

@@ -128,7 +128,9 @@ fn misfire(node: &Node, job: Job, upto: Timestamp) {
 
 /// Runs that are recorded as going and that this node is not sending: whoever sent them leads no more, or has died.
 fn reconcile(node: &Node, dispatcher: &Dispatcher, now: Timestamp) {
-    let running = node.machine().with_state(|s| s.running(now));
-    // The job is the attempt that would follow the one that is recorded as going.
-    dispatcher.submit(running.into_iter().filter(|job| !dispatcher.holds(job.seq, job.key, job.attempt - 1)));
+    let mut running = node.machine().with_state(|s| s.running(now));
+    // The job is the attempt that would follow the one that is recorded as going. Asked before the jobs are submitted:
+    // both take the dispatcher's lock.
+    running.retain(|job| !dispatcher.holds(job.seq, job.key, job.attempt - 1));
+    dispatcher.submit(running);
 }

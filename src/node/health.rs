@@ -30,12 +30,15 @@ pub(super) struct Faults {
     pub slow: Option<String>,
     /// Its disk is nearly full.
     pub full: Option<String>,
+    /// A peer that answers has room on its disk.
+    pub others_have_room: bool,
 }
 
 impl Faults {
     /// Whether another should lead.
     pub fn bars_leading(&self) -> bool {
-        self.clock.is_some() || self.slow.is_some()
+        // Where every disk is full, one that can still record what was fired is better than none.
+        self.clock.is_some() || self.slow.is_some() || (self.full.is_some() && self.others_have_room)
     }
 
     /// Whether there is something with the disk.
@@ -122,7 +125,9 @@ async fn watch_clock(node: &Node) {
         *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner) = look;
         let links = &node.0.links;
         let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), Duration::from_secs(1)));
-        drop(futures::future::join_all(asked).await);
+        let answers = futures::future::join_all(asked).await;
+        let room = answers.iter().flatten().any(|status| !status.full);
+        note(node, |faults| faults.others_have_room = room);
         let heard = peers.iter().filter_map(|peer| links.presence(peer)).filter(|p| p.heard >= steady_now);
         let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
         if peers.is_empty() || !offsets.is_empty() {

@@ -86,6 +86,7 @@ struct Inner {
     failure: OnceLock<String>,
     failing: Notify,
     stopping: AtomicBool,
+    handing_over: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -155,6 +156,7 @@ impl Node {
             failure: OnceLock::new(),
             failing: Notify::new(),
             stopping: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
@@ -255,6 +257,12 @@ impl Node {
         self.0.lease.holds(metrics.current_term, &voters, monotonic()).then_some(metrics.current_term)
     }
 
+    /// Whether this node, if it leads, waits for another to take over. It must write nothing then: each entry that it
+    /// sends keeps the others from electing one.
+    fn lets_another_lead(&self) -> bool {
+        self.0.handing_over.load(Ordering::Relaxed) || self.faults().bars_leading()
+    }
+
     fn faults(&self) -> std::sync::MutexGuard<'_, health::Faults> {
         self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -269,8 +277,13 @@ impl Node {
     /// Why this node can write nothing, if that is so.
     fn storage_failure(&self) -> Option<String> {
         let status = self.0.log.status();
-        let failed = status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned());
-        failed.or_else(|| self.faults().full.clone())
+        status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned())
+    }
+
+    /// Why this node takes no more tasks, if that is so. What is left of the disk then is kept for what becomes of those
+    /// that it has: their outcomes, and their end.
+    fn storage_shortage(&self) -> Option<String> {
+        self.storage_failure().or_else(|| self.faults().full.clone())
     }
 
     /// Has a command written, by whichever node leads, and waits for its reply. While there is no leader, it waits for

@@ -60,6 +60,7 @@ impl Node {
             applied: self.0.machine.applied().map(|id| id.index),
             last_log: self.0.raft_metrics.borrow().as_ref().and_then(|m| m.last_log_index),
             clock: self.now(),
+            full: self.faults().full.is_some(),
         }
     }
 }

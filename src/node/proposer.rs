@@ -102,7 +102,16 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
 
 async fn send(node: &Node, batch: Vec<Submission>) {
     let now = monotonic();
-    let batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
+    let mut batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
+    if let Some(reason) = node.storage_shortage().filter(|_| node.leads() && !node.lets_another_lead()) {
+        let (refused, others): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|s| matches!(s.command, Command::Create { .. }));
+        batch = others;
+        for Submission { reply, .. } in refused {
+            // A receiver that is gone has stopped waiting.
+            drop(reply.send(Err(Error::Storage(reason.clone()))));
+        }
+    }
     let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());
@@ -113,6 +122,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     let result = match node.leader_address() {
         // Without its lease a leader may have been replaced: what it appends may never be committed.
         _ if node.leads() && node.leads_under_lease().is_none() => Err(Error::NoLeader),
+        _ if node.leads() && node.lets_another_lead() => Err(Error::NoLeader),
         _ if node.leads() => write(node, commands, deadline).await,
         Some(address) => forward(node, &address, commands, deadline).await,
         None => Err(Error::NoLeader),

@@ -18,7 +18,7 @@ impl Node {
     /// # Errors
     /// Why not.
     pub fn ready(&self) -> Result<(), String> {
-        if let Some(reason) = self.storage_failure() {
+        if let Some(reason) = self.storage_shortage() {
             return Err(reason);
         }
         if self.0.stopping.load(Ordering::Relaxed) {
@@ -183,6 +183,7 @@ impl Node {
         if !self.leads() || voters < 2 {
             return;
         }
+        self.0.handing_over.store(true, Ordering::Relaxed);
         raft.runtime_config().heartbeat(false);
         raft.runtime_config().elect(false);
         let bound = Duration::from_millis(self.0.config.raft.election_timeout_max_ms * 4);
@@ -191,6 +192,8 @@ impl Node {
         if tokio::time::timeout(bound, other).await.is_err() {
             tracing::warn!("no other node has taken the lead");
         }
+        // What is still under way has its outcomes recorded, by whoever leads now.
+        self.0.handing_over.store(false, Ordering::Relaxed);
     }
 
     /// Makes everything durable and ends the Raft group. Nothing works afterwards.

@@ -36,6 +36,8 @@ pub struct Status {
     pub last_log: Option<u64>,
     /// Its wall clock.
     pub clock: Timestamp,
+    /// Whether its disk is nearly full.
+    pub full: bool,
 }
 
 /// Asks for the right to act as a node.

@@ -1,0 +1,90 @@
+//! A client of the HTTP API.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{json, Value};
+
+/// More than a node takes to answer in any case.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A client; cheap to clone.
+#[derive(Clone)]
+pub struct Api(Client<HttpConnector, Full<Bytes>>);
+
+/// An answer: the HTTP status and the JSON.
+pub type Answer = Result<(u16, Value), String>;
+
+/// The code of an answer; none: there was no answer.
+pub fn code(answer: &Answer) -> Option<u64> {
+    answer.as_ref().ok().and_then(|(_, body)| body["code"].as_u64())
+}
+
+impl Api {
+    pub fn new() -> Api {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(2)));
+        Api(Client::builder(TokioExecutor::new()).build(connector))
+    }
+
+    async fn send(&self, request: http::Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
+        let exchange = async {
+            let answer = self.0.request(request).await.map_err(|e| format!("{e:?}"))?;
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.map_err(|e| format!("{e:?}"))?.to_bytes();
+            Ok((status, body))
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")))
+    }
+
+    pub async fn post(&self, port: u16, path: &str, body: &Value) -> Answer {
+        let request = http::Request::post(format!("http://127.0.0.1:{port}{path}"));
+        let request = request.body(Full::from(body.to_string())).map_err(|e| e.to_string())?;
+        let (status, body) = self.send(request).await?;
+        Ok((status, serde_json::from_slice(&body).map_err(|e| e.to_string())?))
+    }
+
+    pub async fn text(&self, port: u16, path: &str) -> Result<(u16, String), String> {
+        let request = http::Request::get(format!("http://127.0.0.1:{port}{path}"));
+        let (status, body) = self.send(request.body(Full::default()).map_err(|e| e.to_string())?).await?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    pub async fn get(&self, port: u16, path: &str) -> Answer {
+        let (status, body) = self.text(port, path).await?;
+        Ok((status, serde_json::from_str(&body).map_err(|e| e.to_string())?))
+    }
+
+    /// The HTTP status; none: no answer.
+    pub async fn status(&self, port: u16, path: &str) -> Option<u16> {
+        self.text(port, path).await.ok().map(|(status, _)| status)
+    }
+
+    pub async fn create(&self, port: u16, task: &Value) -> Answer {
+        self.post(port, "/xcron/createTask", task).await
+    }
+
+    pub async fn delete(&self, port: u16, id: &str) -> Answer {
+        self.post(port, "/xcron/deleteTask", &json!({ "task_id": id })).await
+    }
+
+    /// The task as this node has it.
+    pub async fn query_local(&self, port: u16, id: &str) -> Answer {
+        self.get(port, &format!("/xcron/queryTask?task_id={id}&consistency=local")).await
+    }
+
+    /// The task as the cluster has it.
+    pub async fn query(&self, port: u16, id: &str) -> Answer {
+        self.get(port, &format!("/xcron/queryTask?task_id={id}")).await
+    }
+}
+
+/// A task that is due once, at this unix time in ms.
+pub fn once(id: &str, due_ms: u64, url: &str) -> Value {
+    json!({ "type": 2, "task_id": id, "format": due_ms.to_string(), "callback": { "url": url, "body": { "id": id } } })
+}

@@ -1,0 +1,305 @@
+//! Three nodes as processes.
+
+use std::time::Duration;
+
+use serde_json::{json, Value};
+
+use crate::api::{code, once};
+use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
+use crate::load::{Load, Shape};
+use crate::sink::{Call, Sink};
+
+/// How long a node that was away may take to have everything.
+const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+/// What must fire has done so by then, whatever happened.
+pub const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// The first callback of a new leader, after the old one was killed.
+pub const FAILOVER_MS_MAX: u64 = 3000;
+
+/// Waits for the first callback of a later term than `term`.
+pub async fn first_fire_after(sink: &Sink, term: u64) -> Call {
+    let mut found = None;
+    eventually("a new leader fires", Duration::from_secs(20), async || {
+        found = sink.calls().into_iter().find(|call| call.fence.0 > term);
+        found.is_some()
+    })
+    .await;
+    found.expect("it was found")
+}
+
+/// Every node answers the same for each of these tasks.
+pub async fn agree(cluster: &Cluster, tasks: &[String]) {
+    for id in tasks {
+        let mut seen: Vec<Value> = Vec::new();
+        for node in &cluster.nodes {
+            let answer = cluster.api.query_local(node.ports.http, id).await;
+            assert_eq!(code(&answer), Some(0), "{} of {}: {answer:?}", id, node.name);
+            seen.push(answer.expect("an answer").1["data"].clone());
+        }
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "the nodes differ about {id}: {seen:#?}");
+    }
+}
+
+/// Some of the tasks, spread over all of them.
+pub fn sample(mut tasks: Vec<String>, count: usize) -> Vec<String> {
+    tasks.sort();
+    let step = (tasks.len() / count).max(1);
+    tasks.into_iter().step_by(step).take(count).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_in_any_order_form_a_cluster_and_fire_on_time() {
+    let mut cluster = Cluster::new(3, "");
+    let sink = Sink::start().await;
+    cluster.nodes[2].spawn();
+    sleep_ms(700).await;
+    assert!(!cluster.nodes[2].is_ready(&cluster.api).await, "one of three is no majority");
+    let early = cluster.api.create(cluster.nodes[2].ports.http, &once("early", now_ms() + 60_000, &sink.url)).await;
+    assert_eq!(code(&early), Some(1050), "{early:?}");
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await, "two of three are a majority");
+    cluster.nodes[1].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+
+    const EACH: usize = 60;
+    let mut due_of = std::collections::HashMap::new();
+    for n in 0..EACH {
+        for (at, node) in cluster.nodes.iter().enumerate() {
+            let (id, due) = (format!("t-{at}-{n}"), now_ms() + 2000 + 37 * (n as u64 % 40));
+            let answer = cluster.api.create(node.ports.http, &once(&id, due, &sink.url)).await;
+            assert_eq!(code(&answer), Some(0), "{answer:?}");
+            due_of.insert(id, due);
+        }
+    }
+    eventually("all have fired", Duration::from_secs(20), async || sink.by_task().len() == due_of.len()).await;
+    sleep_ms(500).await;
+    let mut lateness: Vec<u64> = Vec::new();
+    for (id, calls) in sink.by_task() {
+        assert_eq!(calls.len(), 1, "{id} fired more than once: {calls:#?}");
+        assert!(calls[0].at_ms >= due_of[&id], "{id} fired early: {calls:?}");
+        lateness.push(calls[0].at_ms - due_of[&id]);
+    }
+    lateness.sort_unstable();
+    let at = |share: usize| lateness[(lateness.len() - 1) * share / 100];
+    println!("lateness of {} callbacks: p50 {} ms, p99 {} ms, worst {} ms", lateness.len(), at(50), at(99), at(100));
+    assert!(at(100) <= 1000, "{lateness:?}");
+    cluster.caught_up(CATCH_UP_MAX).await;
+    agree(&cluster, &sample(due_of.into_keys().collect(), 30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_of_the_leader_under_load_loses_nothing() {
+    let mut cluster = Cluster::start(3, "").await;
+    let sink = Sink::start().await;
+    let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
+    for round in 0..2 {
+        sleep_ms(2500).await;
+        let (leader, term) = cluster.leader().await;
+        let killed = now_ms();
+        cluster.nodes[leader].kill();
+        let first = first_fire_after(&sink, term).await;
+        let took = first.at_ms - killed;
+        println!("round {round}: the first fire of the new leader came {took} ms after the kill");
+        assert!(took <= FAILOVER_MS_MAX, "{took} ms: {first:?}");
+        sleep_ms(1500).await;
+        cluster.nodes[leader].spawn();
+        assert!(cluster.all_ready(READY_MAX).await);
+    }
+    let report = load.settle(SETTLE_MAX).await;
+    report.check("two kills of the leader");
+    cluster.caught_up(CATCH_UP_MAX).await;
+    agree(&cluster, &sample(load.standing(), 40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_of_all_nodes_under_load_loses_nothing() {
+    let mut cluster = Cluster::start(3, "").await;
+    let sink = Sink::start().await;
+    let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
+    for _ in 0..2 {
+        sleep_ms(2000).await;
+        cluster.nodes.iter().for_each(|node| node.signal("KILL"));
+        cluster.nodes.iter_mut().for_each(Node::kill);
+        cluster.nodes.iter_mut().for_each(Node::spawn);
+        assert!(cluster.all_ready(READY_MAX).await);
+    }
+    sleep_ms(500).await;
+    let report = load.settle(SETTLE_MAX).await;
+    report.check("two kills of all nodes");
+    cluster.caught_up(CATCH_UP_MAX).await;
+    agree(&cluster, &sample(load.standing(), 40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_paused_fires_nothing_after_another_leads() {
+    let cluster = Cluster::start(3, "").await;
+    let sink = Sink::start().await;
+    let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape { workers: 4, ..Shape::default() });
+    sleep_ms(2500).await;
+    let (leader, term) = cluster.leader().await;
+    let paused = now_ms();
+    cluster.nodes[leader].signal("STOP");
+    let first = first_fire_after(&sink, term).await;
+    println!("the first fire of the new leader came {} ms after the pause", first.at_ms - paused);
+    sleep_ms((paused + 4000).saturating_sub(now_ms())).await;
+    let woken = now_ms();
+    cluster.nodes[leader].signal("CONT");
+    sleep_ms(2500).await;
+    // What it sent before the pause lies with the sink already, or may still come: that is one that was due by then.
+    let late: Vec<Call> =
+        sink.calls().into_iter().filter(|c| c.fence.0 <= term && c.at_ms >= woken && c.due_ms > paused + 50).collect();
+    assert!(late.is_empty(), "the old leader of term {term} has fired again: {late:#?}");
+    assert!(cluster.all_ready(READY_MAX).await);
+    let report = load.settle(SETTLE_MAX).await;
+    report.check("a pause of the leader");
+    cluster.caught_up(CATCH_UP_MAX).await;
+    let (_, newest) = cluster.leader().await;
+    assert!(newest > term);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_that_are_gone_stop_all_writes_and_fires_until_one_is_back() {
+    let mut cluster = Cluster::start(3, "").await;
+    let sink = Sink::start().await;
+    let (leader, _) = cluster.leader().await;
+    let alone = (leader + 1) % 3;
+    let http = cluster.nodes[alone].ports.http;
+    let due = now_ms() + 1500;
+    assert_eq!(code(&cluster.api.create(http, &once("gap", due, &sink.url)).await), Some(0));
+    for at in (0..3).filter(|at| *at != alone) {
+        cluster.nodes[at].kill();
+    }
+    let began = now_ms();
+    let answer = cluster.api.create(http, &once("none", now_ms() + 60_000, &sink.url)).await;
+    let took = now_ms() - began;
+    assert!(matches!(code(&answer), Some(1050 | 1051)), "{answer:?}");
+    assert!(took < 6000, "it took {took} ms");
+    assert_eq!(code(&cluster.api.query(http, "gap").await), Some(1050), "a read without a majority");
+    assert_eq!(code(&cluster.api.query_local(http, "gap").await), Some(0), "a local read");
+    assert!(!cluster.nodes[alone].is_ready(&cluster.api).await);
+    assert!(now_ms() > due && sink.of("gap").is_empty(), "one of three fires nothing");
+    cluster.nodes[leader].spawn();
+    eventually("it fires late", Duration::from_secs(15), async || !sink.of("gap").is_empty()).await;
+    assert!(cluster.all_ready(READY_MAX).await);
+    sleep_ms(500).await;
+    assert_eq!(sink.of("gap").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_of_the_leader_hands_over() {
+    let mut cluster = Cluster::start(3, "").await;
+    let sink = Sink::start().await;
+    let (leader, term) = cluster.leader().await;
+    let others: Vec<u16> = (0..3).filter(|at| *at != leader).map(|at| cluster.nodes[at].ports.http).collect();
+    let mut load = Load::start(&cluster.api, &others, &sink, Shape { workers: 4, ..Shape::default() });
+    sleep_ms(2000).await;
+    let stopped = now_ms();
+    assert_eq!(cluster.nodes[leader].stop().await, Some(0));
+    println!("the leader took {} ms to stop", now_ms() - stopped);
+    let first = first_fire_after(&sink, term).await;
+    println!("the first fire of the next leader came {} ms after SIGTERM", first.at_ms - stopped);
+    assert!(first.at_ms - stopped <= FAILOVER_MS_MAX, "{first:?}");
+    cluster.nodes[leader].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    load.settle(SETTLE_MAX).await.check("SIGTERM of the leader");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_directory_was_wiped_does_not_come_back_as_its_old_self() {
+    let mut cluster = Cluster::start(3, "").await;
+    let sink = Sink::start().await;
+    let (leader, _) = cluster.leader().await;
+    let (wiped, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let http = cluster.nodes[other].ports.http;
+    assert_eq!(code(&cluster.api.create(http, &once("before", now_ms() + 8000, &sink.url)).await), Some(0));
+    // Each store is known to the cluster by then.
+    cluster.caught_up(CATCH_UP_MAX).await;
+    sleep_ms(500).await;
+    cluster.nodes[wiped].kill();
+    std::fs::remove_dir_all(&cluster.nodes[wiped].data).unwrap();
+    cluster.nodes[wiped].spawn();
+    let status = cluster.nodes[wiped].exit(Duration::from_secs(20)).await;
+    let log = cluster.nodes[wiped].log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for part in ["directory is empty", "removeNode", "addNode"] {
+        assert!(log.contains(part), "{part:?} is not in the log");
+    }
+    let answer = cluster.api.create(http, &once("after", now_ms() + 500, &sink.url)).await;
+    assert_eq!(code(&answer), Some(0), "the cluster goes on: {answer:?}");
+    for id in ["before", "after"] {
+        eventually(id, Duration::from_secs(15), async || !sink.of(id).is_empty()).await;
+    }
+    assert!(cluster.all_ready(READY_MAX).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot() {
+    let more = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
+    let mut cluster = Cluster::start(3, more).await;
+    let sink = Sink::start().await;
+    let (leader, _) = cluster.leader().await;
+    let (away, http) = ((leader + 1) % 3, cluster.nodes[leader].ports.http);
+    let filler = "x".repeat(40_000);
+    let create = async |cluster: &Cluster, name: &str, count: usize| {
+        for n in 0..count {
+            let mut task = once(&format!("{name}-{n}"), now_ms() + 3_600_000, &sink.url);
+            task["callback"]["body"] = json!({ "filler": filler });
+            let answer = cluster.api.create(http, &task).await;
+            assert_eq!(code(&answer), Some(0), "{answer:?}");
+        }
+    };
+    create(&cluster, "present", 10).await;
+    cluster.caught_up(CATCH_UP_MAX).await;
+    let snapshots = async |cluster: &Cluster| {
+        let text = cluster.api.text(cluster.nodes[leader].ports.monitor, "/metrics").await.map_or_else(|e| e, |a| a.1);
+        let line = text.lines().find(|line| line.starts_with("xcron_snapshots ")).map(str::to_owned);
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let before = snapshots(&cluster).await;
+    cluster.nodes[away].kill();
+    // One load before a snapshot and one after it, so that the log behind the first is purged.
+    create(&cluster, "first", 120).await;
+    eventually("a snapshot is taken", Duration::from_secs(20), async || snapshots(&cluster).await > before).await;
+    let between = snapshots(&cluster).await;
+    create(&cluster, "second", 250).await;
+    eventually("another is taken", Duration::from_secs(20), async || snapshots(&cluster).await > between).await;
+    sleep_ms(1000).await;
+    cluster.nodes[away].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    cluster.caught_up(CATCH_UP_MAX).await;
+    let tasks: Vec<String> = ["present-9", "first-0", "first-119", "second-0", "second-249"].map(str::to_owned).into();
+    agree(&cluster, &tasks).await;
+    let data = &cluster.nodes[away].data;
+    let installed = std::fs::read_dir(data.join("snapshots")).is_ok_and(|files| files.count() > 0);
+    assert!(installed, "the node that was away has no snapshot");
+    // It stands on its own with what it has received.
+    cluster.nodes[away].kill();
+    cluster.nodes[away].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    cluster.caught_up(CATCH_UP_MAX).await;
+    agree(&cluster, &tasks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_going_when_its_leader_died_is_sent_again() {
+    let mut cluster = Cluster::start(3, "").await;
+    let slow = Sink::start_slow(1500).await;
+    let (leader, _) = cluster.leader().await;
+    let (other, http) = ((leader + 1) % 3, cluster.nodes[(leader + 1) % 3].ports.http);
+    assert_eq!(code(&cluster.api.create(http, &once("going", now_ms() + 200, &slow.url)).await), Some(0));
+    eventually("the run is recorded as going", Duration::from_secs(10), async || {
+        let task = cluster.api.query_local(http, "going").await;
+        task.is_ok_and(|(_, body)| body["data"]["last_run"]["state"] == "running")
+    })
+    .await;
+    cluster.nodes[leader].kill();
+    eventually("it is sent again", Duration::from_secs(15), async || slow.of("going").len() > 1).await;
+    eventually("its outcome is recorded", Duration::from_secs(15), async || {
+        let task = cluster.api.query(http, "going").await;
+        task.is_ok_and(|(_, body)| body["data"]["run_count"] == 1)
+    })
+    .await;
+    let calls = slow.of("going");
+    assert!(calls.iter().all(|call| call.run == calls[0].run), "{calls:#?}");
+    assert!(cluster.nodes[other].is_ready(&cluster.api).await);
+}

@@ -1,0 +1,289 @@
+//! A load of creates and deletes, what was acknowledged of it, and whether the callbacks agree with that.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::api::{code, once, Api};
+use crate::harness::{holds_within, now_ms, sleep_ms};
+use crate::sink::Sink;
+
+/// What a load is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub workers: usize,
+    /// Tasks are due this long after they are sent.
+    pub ahead_ms: (u64, u64),
+    /// One task in so many is deleted a moment after it was acknowledged; 0: none.
+    pub delete_one_in: u64,
+    /// Pause of a worker between two tasks.
+    pub pause_ms: u64,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape { workers: 8, ahead_ms: (1000, 4000), delete_one_in: 4, pause_ms: 15 }
+    }
+}
+
+/// What the caller knows of a task.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    due_ms: u64,
+    /// The create was acknowledged.
+    created: bool,
+    /// A delete was sent; nobody knows whether it was done.
+    delete_sent: bool,
+    /// When a delete was acknowledged.
+    deleted_ms: Option<u64>,
+}
+
+#[derive(Default)]
+struct Book {
+    tasks: HashMap<String, Known>,
+    /// Answers that contradict what was acknowledged.
+    contradictions: Vec<String>,
+}
+
+/// A load that runs until [`Load::stop`].
+pub struct Load {
+    sink: Sink,
+    book: Arc<Mutex<Book>>,
+    stopping: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// How the callbacks agree with the book.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub acknowledged: usize,
+    pub deletes: usize,
+    pub unknown: usize,
+    pub calls: usize,
+    /// Callbacks of a run that was seen before.
+    pub duplicates: usize,
+    /// The worst lateness of a first attempt's callback, in ms; faults included.
+    pub latest_ms: u64,
+    /// What must not be.
+    pub wrong: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "acknowledged {}, deletes {}, unknown {}, callbacks {}, duplicates {}, worst lateness {} ms, wrong {}",
+            self.acknowledged,
+            self.deletes,
+            self.unknown,
+            self.calls,
+            self.duplicates,
+            self.latest_ms,
+            self.wrong.len()
+        )
+    }
+}
+
+/// Ids that no other load of this process has.
+fn fresh_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("load-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn between((from, to): (u64, u64)) -> u64 {
+    rand::random_range(from..=to)
+}
+
+struct Worker {
+    api: Api,
+    ports: Vec<u16>,
+    url: String,
+    shape: Shape,
+    book: Arc<Mutex<Book>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn note(&self, id: &str, change: impl FnOnce(&mut Known)) {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        change(book.tasks.entry(id.to_owned()).or_default());
+    }
+
+    fn contradict(&self, what: String) {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner).contradictions.push(what);
+    }
+
+    fn stops(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    async fn run(self) {
+        while !self.stops() {
+            let id = fresh_id();
+            if self.create(&id).await && self.shape.delete_one_in > 0 && between((1, self.shape.delete_one_in)) == 1 {
+                sleep_ms(between((0, 800))).await;
+                self.delete(&id).await;
+            }
+            sleep_ms(self.shape.pause_ms).await;
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.ports[between((0, self.ports.len() as u64 - 1)) as usize]
+    }
+
+    /// Creates a task, by whichever node answers; whether it was acknowledged.
+    async fn create(&self, id: &str) -> bool {
+        let due_ms = now_ms() + between(self.shape.ahead_ms);
+        self.note(id, |task| task.due_ms = due_ms);
+        let task = once(id, due_ms, &self.url);
+        loop {
+            let answer = self.api.create(self.port(), &task).await;
+            match code(&answer) {
+                Some(0) => {
+                    self.note(id, |task| task.created = true);
+                    return true;
+                }
+                // Sent again after it was due: whether an earlier one was written stays unknown.
+                Some(1002) => return false,
+                None | Some(1050 | 1051 | 1070 | 1071) => {}
+                Some(_) => {
+                    self.contradict(format!("create {id}: {answer:?}"));
+                    return false;
+                }
+            }
+            if self.stops() {
+                return false;
+            }
+            sleep_ms(20).await;
+        }
+    }
+
+    async fn delete(&self, id: &str) {
+        self.note(id, |task| task.delete_sent = true);
+        let mut first = true;
+        loop {
+            let answer = self.api.delete(self.port(), id).await;
+            let done = match code(&answer) {
+                Some(0) => true,
+                Some(1040) if first => {
+                    self.contradict(format!("delete {id}, whose create was acknowledged: {answer:?}"));
+                    return;
+                }
+                Some(1040) => true,
+                None | Some(1051) => {
+                    first = false;
+                    false
+                }
+                Some(1050 | 1070 | 1071) => false,
+                Some(_) => {
+                    self.contradict(format!("delete {id}: {answer:?}"));
+                    return;
+                }
+            };
+            if done {
+                self.note(id, |task| task.deleted_ms = Some(now_ms()));
+                return;
+            }
+            if self.stops() {
+                return;
+            }
+            sleep_ms(20).await;
+        }
+    }
+}
+
+impl Load {
+    pub fn start(api: &Api, ports: &[u16], sink: &Sink, shape: Shape) -> Load {
+        let (book, stopping) = (Arc::<Mutex<Book>>::default(), Arc::<AtomicBool>::default());
+        let worker = || Worker {
+            api: api.clone(),
+            ports: ports.to_vec(),
+            url: sink.url.clone(),
+            shape,
+            book: book.clone(),
+            stopping: stopping.clone(),
+        };
+        let workers = (0..shape.workers).map(|_| tokio::spawn(worker().run())).collect();
+        Load { sink: sink.clone(), book, stopping, workers }
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins no more; each call that is under way comes to its end.
+    pub async fn stop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            worker.await.expect("a worker of the load");
+        }
+    }
+
+    /// The tasks that exist by all that is acknowledged.
+    pub fn standing(&self) -> Vec<String> {
+        let book = self.book();
+        let standing = book.tasks.iter().filter(|(_, task)| task.created && !task.delete_sent);
+        standing.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Waits until every task that must fire has done so, or `bound` has passed, and compares.
+    pub async fn settle(&mut self, bound: Duration) -> Report {
+        self.stop().await;
+        holds_within(bound, async || {
+            let seen = self.sink.by_task();
+            self.standing().iter().all(|id| seen.contains_key(id))
+        })
+        .await;
+        // What must not fire has its time to do so.
+        let last_due = self.book().tasks.values().map(|task| task.due_ms).max().unwrap_or(0);
+        sleep_ms(last_due.saturating_sub(now_ms()) + 300).await;
+        self.compare()
+    }
+
+    fn compare(&self) -> Report {
+        let (book, seen) = (self.book(), self.sink.by_task());
+        let mut report = Report { wrong: book.contradictions.clone(), ..Report::default() };
+        for (id, task) in &book.tasks {
+            let calls = seen.get(id).map_or(&[][..], Vec::as_slice);
+            report.acknowledged += usize::from(task.created);
+            report.deletes += usize::from(task.deleted_ms.is_some());
+            report.unknown += usize::from(!task.created || (task.delete_sent && task.deleted_ms.is_none()));
+            report.calls += calls.len();
+            report.duplicates += calls.len().saturating_sub(1);
+            if task.created && !task.delete_sent && calls.is_empty() {
+                report.wrong.push(format!("lost: {id} {task:?}"));
+            }
+            if let (Some(deleted_ms), Some(call)) = (task.deleted_ms, calls.first()) {
+                if deleted_ms < task.due_ms {
+                    report.wrong.push(format!("fired after its delete: {id} {task:?} {call:?}"));
+                }
+            }
+            for call in calls {
+                report.latest_ms = report.latest_ms.max(call.at_ms.saturating_sub(task.due_ms));
+                if call.at_ms < task.due_ms {
+                    report.wrong.push(format!("early: {task:?} {call:?}"));
+                }
+                if call.due_ms != task.due_ms || call.run != calls[0].run || call.key != call.run {
+                    report.wrong.push(format!("not the same run: {task:?} {call:?} {:?}", calls[0]));
+                }
+            }
+        }
+        report
+    }
+}
+
+impl Report {
+    /// Panics where something is wrong.
+    #[track_caller]
+    pub fn check(&self, name: &str) {
+        println!("{name}: {self}");
+        let shown = &self.wrong[..self.wrong.len().min(10)];
+        assert!(self.wrong.is_empty(), "{name}: {self}: {shown:#?}");
+        assert!(self.acknowledged > 0, "{name}: nothing was acknowledged");
+    }
+}
