@@ -16,7 +16,7 @@ async fn node() -> (TempDir, TestNode) {
 }
 
 async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());
     change(&mut config);
     let node = TestNode::start(config).await.ready().await;
