@@ -66,7 +66,7 @@ fn entry(index: u64, commands: Vec<Command>) -> Entry<TypeConfig> {
 
 fn create(name: &str, body: usize) -> Command {
     let callback = Callback::post("http://127.0.0.1:9/", format!("{:?}", name.repeat(body.max(1))));
-    let timing = if name.len() % 2 == 0 {
+    let timing = if name.len().is_multiple_of(2) {
         Timing::Periodic { format: "* * * * *".to_owned(), timezone: "UTC".to_owned() }
     } else {
         Timing::After { delay_ms: 60_000 }

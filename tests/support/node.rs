@@ -46,10 +46,15 @@ impl TestNode {
     }
 
     pub async fn start_at(config: Config, clock: Clock) -> TestNode {
-        match Self::try_start(config, clock).await {
-            Ok(node) => node,
-            Err(error) => panic!("the node does not start: {error}"),
-        }
+        // A node that was crashed in this process may hold its files for a moment longer than a dead process would.
+        until("a node that starts", || async {
+            match Self::try_start(config.clone(), clock.clone()).await {
+                Ok(node) => Some(node),
+                Err(error) if error.to_string().contains("is the node running twice?") => None,
+                Err(error) => panic!("the node does not start: {error}"),
+            }
+        })
+        .await
     }
 
     pub async fn try_start(config: Config, clock: Clock) -> Result<TestNode, Error> {
