@@ -74,6 +74,11 @@ pub enum Command {
         /// Which of its runs.
         key: RunKey,
     },
+    /// Forgets finished tasks whose time is over, and their runs. One that is not finished is passed over.
+    Collect {
+        /// Which.
+        seqs: Vec<Seq>,
+    },
     /// An attempt has left and has not ended yet.
     RunStarted {
         /// The task.

@@ -138,6 +138,8 @@ pub struct Limits {
     pub task_bytes_max: usize,
     /// Most tasks that the cluster keeps. Default: 20000000.
     pub tasks_max: usize,
+    /// How long a finished task and its runs are kept, where the task says nothing. Default: 604800 (7 days).
+    pub retain_s: u64,
     /// Longest `delay_ms`, and how far ahead a one-shot task may be due. Default: 10 years.
     pub ahead_ms_max: u64,
     /// After this a call is answered with 1050 or 1051. Default: 5000.
@@ -238,6 +240,7 @@ impl Default for Limits {
             request_bytes_max: 8 << 20,
             task_bytes_max: 1 << 20,
             tasks_max: 20_000_000,
+            retain_s: 604_800,
             ahead_ms_max: 10 * 365 * 86_400_000,
             request_timeout_ms: 5000,
             connections_max: 10_000,
@@ -364,6 +367,7 @@ impl Config {
         whole("limits.request_bytes_max", limits.request_bytes_max as u64, 1024, 64 << 20)?;
         whole("limits.task_bytes_max", limits.task_bytes_max as u64, 256, limits.request_bytes_max as u64)?;
         whole("limits.tasks_max", limits.tasks_max as u64, 1, 1 << 40)?;
+        whole("limits.retain_s", limits.retain_s, 0, 10 * 365 * 86_400)?;
         whole("limits.ahead_ms_max", limits.ahead_ms_max, 1000, 200 * 365 * DAY)?;
         whole("limits.request_timeout_ms", limits.request_timeout_ms, 100, 600_000)?;
         whole("limits.connections_max", limits.connections_max as u64, 1, 1 << 20)?;

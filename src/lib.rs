@@ -8,7 +8,7 @@
 //! ```text
 //! cli · bench · server (wiring, ordered start and stop) · telemetry
 //! http (the API; one map from errors to codes)
-//! scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
+//! collector · scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
 //! node (propose, read, forward, join)
 //! raft (types, the peers' protocol) · storage (log, state machine: checkpoint, snapshot)
 //! state (apply: pure) · wheel (pure)
@@ -21,6 +21,7 @@
 pub mod bench;
 pub mod cli;
 pub mod clock;
+pub mod collector;
 pub mod command;
 pub mod config;
 pub mod dispatcher;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::collector;
 use crate::config::{Config, HostPort};
 use crate::dispatcher::transport::{Http, SetupError, Transport};
 use crate::dispatcher::Dispatcher;
@@ -152,7 +153,13 @@ impl Server {
         ];
         let worker = node.clone();
         let work = tokio::spawn(async move { worker.work(queues).await });
-        let scheduler = tokio::spawn(scheduler::run(node.clone(), dispatcher.clone()));
+        let (scheduling, collecting) = (scheduler::run(node.clone(), dispatcher.clone()), collector::run(node.clone()));
+        let scheduler = tokio::spawn(async {
+            tokio::select! {
+                () = scheduling => {}
+                () = collecting => {}
+            }
+        });
         let joiner = node.clone();
         let joining = tokio::spawn(async move { joiner.join().await });
         Ok(Server { node, dispatcher, api, monitor, close, ports: serving, work, scheduler, joining, _lock: lock })

@@ -66,7 +66,7 @@ pub struct Callback {
     pub expect: Expect,
 }
 
-/// Which due times of a schedule count, and what is beside it.
+/// Which due times of a schedule count, what is beside it, and what is after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// None before.
@@ -79,6 +79,8 @@ pub struct Bounds {
     pub jitter_ms: u64,
     /// One run at once, beside the schedule.
     pub run_now: bool,
+    /// How long the task and its runs are kept once it is finished; none: as the configuration says.
+    pub retain_s: Option<u64>,
 }
 
 /// An HTTP method that a callback may have.

@@ -70,6 +70,8 @@ struct Sent<'a> {
     #[serde(default, deserialize_with = "given")]
     run_now: Option<bool>,
     #[serde(default, deserialize_with = "given")]
+    retain_s: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
     retry: Option<Object<SentRetry>>,
 }
 
@@ -168,6 +170,7 @@ impl Rules {
             max_runs: sent.max_runs,
             jitter_ms: sent.jitter_ms,
             run_now: sent.run_now,
+            retain_s: sent.retain_s,
         };
         let bounds = options::bounds(bounds, kind)?;
         let retry = options::retry(sent.retry, &self.retry)?;

@@ -206,15 +206,15 @@ fn with(fields: &str, callback: &str) -> Result<TaskSpec, (u16, String)> {
 #[test]
 fn options_are_read_as_they_are_meant() {
     let spec = with(
-        r#""start_time":1900000000,"end_time":1900000060,"max_runs":3,"jitter_ms":500,"run_now":true,
+        r#""start_time":1900000000,"end_time":1900000060,"max_runs":3,"jitter_ms":500,"run_now":true,"retain_s":60,
            "retry":{"max_attempts":2,"max_elapsed_ms":null}"#,
         r#""method":"PUT","content_type":"text/plain","body":"x","headers":{"X-A":"b"},"timeout_ms":100,
            "expect":{"status":[[200,204],[404,404]],"body_contains":"ok"}"#,
     )
     .unwrap();
-    let Bounds { start, end, max_runs, jitter_ms, run_now } = spec.bounds;
+    let Bounds { start, end, max_runs, jitter_ms, run_now, retain_s } = spec.bounds;
     assert_eq!((start, end), (Some(Timestamp::from_secs(1_900_000_000)), Some(Timestamp::from_secs(1_900_000_060))));
-    assert_eq!((max_runs, jitter_ms, run_now), (Some(3), 500, true));
+    assert_eq!((max_runs, jitter_ms, run_now, retain_s), (Some(3), 500, true, Some(60)));
     assert_eq!(spec.retry, Some(Retry { max_attempts: 2, ..RETRY }));
     let callback = spec.callback;
     assert_eq!(

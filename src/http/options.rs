@@ -15,6 +15,7 @@ const HEADER_VALUE_BYTES_MAX: usize = 4096;
 const RANGES_MAX: usize = 32;
 const CONTAINS_BYTES_MAX: usize = 1024;
 const DAY_MS: u64 = 86_400_000;
+const RETAIN_S_MAX: u64 = 10 * 365 * 86_400;
 
 /// Which answers are a success, as it is sent.
 #[derive(Debug, serde::Deserialize)]
@@ -166,6 +167,7 @@ pub(super) struct SentBounds {
     pub max_runs: Option<Int>,
     pub jitter_ms: Option<Int>,
     pub run_now: Option<bool>,
+    pub retain_s: Option<Int>,
 }
 
 pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
@@ -187,5 +189,6 @@ pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
     }
     let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, i64::MAX as u64)).transpose()?;
     let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
-    Ok(Bounds { start, end, max_runs, jitter_ms, run_now: sent.run_now.unwrap_or(false) })
+    let retain_s = sent.retain_s.map(|s| within("retain_s", s, 0, RETAIN_S_MAX)).transpose()?;
+    Ok(Bounds { start, end, max_runs, jitter_ms, run_now: sent.run_now.unwrap_or(false), retain_s })
 }

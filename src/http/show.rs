@@ -104,6 +104,9 @@ fn bounds(o: &mut Object<'_>, bounds: &Bounds) {
     if bounds.run_now {
         o.raw("run_now", "true");
     }
+    if let Some(seconds) = bounds.retain_s {
+        o.number("retain_s", seconds);
+    }
 }
 
 /// When a task is next due, in whole seconds.

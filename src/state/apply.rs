@@ -31,6 +31,14 @@ impl State {
             Command::Resume { id } => self.resume(now, &id),
             Command::Trigger { id } => self.trigger(now, &id),
             Command::Cancel { seq, key } => self.cancel(now, seq, key),
+            Command::Collect { seqs } => {
+                for seq in seqs {
+                    if self.pages.get(seq).is_some_and(|t| t.state == TaskState::Finished && t.open.is_empty()) {
+                        self.forget(seq);
+                    }
+                }
+                Ok(Reply::Done)
+            }
             Command::RunStarted { seq, key, attempt, node, term, started, lateness_ms } => {
                 let start = super::runs::Start { attempt, node, term, started, lateness_ms };
                 self.run_started(now, seq, key, start);
@@ -135,7 +143,7 @@ impl State {
             task.bounds = (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone()));
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;
-                task.finished = None;
+                self.finished.remove(&(task.finished.take(), seq));
             }
         }
         let next = task.next;
@@ -170,10 +178,17 @@ impl State {
 
     fn delete(&mut self, id: &TaskId) -> Result<Reply, Refusal> {
         let seq = self.find(id).ok_or(Refusal::NoSuchTask)?;
-        let mut task = self.pages.remove(seq).ok_or(Refusal::NoSuchTask)?;
+        self.forget(seq);
+        Ok(Reply::Done)
+    }
+
+    /// Removes a task, its definition and its runs.
+    fn forget(&mut self, seq: Seq) {
+        let Some(mut task) = self.pages.remove(seq) else { return };
         self.alarms.clear(seq, &mut task);
         self.open.remove(&seq);
-        let hash = id.stable_hash();
+        self.finished.remove(&(task.finished, seq));
+        let hash = task.id.stable_hash();
         if let Ok(entry) = self.ids.find_entry(hash, |&(_, s)| s == seq) {
             entry.remove();
         }
@@ -183,7 +198,6 @@ impl State {
         self.changes.drop_runs(seq, task.is_once(), oldest, task.runs_recorded);
         self.drop_timetable(&task.rhythm);
         self.drop_target(&task.target);
-        Ok(Reply::Done)
     }
 
     fn pause(&mut self, now: Timestamp, id: &TaskId) -> Result<Reply, Refusal> {
@@ -245,6 +259,7 @@ impl State {
         if task.next.is_none() && task.open.is_empty() && task.state != TaskState::Finished {
             task.state = TaskState::Finished;
             task.finished = Some(now);
+            self.finished.insert((task.finished, seq));
         }
         if task.open.is_empty() {
             self.open.remove(&seq);

@@ -24,6 +24,7 @@ mod runs;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -45,6 +46,9 @@ use pages::Pages;
 /// How many ended runs of one task are kept.
 pub const RUNS_KEPT_MAX: u64 = 100;
 
+/// A finished task's place among those that have finished.
+pub type Expiry = (Option<Timestamp>, Seq);
+
 /// The replicated state of one Raft group, with the alarms that follow from it.
 pub struct State {
     pages: Pages,
@@ -53,6 +57,8 @@ pub struct State {
     alarms: Alarms,
     /// Tasks that have open runs.
     open: BTreeSet<Seq>,
+    /// Tasks that have finished, by when.
+    finished: BTreeSet<(Option<Timestamp>, Seq)>,
     timetables: HashMap<(String, String), Arc<Timetable>>,
     targets: HashSet<Arc<str>>,
     changes: Changes,
@@ -69,6 +75,7 @@ impl State {
             next_seq: 1,
             alarms: Alarms::new(now),
             open: BTreeSet::new(),
+            finished: BTreeSet::new(),
             timetables: HashMap::new(),
             targets: HashSet::new(),
             changes: Changes::default(),
@@ -132,6 +139,21 @@ impl State {
     /// Tasks in the order of their creation, from the number `from` on.
     pub fn tasks_from(&self, from: Seq) -> impl Iterator<Item = (Seq, &Task)> {
         self.pages.iter_from(from)
+    }
+
+    /// Finished tasks whose time is over, where a task that says nothing is kept for `retain_s`: among the `look` that
+    /// finished first after `after`; and the last of these, if there is one.
+    pub fn expired(&self, now: Timestamp, retain_s: u64, after: Expiry, look: usize) -> (Vec<Seq>, Option<Expiry>) {
+        let mut expired = Vec::new();
+        let mut last = None;
+        for &(at, seq) in self.finished.range((Excluded(after), Unbounded)).take(look) {
+            last = Some((at, seq));
+            let kept_s = self.pages.get(seq).and_then(|t| t.bounds.as_ref()?.retain_s).unwrap_or(retain_s);
+            if at.is_some_and(|at| at.plus_ms(kept_s.saturating_mul(1000)) <= now) {
+                expired.push(seq);
+            }
+        }
+        (expired, last)
     }
 
     /// What has changed since the last [`State::take_changes`].
@@ -213,6 +235,9 @@ impl State {
         self.alarms.set(seq, &mut task);
         if !task.open.is_empty() {
             self.open.insert(seq);
+        }
+        if task.finished.is_some() {
+            self.finished.insert((task.finished, seq));
         }
         self.pages.insert(seq, task);
         self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);

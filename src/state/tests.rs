@@ -459,3 +459,21 @@ fn a_finished_task_with_a_new_time_is_active_again() {
     let gone = spec(at(T0.0));
     assert!(matches!(update(&mut state, T0.plus_ms(20), "a", &new, &gone), Reply::Refused(Refusal::Past { .. })));
 }
+
+#[test]
+fn finished_tasks_are_forgotten_when_their_time_is_over() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", at(T0.0 + 10));
+    let short = TaskSpec { bounds: Bounds { retain_s: Some(1), ..Bounds::default() }, ..spec(at(T0.0 + 20)) };
+    state.apply(T0, Command::Create { id: id("b"), spec: Box::new(short) });
+    create(&mut state, T0, "c", minutely());
+    let expired = |state: &State, s: u64| state.expired(T0.plus_ms(s * 1000), 60, (None, 0), 100).0;
+    assert!(expired(&state, 1000).is_empty(), "none is finished");
+    end_next(&mut state, 1);
+    end_next(&mut state, 2);
+    assert!(expired(&state, 0).is_empty());
+    assert_eq!((expired(&state, 2), expired(&state, 62)), (vec![2], vec![1, 2]));
+    state.apply(T0, Command::Collect { seqs: vec![1, 2, 3] });
+    assert_eq!((state.len(), state.find(&id("c"))), (1, Some(3)), "one that is not finished stays");
+    assert!(state.finished.is_empty() && expired(&state, 62).is_empty());
+}
