@@ -119,6 +119,17 @@ pub enum Command {
         upto: Timestamp,
         /// Why they did not fire.
         reason: String,
+        /// Whether the last of them fires; else none does.
+        latest_fires: bool,
+    },
+    /// A due time has come while a run of the task is going.
+    Overlap {
+        /// The task.
+        seq: Seq,
+        /// The due time.
+        due: Timestamp,
+        /// Whether it waits until the run has ended, if none waits already; else it is skipped.
+        queue: bool,
     },
     /// Gives the cluster its identity; the first one counts.
     FoundCluster {

@@ -127,6 +127,8 @@ pub enum OpenPhase {
         /// How late.
         lateness_ms: u32,
     },
+    /// The end of another run of its task.
+    Queued,
     /// The time of the next attempt.
     Waiting {
         /// Its number.

@@ -10,6 +10,7 @@ use crate::command::Command;
 use crate::dispatcher::Dispatcher;
 use crate::node::Node;
 use crate::state::{Job, State};
+use crate::task::{Misfire, MisfirePolicy, Overlap};
 use crate::wheel::Progress;
 
 /// Wheel work in one hold of the state.
@@ -95,40 +96,60 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
         }
         taken
     });
-    let window = node.config().callback.misfire_window_ms;
-    let (old, current): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_misfire(node, job, now, window));
-    for job in old {
-        misfire(node, job, Timestamp(now.0 - window));
+    let mut ready = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        match exception(node, &job, now) {
+            None => ready.push(job),
+            Some(command) => record(node, job, command),
+        }
     }
-    dispatcher.submit(current);
+    dispatcher.submit(ready);
     taken == limit && limit > 0
 }
 
-/// Whether a periodic task has a later due time that is too old to fire as well: then they fire as one.
-fn is_misfire(node: &Node, job: &Job, now: Timestamp, window_ms: u64) -> bool {
-    if job.attempt != 1 || job.key.nonce != 0 || now.ms_since(job.at) <= window_ms {
-        return false;
+/// What is to be recorded of a due time in place of firing it: it is too old, or a run of its task is going.
+fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
+    if job.attempt != 1 || job.key.nonce != 0 {
+        return None;
     }
-    let following = node.machine().with_state(|s| {
-        let task = s.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
-        task.due_after(job.key.due)
-    });
-    following.is_some_and(|at| now.ms_since(at) > window_ms)
+    let default = Misfire { policy: MisfirePolicy::Latest, window_ms: node.config().callback.misfire_window_ms };
+    node.machine().with_state(|state| {
+        let task = state.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
+        let bounds = task.bounds.as_deref();
+        let misfire = bounds.and_then(|b| b.misfire).unwrap_or(default);
+        let old = |at: Timestamp| now.ms_since(at) > misfire.window_ms;
+        let missed = old(job.at)
+            && match misfire.policy {
+                MisfirePolicy::All => false,
+                MisfirePolicy::Skip => true,
+                // A later due time that is too old as well: then they fire as one.
+                MisfirePolicy::Latest => task.due_after(job.key.due).is_some_and(old),
+            };
+        if missed {
+            let paused = task.paused.and_then(|pause| pause.to).is_some_and(|to| to > job.key.due);
+            let reason = if paused { "paused" } else { "nothing could fire at the time: no leader, or no node" };
+            return Some(Command::Misfire {
+                seq: job.seq,
+                from: job.key.due,
+                upto: Timestamp(now.0 - misfire.window_ms),
+                reason: reason.to_owned(),
+                latest_fires: misfire.policy == MisfirePolicy::Latest,
+            });
+        }
+        let overlap = bounds.map_or(Overlap::Allow, |b| b.overlap);
+        let overlaps = overlap != Overlap::Allow && !task.open.is_empty();
+        overlaps.then(|| Command::Overlap { seq: job.seq, due: job.key.due, queue: overlap == Overlap::Queue })
+    })
 }
 
-fn misfire(node: &Node, job: Job, upto: Timestamp) {
+fn record(node: &Node, job: Job, command: Command) {
     let node = node.clone();
     tokio::spawn(async move {
-        let paused = node.machine().with_state(|s| s.task(job.seq).and_then(|task| task.paused));
-        let reason = match paused {
-            Some(pause) if pause.to.is_some_and(|to| to > job.key.due) => "paused".to_owned(),
-            _ => "nothing could fire at the time: no leader, or no node".to_owned(),
-        };
-        let command = Command::Misfire { seq: job.seq, from: job.key.due, upto, reason };
         if let Err(error) = node.propose(command, monotonic() + RECORD_TIMEOUT).await {
-            tracing::debug!(%error, "a misfire is not recorded yet");
-            node.machine().release(job.seq);
+            tracing::debug!(%error, "what became of a due time is not recorded yet");
         }
+        // If it changed nothing, the task is looked at again.
+        node.machine().release(job.seq);
     });
 }
 

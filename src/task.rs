@@ -81,6 +81,71 @@ pub struct Bounds {
     pub run_now: bool,
     /// How long the task and its runs are kept once it is finished; none: as the configuration says.
     pub retain_s: Option<u64>,
+    /// What becomes of a due time that comes while a run of the task is going.
+    pub overlap: Overlap,
+    /// What becomes of due times that were missed; none: the latest fires, after the configuration's window.
+    pub misfire: Option<Misfire>,
+}
+
+/// What becomes of a due time that comes while a run of the task is going.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overlap {
+    /// It fires.
+    #[default]
+    Allow,
+    /// It is skipped.
+    Skip,
+    /// One waits until the run has ended; further ones are skipped.
+    Queue,
+}
+
+impl Overlap {
+    /// Every one.
+    pub const ALL: [Overlap; 3] = [Overlap::Allow, Overlap::Skip, Overlap::Queue];
+
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Overlap::Allow => "allow",
+            Overlap::Skip => "skip",
+            Overlap::Queue => "queue",
+        }
+    }
+}
+
+/// What becomes of due times that were missed while nothing could fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Misfire {
+    /// Of those that are older than the window.
+    pub policy: MisfirePolicy,
+    /// Those that are not older than this fire late, each of them.
+    pub window_ms: u64,
+}
+
+/// What becomes of due times that are older than the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MisfirePolicy {
+    /// One run for all of them, the latest.
+    #[default]
+    Latest,
+    /// Each fires.
+    All,
+    /// None does.
+    Skip,
+}
+
+impl MisfirePolicy {
+    /// Every one.
+    pub const ALL: [MisfirePolicy; 3] = [MisfirePolicy::Latest, MisfirePolicy::All, MisfirePolicy::Skip];
+
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MisfirePolicy::Latest => "latest",
+            MisfirePolicy::All => "all",
+            MisfirePolicy::Skip => "skip",
+        }
+    }
 }
 
 /// An HTTP method that a callback may have.

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::error::{Code, Error};
 use super::extract::{given, json_text, Int, Object, Read};
-use super::options::{self, SentBounds, SentExpect, SentRetry};
+use super::options::{self, SentBounds, SentExpect, SentMisfire, SentRetry};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::config::Config;
@@ -71,6 +71,10 @@ struct Sent<'a> {
     run_now: Option<bool>,
     #[serde(default, deserialize_with = "given")]
     retain_s: Option<Int>,
+    #[serde(default, deserialize_with = "given")]
+    overlap: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    misfire: Option<Object<SentMisfire>>,
     #[serde(default, deserialize_with = "given")]
     retry: Option<Object<SentRetry>>,
 }
@@ -171,6 +175,8 @@ impl Rules {
             jitter_ms: sent.jitter_ms,
             run_now: sent.run_now,
             retain_s: sent.retain_s,
+            overlap: sent.overlap,
+            misfire: sent.misfire,
         };
         let bounds = options::bounds(bounds, kind)?;
         let retry = options::retry(sent.retry, &self.retry)?;

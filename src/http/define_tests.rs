@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::task::{Bounds, Method};
+use crate::task::{Bounds, Method, Misfire, MisfirePolicy, Overlap};
 
 const RETRY: Retry =
     Retry { max_attempts: 5, min_backoff_ms: 1000, max_backoff_ms: 60_000, multiplier: 2.0, max_elapsed_ms: None };
@@ -206,13 +206,15 @@ fn with(fields: &str, callback: &str) -> Result<TaskSpec, (u16, String)> {
 #[test]
 fn options_are_read_as_they_are_meant() {
     let spec = with(
-        r#""start_time":1900000000,"end_time":1900000060,"max_runs":3,"jitter_ms":500,"run_now":true,"retain_s":60,
+        r#""start_time":1900000000,"end_time":1900000060,"max_runs":3,"jitter_ms":500,"run_now":true,"retain_s":60,"overlap":"queue","misfire":{"policy":"skip"},
            "retry":{"max_attempts":2,"max_elapsed_ms":null}"#,
         r#""method":"PUT","content_type":"text/plain","body":"x","headers":{"X-A":"b"},"timeout_ms":100,
            "expect":{"status":[[200,204],[404,404]],"body_contains":"ok"}"#,
     )
     .unwrap();
-    let Bounds { start, end, max_runs, jitter_ms, run_now, retain_s } = spec.bounds;
+    let Bounds { start, end, max_runs, jitter_ms, run_now, retain_s, overlap, misfire } = spec.bounds;
+    assert_eq!(overlap, Overlap::Queue);
+    assert_eq!(misfire, Some(Misfire { policy: MisfirePolicy::Skip, window_ms: 60_000 }));
     assert_eq!((start, end), (Some(Timestamp::from_secs(1_900_000_000)), Some(Timestamp::from_secs(1_900_000_060))));
     assert_eq!((max_runs, jitter_ms, run_now, retain_s), (Some(3), 500, true, Some(60)));
     assert_eq!(spec.retry, Some(Retry { max_attempts: 2, ..RETRY }));
@@ -232,6 +234,9 @@ fn an_option_that_cannot_be_meant_is_refused_by_name() {
         (r#""max_runs":0"#, "", "max_runs"),
         (r#""jitter_ms":-1"#, "", "jitter_ms"),
         (r#""run_now":1"#, "", "run_now"),
+        (r#""overlap":"forbid""#, "", "overlap"),
+        (r#""misfire":{"policy":"none"}"#, "", "misfire.policy"),
+        (r#""misfire":{"window_ms":-1}"#, "", "misfire.window_ms"),
         (r#""retry":{"max_attempts":0}"#, "", "retry.max_attempts"),
         (r#""retry":{"min_backoff_ms":9,"max_backoff_ms":8}"#, "", "retry.max_backoff_ms"),
         (r#""retry":{"multiplier":0.5}"#, "", "retry.multiplier"),

@@ -8,7 +8,7 @@ use super::define::Tags;
 use super::error::Error;
 use super::extract::{given, Int, Object};
 use crate::clock::Timestamp;
-use crate::task::{Bounds, ContentType, Expect, Method, Retry};
+use crate::task::{Bounds, ContentType, Expect, Method, Misfire, MisfirePolicy, Overlap, Retry};
 
 const HEADERS_MAX: usize = 64;
 const HEADER_VALUE_BYTES_MAX: usize = 4096;
@@ -168,6 +168,28 @@ pub(super) struct SentBounds {
     pub jitter_ms: Option<Int>,
     pub run_now: Option<bool>,
     pub retain_s: Option<Int>,
+    pub overlap: Option<String>,
+    pub misfire: Option<Object<SentMisfire>>,
+}
+
+/// What becomes of due times that were missed, as it is sent.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SentMisfire {
+    #[serde(default, deserialize_with = "given")]
+    policy: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    window_ms: Option<Int>,
+}
+
+const WINDOW_MS_DEFAULT: u64 = 60_000;
+
+fn misfire(Object(sent): Object<SentMisfire>) -> Result<Misfire, Error> {
+    let policy = sent.policy.as_deref();
+    let policy = policy.map(|text| one_of("misfire.policy", text, &MisfirePolicy::ALL, MisfirePolicy::name));
+    let window = sent.window_ms.map(|ms| within("misfire.window_ms", ms, 0, 365 * DAY_MS));
+    let window_ms = window.transpose()?.unwrap_or(WINDOW_MS_DEFAULT);
+    Ok(Misfire { policy: policy.transpose()?.unwrap_or_default(), window_ms })
 }
 
 pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
@@ -190,5 +212,15 @@ pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
     let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, i64::MAX as u64)).transpose()?;
     let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
     let retain_s = sent.retain_s.map(|s| within("retain_s", s, 0, RETAIN_S_MAX)).transpose()?;
-    Ok(Bounds { start, end, max_runs, jitter_ms, run_now: sent.run_now.unwrap_or(false), retain_s })
+    let overlap = sent.overlap.as_deref().map(|text| one_of("overlap", text, &Overlap::ALL, Overlap::name));
+    Ok(Bounds {
+        start,
+        end,
+        max_runs,
+        jitter_ms,
+        run_now: sent.run_now.unwrap_or(false),
+        retain_s,
+        overlap: overlap.transpose()?.unwrap_or_default(),
+        misfire: sent.misfire.map(misfire).transpose()?,
+    })
 }

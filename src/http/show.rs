@@ -3,7 +3,7 @@
 use super::answer::Object;
 use crate::clock::Timestamp;
 use crate::run::Attempt;
-use crate::task::{Bounds, Callback, ContentType, Expect, Method, TaskSpec, Timing};
+use crate::task::{Bounds, Callback, ContentType, Expect, Method, Overlap, TaskSpec, Timing};
 use crate::view::{RunView, TaskView};
 
 /// A task: what was sent, and what became of it.
@@ -103,6 +103,15 @@ fn bounds(o: &mut Object<'_>, bounds: &Bounds) {
     }
     if bounds.run_now {
         o.raw("run_now", "true");
+    }
+    if bounds.overlap != Overlap::default() {
+        o.plain("overlap", bounds.overlap.name());
+    }
+    if let Some(misfire) = bounds.misfire {
+        o.object("misfire", |o| {
+            o.plain("policy", misfire.policy.name());
+            o.number("window_ms", misfire.window_ms);
+        });
     }
     if let Some(seconds) = bounds.retain_s {
         o.number("retain_s", seconds);

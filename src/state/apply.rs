@@ -48,8 +48,12 @@ impl State {
                 self.run_ended(now, seq, key, attempt, term, verdict);
                 Ok(Reply::Done)
             }
-            Command::Misfire { seq, from, upto, reason } => {
-                self.misfire(now, seq, from, upto, &reason);
+            Command::Misfire { seq, from, upto, reason, latest_fires } => {
+                self.misfire(now, seq, from, upto, &reason, latest_fires);
+                Ok(Reply::Done)
+            }
+            Command::Overlap { seq, due, queue } => {
+                self.overlap(now, seq, due, queue);
                 Ok(Reply::Done)
             }
             Command::FoundCluster { cluster } => {
@@ -256,6 +260,9 @@ impl State {
     /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
         let Some(task) = self.pages.get_mut(seq) else { return };
+        if let [OpenRun { phase: phase @ OpenPhase::Queued, .. }] = task.open.as_mut_slice() {
+            *phase = OpenPhase::Waiting { attempt: 1, at: now };
+        }
         if task.next.is_none() && task.open.is_empty() && task.state != TaskState::Finished {
             task.state = TaskState::Finished;
             task.finished = Some(now);

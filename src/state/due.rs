@@ -97,7 +97,7 @@ impl State {
         let runs = tasks.flat_map(|(seq, task)| task.open.iter().map(move |run| (seq, task, run)));
         runs.filter_map(|(seq, task, run)| match run.phase {
             OpenPhase::Running { attempt, .. } => Some(Job::new(seq, task, run.key, attempt + 1, now)),
-            OpenPhase::Waiting { .. } => None,
+            OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         })
         .collect()
     }
@@ -107,6 +107,7 @@ impl State {
         let Some(task) = self.pages.get(seq).filter(|task| task.may_go_on(key)) else { return false };
         if let Some(run) = task.open.iter().find(|run| run.key == key) {
             return match run.phase {
+                OpenPhase::Queued => false,
                 OpenPhase::Waiting { attempt: next, .. } => attempt == next,
                 OpenPhase::Running { attempt: going, .. } => attempt > going,
             };

@@ -27,6 +27,7 @@ impl State {
         let Some(open) = self.open_run(seq, key) else { return };
         let Start { attempt, node, term, started, lateness_ms } = start;
         let (current, lost) = match open.phase {
+            OpenPhase::Queued => (1, None),
             OpenPhase::Waiting { attempt, .. } => (attempt, None),
             OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
                 let error = Some("the outcome is unknown: the node that sent it no longer leads".to_owned());
@@ -61,6 +62,7 @@ impl State {
     ) {
         let Some(open) = self.open_run(seq, key) else { return };
         let current = match open.phase {
+            OpenPhase::Queued => 1,
             OpenPhase::Waiting { attempt, .. } => attempt,
             OpenPhase::Running { attempt: number, term: running, .. } => {
                 if running > term && number <= attempt.number && verdict != Verdict::Succeeded {
@@ -136,14 +138,46 @@ impl State {
         }
     }
 
-    pub(super) fn misfire(&mut self, now: Timestamp, seq: Seq, from: Timestamp, upto: Timestamp, reason: &str) {
+    /// A due time has come while a run is going: it waits for the end of that run, or is skipped.
+    pub(super) fn overlap(&mut self, now: Timestamp, seq: Seq, due: Timestamp, queue: bool) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        if task.next != Some(due) || task.open.is_empty() {
+            // The run has ended meanwhile: the due time fires.
+            return;
+        }
+        task.pass(due);
+        let key = RunKey::scheduled(due);
+        if queue && task.open.iter().all(|run| run.phase != OpenPhase::Queued) {
+            task.open.push(OpenRun { key, phase: OpenPhase::Queued, attempts: Vec::new(), spec: None });
+        } else {
+            let waits = if queue { "overlap: a run is going and another waits" } else { "overlap: a run is going" };
+            let reason = Some(waits.to_owned());
+            self.record(seq, Run { key, state: RunState::Skipped, reason, ended: now, attempts: Vec::new() });
+        }
+        self.settle(now, seq);
+    }
+
+    pub(super) fn misfire(
+        &mut self,
+        now: Timestamp,
+        seq: Seq,
+        from: Timestamp,
+        upto: Timestamp,
+        reason: &str,
+        latest_fires: bool,
+    ) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         if task.next != Some(from) {
             return;
         }
         let mut past = last_due_times(from, upto, |after| task.due_after(after));
-        let Some(latest) = past.pop() else { return };
-        task.next = Some(latest);
+        let Some(&latest) = past.last() else { return };
+        if latest_fires {
+            past.pop();
+            task.next = Some(latest);
+        } else {
+            task.next = task.due_after(latest);
+        }
         for due in past {
             let reason = Some(reason.to_owned());
             let key = RunKey::scheduled(due);

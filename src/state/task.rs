@@ -84,7 +84,7 @@ impl Task {
     pub fn wake(&self) -> Option<Timestamp> {
         let retries = self.open.iter().filter(|run| self.may_go_on(run.key)).filter_map(|run| match run.phase {
             OpenPhase::Waiting { at, .. } => Some(at),
-            OpenPhase::Running { .. } => None,
+            OpenPhase::Running { .. } | OpenPhase::Queued => None,
         });
         retries.chain(self.next_fire()).min()
     }

@@ -184,7 +184,7 @@ fn due_times_too_old_to_fire_are_missed_but_for_the_latest() {
     create(&mut state, T0, "a", minutely());
     let first = state.task(1).unwrap().next.unwrap();
     let upto = first.plus_ms(5 * 60_000);
-    let misfire = Command::Misfire { seq: 1, from: first, upto, reason: "no leader".into() };
+    let misfire = Command::Misfire { seq: 1, from: first, upto, reason: "no leader".into(), latest_fires: true };
     state.apply(upto, misfire.clone());
     let task = state.task(1).unwrap();
     assert_eq!((task.next, task.runs_recorded, task.run_count), (Some(upto), 5, 0));
@@ -476,4 +476,41 @@ fn finished_tasks_are_forgotten_when_their_time_is_over() {
     state.apply(T0, Command::Collect { seqs: vec![1, 2, 3] });
     assert_eq!((state.len(), state.find(&id("c"))), (1, Some(3)), "one that is not finished stays");
     assert!(state.finished.is_empty() && expired(&state, 62).is_empty());
+}
+
+#[test]
+fn a_due_time_that_overlaps_waits_or_is_skipped() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let due = |n: u64| state_due(T0, n);
+    state.apply(due(0), started(1, due(0), 1, 1, 1));
+    state.apply(due(1), Command::Overlap { seq: 1, due: due(1), queue: true });
+    state.apply(due(2), Command::Overlap { seq: 1, due: due(2), queue: true });
+    state.apply(due(3), Command::Overlap { seq: 1, due: due(3), queue: false });
+    let task = state.task(1).unwrap();
+    assert_eq!((task.open.len(), task.runs_recorded, task.next), (2, 2, Some(due(4))));
+    assert!(state.changes().runs[&1].added.iter().all(|(_, run)| run.state == RunState::Skipped));
+    assert!(due_now(&mut state, due(3)).is_empty(), "what waits is not due while the run is going");
+    state.apply(due(3), ended(1, due(0), 1, Verdict::Succeeded));
+    let jobs = due_now(&mut state, due(3));
+    assert_eq!((jobs.len(), jobs[0].key, jobs[0].attempt), (1, RunKey::scheduled(due(1)), 1));
+    state.apply(due(3), ended(1, due(1), 1, Verdict::Succeeded));
+    state.apply(due(4), Command::Overlap { seq: 1, due: due(4), queue: false });
+    assert_eq!(state.task(1).unwrap().next, Some(due(4)), "nothing is going any more: it fires");
+}
+
+/// The due time numbered `n` of a task that is due each minute and was made at `now`.
+fn state_due(now: Timestamp, n: u64) -> Timestamp {
+    Timestamp((now.0 / 60_000 + 1 + n) * 60_000)
+}
+
+#[test]
+fn due_times_too_old_to_fire_can_all_be_missed() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let (from, upto) = (state_due(T0, 0), state_due(T0, 4));
+    let misfire = Command::Misfire { seq: 1, from, upto, reason: "paused".into(), latest_fires: false };
+    state.apply(upto, misfire);
+    let task = state.task(1).unwrap();
+    assert_eq!((task.next, task.runs_recorded), (Some(state_due(T0, 5)), 5));
 }

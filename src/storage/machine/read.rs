@@ -165,6 +165,7 @@ fn run_view(task: &TaskId, run: &Run) -> RunView {
 fn open_view(task: &TaskId, open: &OpenRun) -> RunView {
     let mut attempts = open.attempts.clone();
     let (state, next_attempt) = match open.phase {
+        OpenPhase::Queued => (RunState::Pending, None),
         OpenPhase::Waiting { at, .. } => (RunState::Pending, Some(at)),
         OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
             attempts.push(Attempt {
