@@ -219,6 +219,7 @@ async fn a_disk_without_any_room_is_told_and_loses_nothing() {
     let sink = Sink::start().await;
     // The reserve is eaten up by another's file, before the node looks again.
     let (mut kept, _) = fill(&cluster, &sink).await;
+    assert!(!kept.is_empty());
     std::fs::remove_file(&ballast).unwrap();
     std::fs::write(&ballast, vec![1; (free_bytes(&disk.mount) - 3 * MIB) as usize]).unwrap();
     sleep_ms(300).await;
@@ -241,7 +242,8 @@ async fn a_disk_without_any_room_is_told_and_loses_nothing() {
     load.stop().await;
     kept.extend(load.standing());
     nothing_is_lost(&mut cluster, &sink, &kept).await;
-    load.settle(SETTLE_MAX).await.check("a full disk");
+    // The first checkpoint that found no room may have ended the node before the load began.
+    load.settle(SETTLE_MAX).await.check_what_there_was("a full disk");
     drop((cluster, disk));
 }
 
