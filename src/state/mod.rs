@@ -156,7 +156,7 @@ impl State {
         (expired, last)
     }
 
-    /// What has changed since the last [`State::take_changes`].
+    /// What has changed since the last [`State::freeze_changes`].
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
