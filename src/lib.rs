@@ -15,7 +15,7 @@
 //! command · view
 //! task · run · schedule (crontab, quartz, zones)
 //! config · id · metrics
-//! clock
+//! clock · guard (which targets are allowed)
 //! ```
 
 pub mod bench;
@@ -24,6 +24,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod dispatcher;
+pub mod guard;
 pub mod http;
 pub mod id;
 pub mod metrics;
