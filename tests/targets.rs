@@ -2,15 +2,20 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{json, Value};
 use support::{config, once, with, Client, Say, Sink, TestNode};
 use tempfile::TempDir;
 use xcron::config::Config;
+use xcron::dispatcher::transport::{Answer, Failure, Http, Lookup, Request, Transport};
+use xcron::guard::{Own, OwnHost};
 
 async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());
     config.callback.retry.max_attempts = 2;
     change(&mut config);
@@ -23,14 +28,14 @@ fn texts(list: &[&str]) -> Vec<String> {
 
 /// Three ports that nobody listens on.
 fn free_ports() -> [u16; 3] {
-    let held = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|l| l.local_addr().unwrap().port())
+    let held = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    held.map(|l| l.local_addr().expect("an address").port())
 }
 
 #[track_caller]
 fn refused_with(result: &Value, url: &str, part: &str) {
     assert_eq!(result["code"], 1003, "{url}: {result}");
-    let message = result["message"].as_str().unwrap();
+    let message = result["message"].as_str().expect("a message");
     assert!(message.starts_with("callback.url: ") && message.contains(part), "{url}: {message}");
 }
 
@@ -47,9 +52,11 @@ async fn refused(client: &Client, url: &str, part: &str) {
 /// The errors of the attempts of a task's only run, once it has failed.
 async fn errors_of(client: &Client, id: &str) -> Vec<String> {
     let task = client.await_task(id, "its outcome", |t| t["last_run"]["state"] == "failed").await;
-    let run =
-        client.get(&format!("/xcron/queryRun?run_id={}", task["last_run"]["run_id"].as_str().unwrap())).await.ok();
-    let attempts = run["attempts"].as_array().unwrap().clone();
+    let run = client
+        .get(&format!("/xcron/queryRun?run_id={}", task["last_run"]["run_id"].as_str().expect("a run")))
+        .await
+        .ok();
+    let attempts = run["attempts"].as_array().expect("a list").clone();
     attempts.iter().map(|a| a["error"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
@@ -148,4 +155,59 @@ async fn a_redirect_to_a_metadata_address_is_not_followed() {
     let errors = errors_of(&node.client, "r").await;
     assert_eq!(errors, ["the target answered 307; redirects are not followed"; 2]);
     assert_eq!(sink.count(), 2);
+}
+
+/// What names stand for; a name that is asked for again stands for the next of its addresses.
+fn standing_for(names: &'static [(&'static str, &'static [&'static str])]) -> Lookup {
+    let asked = AtomicUsize::new(0);
+    Arc::new(move |name| {
+        let found = names.iter().find(|(n, _)| *n == name).map(|(_, ips)| *ips).unwrap_or_default();
+        let turn = asked.fetch_add(1, Ordering::Relaxed);
+        let ips = found.get(turn.min(found.len().saturating_sub(1))).copied().unwrap_or_default();
+        let ips: Vec<IpAddr> = ips.split_whitespace().map(|ip| ip.parse().expect("an address")).collect();
+        Box::pin(async move { Ok(ips) })
+    })
+}
+
+async fn send(http: &Http, url: &str) -> Result<Answer, Failure> {
+    let timeout = Duration::from_secs(5);
+    http.send(Request { url: url.to_owned(), headers: Default::default(), body: Default::default(), timeout }).await
+}
+
+#[track_caller]
+fn not_sent(outcome: Result<Answer, Failure>, part: &str) {
+    let failure = outcome.expect_err("it is refused");
+    assert!(matches!(&failure, Failure::Refused(why) if why.to_string().contains(part)), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_comes_to_stand_for_another_address_gains_nothing() {
+    let sink = Sink::saying(|_| Say::ok().header("connection", "close")).await;
+    let (callback, guard) = (Config::default().callback, Arc::default());
+    let lookup = standing_for(&[("moving.example", &["169.254.169.254 127.0.0.1", "169.254.169.254 fe80::1"])]);
+    let http = Http::resolving(&callback, guard, lookup).unwrap();
+    let url = sink.url("/").replace("127.0.0.1", "moving.example");
+    assert_eq!(send(&http, &url).await.unwrap().status, 200, "by the address that is left");
+    not_sent(send(&http, &url).await, "169.254.169.254, for which moving.example stands, is a cloud's metadata");
+    assert_eq!(sink.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_leads_to_a_port_of_the_cluster() {
+    let (node, peer, other) = (Sink::start().await, Sink::start().await, Sink::start().await);
+    let port = |sink: &Sink| sink.url("").rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let mut own = Own::default();
+    own.add(OwnHost::of("127.0.0.1"), port(&node));
+    own.add(OwnHost::of("peer"), port(&peer));
+    let guard = xcron::guard::Guard::new(&[], &[], false, own).unwrap();
+    let lookup = standing_for(&[("alias.example", &["127.0.0.1"]), ("peer", &["127.0.0.1"])]);
+    let http = Http::resolving(&Config::default().callback, guard.into(), lookup).unwrap();
+    for sink in [&node, &peer] {
+        for host in ["127.0.0.1", "alias.example", "2130706433"] {
+            not_sent(send(&http, &format!("http://{host}:{}/", port(sink))).await, "a port of the cluster itself");
+        }
+    }
+    not_sent(send(&http, &format!("http://peer:{}/", port(&peer))).await, "a port of the cluster itself");
+    assert_eq!(send(&http, &format!("http://alias.example:{}/", port(&other))).await.unwrap().status, 200);
+    assert_eq!((node.count(), peer.count(), other.count()), (0, 0, 1));
 }

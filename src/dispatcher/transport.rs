@@ -10,7 +10,8 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use url::{Host, Url};
 
-use super::resolve::{own_addresses, Resolver};
+pub use super::resolve::Lookup;
+use super::resolve::{own_addresses, system, Resolver};
 use crate::config::Callback;
 use crate::guard::{Guard, Refused};
 
@@ -67,6 +68,7 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     guard: Arc<Guard>,
+    lookup: Lookup,
     client: reqwest::Client,
     /// For each of the cluster's own ports, a client that knows to which port its names lead. Few tasks ask for one of
     /// these ports, so it is made when one does.
@@ -93,6 +95,14 @@ impl Http {
     /// # Errors
     /// Where the system's certificates cannot be read.
     pub fn new(settings: &Callback, guard: Arc<Guard>) -> Result<Arc<Self>, SetupError> {
+        Self::resolving(settings, guard, system())
+    }
+
+    /// The same, with another way to find out what names stand for.
+    ///
+    /// # Errors
+    /// As [`Http::new`].
+    pub fn resolving(settings: &Callback, guard: Arc<Guard>, lookup: Lookup) -> Result<Arc<Self>, SetupError> {
         // A second node in the same process finds the provider installed; it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (answer_bytes_max, answer_kept_bytes) = (settings.answer_bytes_max, settings.answer_kept_bytes);
@@ -100,9 +110,10 @@ impl Http {
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
             pool_max_idle_per_host: settings.in_flight_per_host_max,
         };
-        let client = settings.client(Resolver::new(guard.clone(), 0))?;
+        let client = settings.client(Resolver::new(lookup.clone(), guard.clone(), 0))?;
         let careful = guard.own().ports().into_iter().map(|port| (port, OnceLock::new())).collect();
-        Ok(Arc::new(Http(Arc::new(Inner { guard, client, careful, settings, answer_bytes_max, answer_kept_bytes }))))
+        let inner = Inner { guard, lookup, client, careful, settings, answer_bytes_max, answer_kept_bytes };
+        Ok(Arc::new(Http(Arc::new(inner))))
     }
 }
 
@@ -135,12 +146,13 @@ impl Inner {
             _ => None,
         };
         if let Some(ip) = literal {
-            if own_addresses(&self.guard, port).await.contains(&ip.to_canonical()) {
+            if own_addresses(&self.lookup, &self.guard, port).await.contains(&ip.to_canonical()) {
                 return Err(Refused::Own(ip.to_string(), port).into());
             }
             return Ok(&self.client);
         }
-        let client = careful.get_or_init(|| self.settings.client(Resolver::new(self.guard.clone(), port)));
+        let client =
+            careful.get_or_init(|| self.settings.client(Resolver::new(self.lookup.clone(), self.guard.clone(), port)));
         client.as_ref().map_err(|error| Failure::Broken(error.to_string()))
     }
 
