@@ -12,9 +12,9 @@
 //! node (propose, read, forward, join)
 //! raft (types, the peers' protocol) · storage (log, state machine: checkpoint, snapshot)
 //! state (apply: pure) · wheel (pure)
-//! command · view
+//! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
-//! config · id · metrics
+//! id · metrics
 //! clock · guard (which targets are allowed)
 //! ```
 

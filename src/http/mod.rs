@@ -7,7 +7,7 @@
 //! error      the one map from anything that goes wrong to code and status
 //! ```
 //!
-//! A call is a function that gives [`answer::Data`] or an [`Error`]; [`answer::answered`] makes the answer of either, and
+//! A call is a function that gives `answer::Data` or an [`Error`]; `answer::answered` makes the answer of either, and
 //! of a panic. JSON that goes out is written, not built: the shapes are few and creating a task is the hot path.
 
 mod answer;

@@ -134,7 +134,7 @@ impl State {
         self.pages.iter_from(from)
     }
 
-    /// What has changed since the last [`State::take_changes`].
+    /// What has changed since the last [`State::freeze_changes`].
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
