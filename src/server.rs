@@ -97,7 +97,8 @@ pub struct Server {
     ports: Vec<JoinHandle<()>>,
     work: JoinHandle<String>,
     scheduler: JoinHandle<()>,
-    joining: JoinHandle<Result<(), JoinError>>,
+    /// Until the node takes part.
+    joining: Option<JoinHandle<Result<(), JoinError>>>,
     _lock: DirLock,
 }
 
@@ -159,7 +160,7 @@ impl Server {
         let work = tokio::spawn(async move { worker.work(queues).await });
         let scheduler = tokio::spawn(scheduler::run(node.clone(), dispatcher.clone()));
         let joiner = node.clone();
-        let joining = tokio::spawn(async move { joiner.join().await });
+        let joining = Some(tokio::spawn(async move { joiner.join().await }));
         Ok(Server { node, dispatcher, api, monitor, close, ports: serving, work, scheduler, joining, _lock: lock })
     }
 
@@ -187,8 +188,8 @@ impl Server {
                     return reason.map_or_else(|panic| died("the node", &panic), Error::Failed);
                 }
                 ended = &mut self.scheduler => return died("the scheduler", &ended),
-                joined = &mut self.joining, if !self.joining.is_finished() || self.node.id() == 0 => match joined {
-                    Ok(Ok(())) => {}
+                joined = finished(&mut self.joining) => match joined {
+                    Ok(Ok(())) => self.joining = None,
                     Ok(Err(error)) => return error.into(),
                     Err(panic) => return died("joining", &panic),
                 },
@@ -206,7 +207,7 @@ impl Server {
         for port in self.ports {
             let _ = port.await;
         }
-        self.joining.abort();
+        self.joining.iter().for_each(JoinHandle::abort);
         self.scheduler.abort();
         self.node.close().await;
         self.work.abort();
@@ -215,6 +216,14 @@ impl Server {
 
 fn guard(config: &Config) -> Result<Arc<Guard>, Error> {
     config.guard().map(Arc::new).map_err(|(key, detail)| Error::Targets(key, detail))
+}
+
+/// Waits for a task, or for ever where there is none.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn bind(config: &Config) -> Result<Ports, Error> {

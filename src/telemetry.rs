@@ -9,7 +9,7 @@ pub fn init(env: Env) {
     // Raft and the store are talkative about what is normal.
     let level = match env {
         Env::Debug => "debug,openraft=warn,sled=warn,hyper=info,h2=info,hyper_util=info,reqwest=info",
-        Env::Prod => "info,openraft=error,sled=warn",
+        Env::Prod => "info,openraft=off,sled=warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -422,6 +422,26 @@ async fn a_snapshot_makes_another_machine_the_same_byte_by_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_stands_at_the_last_entry_although_it_changed_nothing() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut machine = open(from.path());
+    apply(&machine, vec![entry(1, vec![create("one", 3)])]).await;
+    machine.checkpoint().await.unwrap();
+    // The same create again, and an entry without a command: the state stays as it was.
+    apply(&machine, vec![entry(2, vec![create("one", 3)]), Entry { log_id: id(3), payload: EntryPayload::Blank }])
+        .await;
+    let snapshot = machine.build_snapshot().await.unwrap();
+    assert_eq!(snapshot.meta.last_log_id, Some(id(3)));
+    let mut other = open(to.path());
+    let meta = snapshot.meta.clone();
+    install(&mut other, &meta, &snapshot_bytes(snapshot).await).await.unwrap();
+    assert_eq!((other.applied(), other.with_state(|s| s.len())), (Some(id(3)), 1));
+    drop(machine);
+    let again = open_at(from.path(), ends(3, 3)).unwrap();
+    assert_eq!((again.applied(), again.with_state(|s| s.len())), (Some(id(3)), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_torn_or_flipped_snapshot_is_refused_and_the_state_stays() {
     let dir = tempfile::tempdir().unwrap();
     let from = open(dir.path());

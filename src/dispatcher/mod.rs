@@ -30,6 +30,8 @@ use queue::Queue;
 use retry::Policy;
 use transport::Transport;
 
+/// Most attempts that are under way or whose outcomes wait to be written: where the log stalls, no more are made.
+const ACTIVE_MAX: usize = 20_000;
 /// Most jobs that wait for a place.
 const QUEUE_MAX: usize = 200_000;
 
@@ -124,7 +126,7 @@ impl Dispatcher {
 
     /// Starts as many attempts as there are places for.
     fn pump(&self) {
-        loop {
+        while *self.0.active.borrow() < ACTIVE_MAX {
             let job = {
                 let mut table = self.table();
                 let Some(job) = table.queue.pop() else { return };
@@ -159,7 +161,7 @@ impl Dispatcher {
     /// the second half begins with how often it was started.
     fn next_fence(&self, term: u64) -> String {
         let sent = self.0.fence.fetch_add(1, Ordering::Relaxed);
-        format!("{term}.{}", (self.0.node.starts() << 40) | sent)
+        format!("{term}.{}", (self.0.node.starts() << 32) | sent)
     }
 
     /// Waits until nothing is under way.
@@ -178,5 +180,8 @@ impl Drop for Active {
         let Active(dispatcher, job) = self;
         dispatcher.table().held.remove(&hold(job));
         dispatcher.0.active.send_modify(|n| *n -= 1);
+        if *dispatcher.0.active.borrow() == ACTIVE_MAX - 1 {
+            dispatcher.pump();
+        }
     }
 }

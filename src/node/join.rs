@@ -32,8 +32,9 @@ pub enum JoinError {
     /// The cluster knows another store under this address.
     #[error(
         "this node's directory is empty, and the cluster knows {peer} as node {node}, which has voted with another store \
-         ({store}). An empty store must not vote in its place: put the old directory back, or take node {node} out of the \
-         cluster and add it again as a new one (POST /xcron/removeNode, then POST /xcron/addNode)"
+         ({store}). An empty store must not vote in its place: put the old directory back. To replace a node whose store \
+         is lost, it has to be taken out of the cluster and added again as a new one (POST /xcron/removeNode, then \
+         POST /xcron/addNode), which this version cannot do yet"
     )]
     Taken {
         /// `host:peer_port` of this node.
@@ -47,7 +48,10 @@ pub enum JoinError {
     #[error("the cluster that the peers belong to has no member {0}; add it first")]
     Stranger(String),
     /// The directory belongs to another node.
-    #[error("the directory belongs to the node {found}, and this one is {own}")]
+    #[error(
+        "the directory belongs to the node {found}, and this one is {own}; where it is the same node under another \
+         address, set `advertise` to the old one"
+    )]
     OtherNode {
         /// The address in the directory.
         found: String,

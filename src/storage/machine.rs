@@ -87,6 +87,8 @@ struct Core {
 struct Keeper {
     generation: u64,
     ledger: Ledger,
+    /// Where the store stands.
+    mark: Mark,
     note: NoteFile,
     snapshots: Arc<Snapshots>,
     /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
@@ -131,15 +133,17 @@ impl Machine {
         tracing::info!(tasks = state.len(), applied = mark.applied.map(|id| id.index), "state opened");
         let newest = snapshots.newest()?.and_then(|path| path.metadata().ok());
         let snapshot_bytes = newest.map_or(0, |file| file.len());
-        let keeper = Keeper { generation, ledger, note: note_file, snapshots: Arc::new(snapshots), sound: true };
+        let (applied, membership) = (mark.applied, mark.membership.clone());
+        let snapshots = Arc::new(snapshots);
+        let keeper = Keeper { generation, ledger, mark, note: note_file, snapshots, sound: true };
         Ok(Machine(Arc::new(Shared {
             dir: dir.to_owned(),
             options,
             clock,
-            core: Mutex::new(Core { state, applied: mark.applied, membership: mark.membership, cut: None }),
+            core: Mutex::new(Core { state, applied, membership, cut: None }),
             store: RwLock::new(Arc::new(store)),
             keeper: tokio::sync::Mutex::new(keeper),
-            applied: watch::Sender::new(mark.applied),
+            applied: watch::Sender::new(applied),
             changed: Notify::new(),
             room: Notify::new(),
             full: Notify::new(),
@@ -247,19 +251,19 @@ impl Machine {
     /// What the disk refuses.
     pub async fn checkpoint(&self) -> Result<(), Error> {
         let mut keeper = self.0.keeper.lock().await;
-        self.checkpoint_with(&mut keeper).await.map(|_| ())
+        self.checkpoint_with(&mut keeper, false).await
     }
 
-    /// Where the store stands afterwards.
-    async fn checkpoint_with(&self, keeper: &mut Keeper) -> Result<Option<Mark>, Error> {
+    /// Entries that change nothing are no reason for a checkpoint, unless it is to be `exact`: to stand at the very last.
+    async fn checkpoint_with(&self, keeper: &mut Keeper, exact: bool) -> Result<(), Error> {
         if !keeper.sound {
             return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
         }
         let began = crate::clock::monotonic();
         let cut = {
             let mut core = self.core();
-            if core.state.changes().is_empty() {
-                return Ok(None);
+            if core.state.changes().is_empty() && !(exact && core.applied != keeper.mark.applied) {
+                return Ok(());
             }
             let changes = core.state.freeze_changes();
             let globals = core.state.globals();
@@ -289,6 +293,7 @@ impl Machine {
         };
         keeper.ledger = ledger;
         keeper.note.write(note_of(keeper.generation, &mark))?;
+        keeper.mark = mark;
         keeper.sound = true;
         self.core().cut = None;
         self.0.room.notify_waiters();
@@ -296,21 +301,15 @@ impl Machine {
             f.checkpoints += 1;
             f.checkpoint_ms = began.elapsed().as_millis() as u64;
         });
-        Ok(Some(mark))
+        Ok(())
     }
 
     /// Writes all of the state, as of now, into a snapshot file.
     async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
         let mut keeper = self.0.keeper.lock().await;
         // The checkpoint makes the store the state of this moment; while the keeper is held it stays so.
-        let cut = match self.checkpoint_with(&mut keeper).await? {
-            Some(mark) => (mark.applied, mark.membership),
-            None => {
-                let core = self.core();
-                (core.applied, core.membership.clone())
-            }
-        };
-        let (applied, membership) = cut;
+        self.checkpoint_with(&mut keeper, true).await?;
+        let Mark { applied, membership, .. } = keeper.mark.clone();
         let id = uuid::Uuid::now_v7().to_string();
         let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
         let header = Header { meta };
@@ -349,6 +348,7 @@ impl Machine {
         keeper.note.write(note_of(generation, &loaded.mark))?;
         keeper.generation = generation;
         keeper.ledger = loaded.ledger;
+        keeper.mark = loaded.mark;
         keeper.sound = true;
         {
             let mut core = self.core();
