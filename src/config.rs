@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 use crate::schedule::Zone;
 
+mod targets;
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -171,6 +173,12 @@ pub struct Callback {
     pub answer_kept_bytes: usize,
     /// Due times of a periodic task that were missed by more than this fire as one. Default: 60000.
     pub misfire_window_ms: u64,
+    /// Addresses, CIDRs and host names (`*.` before one: those below it) that alone may be targets. Default: `[]`, all.
+    pub allow: Vec<String>,
+    /// The same that may not be targets, even if `allow` names them. Default: `[]`.
+    pub deny: Vec<String>,
+    /// Whether only global addresses may be targets. Default: false.
+    pub public_only: bool,
     /// How failed attempts are repeated.
     pub retry: Retry,
 }
@@ -260,6 +268,9 @@ impl Default for Callback {
             answer_bytes_max: 65_536,
             answer_kept_bytes: 256,
             misfire_window_ms: 60_000,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            public_only: false,
             retry: Retry::default(),
         }
     }
@@ -388,7 +399,11 @@ impl Config {
             let value = callback.retry.multiplier;
             return fail("callback.retry.multiplier", format!("is {value}; a number from 1.0 to 100.0 is expected"));
         }
-        self.validate_peers(file)
+        self.validate_peers(file)?;
+        match self.guard() {
+            Ok(_) => Ok(()),
+            Err((key, detail)) => fail(key, detail),
+        }
     }
 
     fn validate_peers(&self, file: &Path) -> Result<(), Error> {

@@ -15,7 +15,7 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! clock
+//! clock · guard (which targets are allowed)
 //! ```
 
 pub mod bench;
@@ -25,6 +25,7 @@ pub mod collector;
 pub mod command;
 pub mod config;
 pub mod dispatcher;
+pub mod guard;
 pub mod http;
 pub mod id;
 pub mod metrics;

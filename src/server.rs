@@ -19,6 +19,7 @@ use crate::collector;
 use crate::config::{Config, HostPort};
 use crate::dispatcher::transport::{Http, SetupError, Transport};
 use crate::dispatcher::Dispatcher;
+use crate::guard::Guard;
 use crate::http;
 use crate::node::{JoinError, Node, StartError};
 use crate::scheduler;
@@ -55,6 +56,9 @@ pub enum Error {
     /// `peer_hosts` or `advertise` does not tell which node this is.
     #[error("{0}: {1}")]
     Own(&'static str, String),
+    /// The rules for targets cannot be read.
+    #[error("{0}: {1}")]
+    Targets(&'static str, String),
     /// What is stored cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -72,7 +76,7 @@ pub enum Error {
 impl Error {
     /// Whether it is the configuration that is wrong.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Error::Bind { .. } | Error::Directory { .. } | Error::Own(..))
+        matches!(self, Error::Bind { .. } | Error::Directory { .. } | Error::Own(..) | Error::Targets(..))
     }
 }
 
@@ -106,7 +110,7 @@ impl Server {
     /// Each variant of [`Error`]. A node that waits for its peers has started.
     pub async fn start(config: Config) -> Result<Server, Error> {
         let clock = Clock::system();
-        let transport = Http::new(&config.callback)?;
+        let transport = Http::new(&config.callback, guard(&config)?)?;
         Self::start_with(config, clock, transport).await
     }
 
@@ -136,6 +140,7 @@ impl Server {
         let opened = tokio::task::spawn_blocking(move || Node::open(opening, own, http_address, clock)).await;
         let (node, queues) = opened.map_err(|panic| Error::Failed(panic.to_string()))??;
 
+        let guard = guard(&config)?;
         let dispatcher = Dispatcher::new(node.clone(), transport);
         let (close, closing) = watch::channel(false);
         let closed = || {
@@ -150,7 +155,7 @@ impl Server {
         let serving = vec![
             tokio::spawn(http::serve::serve(ports.peer, node.peer_routes(), peer_limits, closed())),
             tokio::spawn(http::serve::serve(ports.monitor, http::monitor(node.clone()), limits, closed())),
-            tokio::spawn(http::serve::serve(ports.api, http::api(node.clone(), &config), limits, closed())),
+            tokio::spawn(http::serve::serve(ports.api, http::api(node.clone(), &config, guard), limits, closed())),
         ];
         let worker = node.clone();
         let work = tokio::spawn(async move { worker.work(queues).await });
@@ -214,6 +219,10 @@ impl Server {
         self.node.close().await;
         self.work.abort();
     }
+}
+
+fn guard(config: &Config) -> Result<Arc<Guard>, Error> {
+    config.guard().map(Arc::new).map_err(|(key, detail)| Error::Targets(key, detail))
 }
 
 /// Waits for a task, or for ever where there is none.

@@ -665,13 +665,16 @@ async fn a_failing_disk_is_1071_and_the_node_is_not_ready() {
 async fn a_full_disk_is_1071_and_what_was_acknowledged_is_there_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let mount =
-        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(dir.path()).output();
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(dir.path()).output();
     if !mount.as_ref().is_ok_and(|m| m.status.success()) {
         eprintln!("skipped: a small file system can only be mounted by root ({mount:?})");
         return;
     }
     let _mounted = Unmount(dir.path());
-    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let mut settings = config(dir.path());
+    settings.storage.reserve_mb = 2;
+    settings.storage.log_segment_bytes = 1 << 20;
+    let node = TestNode::start(settings).await.ready().await;
     let big = with(once(URL, FAR_MS), json!({"callback": {"url": URL, "body": "x".repeat(300_000)}}));
     let mut kept = Vec::new();
     let refused = loop {

@@ -51,6 +51,10 @@ fn errors_name_file_key_and_expectation() {
         ("bind = \"0.0.0.0\"\n[peer]\npeer_hosts = [\"a:8899\", \"b:8899\"]", vec!["advertise", "more than one"]),
         ("[raft]\nheartbeat_ms = 200", vec!["election_timeout_min_ms", "400"]),
         ("[callback]\ntimeout_ms = 99", vec!["callback.timeout_ms", "100"]),
+        ("[callback]\ndeny = [\"10.0.0.0/33\"]", vec!["x.toml", "callback.deny", "10.0.0.0/33", "0 to 32"]),
+        ("[callback]\nallow = [\"10.0.0.1/8\"]", vec!["callback.allow", "10.0.0.1/8", "\"10.0.0.0/8\" is expected"]),
+        ("[callback]\nallow = [\"a\", \"http://b\"]", vec!["callback.allow", "http://b", "CIDR", "host name"]),
+        ("[callback]\npublic_only = 1", vec!["public_only", "boolean"]),
         ("[callback.retry]\nmultiplier = 0.5", vec!["multiplier", "1.0"]),
     ] {
         let message = check(text).unwrap_err();

@@ -12,6 +12,7 @@
 
 mod attempt;
 mod queue;
+mod resolve;
 pub mod retry;
 pub mod transport;
 

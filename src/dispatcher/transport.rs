@@ -1,13 +1,20 @@
 //! How a request reaches its target.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, StatusCode};
+pub use http::Method;
+use http::{HeaderMap, StatusCode};
+use url::{Host, Url};
 
+pub use super::resolve::Lookup;
+use super::resolve::{own_addresses, system, Resolver};
 use crate::config::Callback;
+use crate::guard::{Guard, Refused};
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -46,6 +53,9 @@ pub enum Failure {
     /// The target could not be reached.
     #[error("cannot connect: {0}")]
     Connect(String),
+    /// The target is one that the configuration, or any configuration, refuses.
+    #[error("not sent: {0}")]
+    Refused(#[from] Refused),
     /// The exchange broke off.
     #[error("{0}")]
     Broken(String),
@@ -57,74 +67,150 @@ pub trait Transport: Send + Sync + 'static {
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>>;
 }
 
-/// The real one, over reqwest: no redirects, no proxy from the environment, answers read to a bound.
-pub struct Http {
+/// The real one, over reqwest: no redirects, no proxy from the environment, answers read to a bound, and nothing but
+/// what the guard allows.
+pub struct Http(Arc<Inner>);
+
+struct Inner {
+    guard: Arc<Guard>,
+    lookup: Lookup,
     client: reqwest::Client,
+    /// For each of the cluster's own ports, a client that knows to which port its names lead. Few tasks ask for one of
+    /// these ports, so it is made when one does.
+    careful: BTreeMap<u16, OnceLock<Result<reqwest::Client, SetupError>>>,
+    settings: Settings,
     answer_bytes_max: usize,
 }
 
+#[derive(Clone, Copy)]
+struct Settings {
+    connect_timeout: Duration,
+    pool_max_idle_per_host: usize,
+}
+
 /// Why the client cannot be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot set up the HTTP client: {0}")]
 pub struct SetupError(String);
 
 impl Http {
-    /// A client with these bounds.
+    /// A client with these bounds, for the targets that the guard allows.
     ///
     /// # Errors
     /// Where the system's certificates cannot be read.
-    pub fn new(settings: &Callback) -> Result<Arc<Self>, SetupError> {
+    pub fn new(settings: &Callback, guard: Arc<Guard>) -> Result<Arc<Self>, SetupError> {
+        Self::resolving(settings, guard, system())
+    }
+
+    /// The same, with another way to find out what names stand for.
+    ///
+    /// # Errors
+    /// As [`Http::new`].
+    pub fn resolving(settings: &Callback, guard: Arc<Guard>, lookup: Lookup) -> Result<Arc<Self>, SetupError> {
         // A second node in the same process finds the provider installed; it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
+        let answer_bytes_max = settings.answer_bytes_max;
+        let settings = Settings {
+            connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
+            pool_max_idle_per_host: settings.in_flight_per_host_max,
+        };
+        let client = settings.client(Resolver::new(lookup.clone(), guard.clone(), 0))?;
+        let careful = guard.own().ports().into_iter().map(|port| (port, OnceLock::new())).collect();
+        let inner = Inner { guard, lookup, client, careful, settings, answer_bytes_max };
+        Ok(Arc::new(Http(Arc::new(inner))))
+    }
+}
+
+impl Settings {
+    fn client(self, resolver: Arc<Resolver>) -> Result<reqwest::Client, SetupError> {
+        reqwest::Client::builder()
             .user_agent(concat!("xcron/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .dns_resolver(resolver)
             .tcp_nodelay(true)
-            .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
-            .pool_max_idle_per_host(settings.in_flight_per_host_max)
+            .connect_timeout(self.connect_timeout)
+            .pool_max_idle_per_host(self.pool_max_idle_per_host)
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
-            .map_err(|e| SetupError(describe(&e)))?;
-        Ok(Arc::new(Http { client, answer_bytes_max: settings.answer_bytes_max }))
+            .map_err(|e| SetupError(describe(&e)))
+    }
+}
+
+impl Inner {
+    /// The client for this URL, unless its target is refused. Names are resolved, and what they stand for is judged,
+    /// when the client connects; a literal address passes by every resolver, so it is judged here.
+    async fn admit(&self, url: &Url) -> Result<&reqwest::Client, Failure> {
+        self.guard.check_url(url)?;
+        let port = url.port_or_known_default().unwrap_or(0);
+        let Some(careful) = self.careful.get(&port) else { return Ok(&self.client) };
+        let literal = match url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+            _ => None,
+        };
+        if let Some(ip) = literal {
+            if own_addresses(&self.lookup, &self.guard, port).await.contains(&ip.to_canonical()) {
+                return Err(Refused::Own(ip.to_string(), port).into());
+            }
+            return Ok(&self.client);
+        }
+        let client =
+            careful.get_or_init(|| self.settings.client(Resolver::new(self.lookup.clone(), self.guard.clone(), port)));
+        client.as_ref().map_err(|error| Failure::Broken(error.to_string()))
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
+        let Request { method, url, headers, body, answer_bytes: kept, .. } = request;
+        let url = Url::parse(&url).map_err(|error| Failure::Broken(error.to_string()))?;
+        let client = self.admit(&url).await?;
+        let sending = client.request(method, url).headers(headers);
+        let mut response = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send().await?;
+        let retry_after = response.headers().get(http::header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+        let bytes_max = self.answer_bytes_max;
+        let mut start = Vec::new();
+        let mut read = 0;
+        // Read on beyond what is kept, so that the connection can serve again; a longer answer loses it.
+        while read < bytes_max {
+            let Some(chunk) = response.chunk().await? else { break };
+            read += chunk.len();
+            let room = kept.saturating_sub(start.len());
+            start.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        }
+        Ok(Answer { status: response.status(), retry_after, start: start.into() })
+    }
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(error: reqwest::Error) -> Failure {
+        match causes(&error).find_map(|cause| cause.downcast_ref::<Refused>()) {
+            Some(refused) => Failure::Refused(refused.clone()),
+            None if error.is_connect() => Failure::Connect(describe(&error)),
+            None => Failure::Broken(describe(&error)),
+        }
     }
 }
 
 impl Transport for Http {
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
-        let Request { method, url, headers, body, timeout, answer_bytes: kept } = request;
-        let sending = self.client.request(method, url).headers(headers);
-        let sending = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send();
-        let bytes_max = self.answer_bytes_max;
+        let (inner, timeout) = (self.0.clone(), request.timeout);
         Box::pin(async move {
-            let exchange = async {
-                let mut response = sending.await?;
-                let retry_after = response.headers().get(http::header::RETRY_AFTER);
-                let retry_after =
-                    retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
-                let mut start = Vec::new();
-                let mut read = 0;
-                // Read on beyond what is kept, so that the connection can serve again; a longer answer loses it.
-                while read < bytes_max {
-                    let Some(chunk) = response.chunk().await? else { break };
-                    read += chunk.len();
-                    let room = kept.saturating_sub(start.len());
-                    start.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                }
-                Ok::<_, reqwest::Error>(Answer { status: response.status(), retry_after, start: start.into() })
-            };
-            match tokio::time::timeout(timeout, exchange).await {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) if error.is_connect() => Err(Failure::Connect(describe(&error))),
-                Ok(Err(error)) => Err(Failure::Broken(describe(&error))),
+            match tokio::time::timeout(timeout, inner.exchange(request)).await {
+                Ok(outcome) => outcome,
                 Err(_) => Err(Failure::Timeout(timeout)),
             }
         })
     }
 }
 
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |e| e.source())
+}
+
 /// The innermost cause: the outer ones name the URL, which may hold what is not to be kept.
-fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.last().map(ToString::to_string).unwrap_or_default()
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -17,6 +18,7 @@ use super::options::{self, SentBounds, SentExpect, SentMisfire, SentRetry};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::config::Config;
+use crate::guard::Guard;
 use crate::id::TaskId;
 use crate::schedule::{Schedule, Zone};
 use crate::task::{Callback, ContentType, Retry, TaskSpec, Timing};
@@ -37,6 +39,8 @@ pub(super) struct Rules {
     pub timezone: String,
     /// What a task's `retry` leaves out.
     pub retry: Retry,
+    /// Which targets are allowed.
+    pub guard: Arc<Guard>,
 }
 
 /// A task as it is sent.
@@ -138,7 +142,7 @@ impl NewTask {
 }
 
 impl Rules {
-    pub fn new(config: &Config) -> Rules {
+    pub fn new(config: &Config, guard: Arc<Guard>) -> Rules {
         Rules {
             task_bytes_max: config.limits.task_bytes_max,
             ahead_ms_max: config.limits.ahead_ms_max,
@@ -150,6 +154,7 @@ impl Rules {
                 multiplier: config.callback.retry.multiplier,
                 max_elapsed_ms: None,
             },
+            guard,
         }
     }
 
@@ -161,7 +166,7 @@ impl Rules {
         let sent: Sent<'_> = json_text(json)?;
         let kind = known_type(sent.kind)?;
         let Object(callback) = sent.callback;
-        check_url(&callback.url)?;
+        check_url(&callback.url, &self.guard)?;
         check_words(sent.name.as_deref(), &sent.tags.0)?;
         let timing = match kind {
             1 => self.periodic(sent.format, sent.timezone, sent.delay_ms)?,
@@ -286,7 +291,7 @@ fn read_callback(sent: SentCallback<'_>) -> Result<Callback, Error> {
     })
 }
 
-fn check_url(text: &str) -> Result<(), Error> {
+fn check_url(text: &str, guard: &Guard) -> Result<(), Error> {
     if text.len() > URL_BYTES_MAX {
         return Err(Error::over_limit(format!("callback.url: is longer than the limit of {URL_BYTES_MAX} bytes")));
     }
@@ -308,7 +313,10 @@ fn check_url(text: &str) -> Result<(), Error> {
         Err(error) => bad(&error.to_string()),
         Ok(url) if !url.username().is_empty() || url.password().is_some() => bad("has a user name or a password"),
         Ok(url) if url.port() == Some(0) => bad("has the port 0"),
-        Ok(_) => Ok(()),
+        Ok(url) => match guard.check_url(&url) {
+            Ok(()) => Ok(()),
+            Err(refused) => bad(&refused.to_string()),
+        },
     }
 }
 

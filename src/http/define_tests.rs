@@ -8,7 +8,8 @@ const RETRY: Retry =
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 fn read(json: &str) -> Result<NewTask, Error> {
-    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, timezone: "UTC".into(), retry: RETRY }.read(json, NOW)
+    let (timezone, guard) = ("UTC".into(), Arc::default());
+    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, timezone, retry: RETRY, guard }.read(json, NOW)
 }
 
 /// A sound task of type 1 with some fields replaced; null takes one away.

@@ -39,6 +39,7 @@ pub use self::error::{Code, Error};
 pub use self::monitor::monitor;
 use crate::clock::monotonic;
 use crate::config::Config;
+use crate::guard::Guard;
 use crate::node::Node;
 
 /// What every call works with.
@@ -78,12 +79,12 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send
 }
 
 /// The routes of the public port.
-pub fn api(node: Node, config: &Config) -> Router {
+pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
     let api = Arc::new(Api {
         node,
         timeout: config.request_timeout(),
         request_bytes_max: config.limits.request_bytes_max,
-        rules: define::Rules::new(config),
+        rules: define::Rules::new(config, guard),
     });
     Router::new()
         .route("/xcron/createTask", post(tasks::create))

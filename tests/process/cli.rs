@@ -66,6 +66,7 @@ fn each_wrong_configuration_ends_with_2_and_names_file_key_and_expectation() {
         ("timezone = \"Mars\"\n", &["timezone", "IANA"]),
         ("env = \"test\"\n", &["env", "debug", "prod"]),
         ("env = \n", &["line 1"]),
+        ("[callback]\ndeny = [\"10.0.0.0/40\"]\n", &["callback.deny", "10.0.0.0/40", "0 to 32"]),
     ] {
         std::fs::write(dir.path().join("x.toml"), text).unwrap();
         let parts: Vec<&str> = parts.iter().copied().chain(["x.toml"]).collect();

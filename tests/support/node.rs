@@ -62,7 +62,8 @@ impl TestNode {
         let runtime = runtime.expect("a runtime");
         let (settings, of_node) = (config.clone(), clock.clone());
         let starting = runtime.spawn(async move {
-            let transport = Http::new(&settings.callback)?;
+            let guard = settings.guard().map_err(|(key, detail)| Error::Targets(key, detail))?;
+            let transport = Http::new(&settings.callback, guard.into())?;
             Server::start_with(settings, of_node, transport).await
         });
         match starting.await.expect("no panic") {

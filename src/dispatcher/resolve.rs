@@ -1,0 +1,117 @@
+//! From a name to the addresses that may be connected to: what the guard refuses is never handed on, so that the
+//! address that was checked is the one that is connected to.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::lookup_host;
+
+use crate::guard::{Guard, Refused};
+
+/// Tells what a name stands for.
+pub type Lookup = Arc<dyn Fn(&str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+
+/// As the system does.
+pub(super) fn system() -> Lookup {
+    Arc::new(|name| {
+        let asked = (name.to_owned(), 0);
+        Box::pin(async move { Ok(lookup_host(asked).await?.map(|address| address.ip()).collect()) })
+    })
+}
+
+/// Resolves names and leaves out what is refused.
+pub(super) struct Resolver {
+    lookup: Lookup,
+    guard: Arc<Guard>,
+    /// The port that is connected to, where it is one of the cluster's own; else 0.
+    port: u16,
+}
+
+impl Resolver {
+    /// For connections to this port; 0 stands for every one that is not the cluster's own. A resolver is asked for a
+    /// name alone, hence one for each of the cluster's ports.
+    pub fn new(lookup: Lookup, guard: Arc<Guard>, port: u16) -> Arc<Resolver> {
+        Arc::new(Resolver { lookup, guard, port })
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (lookup, guard, port) = (self.lookup.clone(), self.guard.clone(), self.port);
+        Box::pin(async move {
+            let found = lookup(name.as_str()).await?;
+            let own = own_addresses(&lookup, &guard, port).await;
+            let allowed = filter(&guard, name.as_str(), found, port, &own)?;
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The addresses of the cluster's hosts that are known by name and have this port.
+pub(super) async fn own_addresses(lookup: &Lookup, guard: &Guard, port: u16) -> Vec<IpAddr> {
+    let mut own = Vec::new();
+    for name in guard.own().names(port) {
+        // A peer whose name stands for nothing now cannot be reached by that name either.
+        let Ok(found) = lookup(name).await else { continue };
+        own.extend(found.iter().map(IpAddr::to_canonical));
+    }
+    own
+}
+
+/// What is left of `found`.
+fn filter(
+    guard: &Guard,
+    name: &str,
+    found: Vec<IpAddr>,
+    port: u16,
+    own: &[IpAddr],
+) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut refused = None;
+    let judge = |ip: IpAddr| match own.contains(&ip.to_canonical()) {
+        true => Err(Refused::Own(name.to_owned(), port)),
+        false => guard.check_address(Some(name), ip, port),
+    };
+    let mut allowed = Vec::with_capacity(found.len());
+    for ip in found {
+        match judge(ip) {
+            Ok(()) => allowed.push(SocketAddr::new(ip, 0)),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    match (allowed.is_empty(), refused) {
+        (false, _) => Ok(allowed),
+        (true, Some(refused)) => Err(refused.into()),
+        (true, None) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} has no address")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(ips: &[&str]) -> Vec<IpAddr> {
+        ips.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_refused_is_left_out_and_nothing_else() {
+        let guard = Guard::default();
+        let mixed = found(&["169.254.169.254", "192.0.2.7", "fe80::1", "2001:db8::7", "::ffff:169.254.0.1"]);
+        let left = filter(&guard, "a", mixed, 0, &[]).unwrap();
+        assert_eq!(left.iter().map(SocketAddr::ip).collect::<Vec<_>>(), found(&["192.0.2.7", "2001:db8::7"]));
+        let error = filter(&guard, "a.example", found(&["169.254.169.254", "fe80::1"]), 0, &[]).unwrap_err();
+        let message = error.downcast::<Refused>().unwrap().to_string();
+        assert!(message.starts_with("169.254.169.254, for which a.example stands, is a cloud"), "{message}");
+        assert!(filter(&guard, "a", vec![], 0, &[]).unwrap_err().downcast_ref::<Refused>().is_none());
+    }
+
+    #[test]
+    fn a_name_for_a_peer_does_not_lead_to_its_port() {
+        let (guard, peer) = (Guard::default(), ["10.0.0.7".parse().unwrap()]);
+        let error = filter(&guard, "other", found(&["::ffff:10.0.0.7"]), 8899, &peer).unwrap_err();
+        assert_eq!(*error.downcast::<Refused>().unwrap(), Refused::Own("other".to_owned(), 8899));
+    }
+}

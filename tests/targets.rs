@@ -1,0 +1,214 @@
+//! Which targets are refused: when a task is created, and when its callback is sent.
+
+mod support;
+
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{json, Value};
+use support::{config, once, with, Client, Say, Sink, TestNode};
+use tempfile::TempDir;
+use xcron::config::Config;
+use xcron::dispatcher::transport::{Answer, Failure, Http, Lookup, Request, Transport};
+use xcron::guard::{Own, OwnHost};
+
+async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(dir.path());
+    config.callback.retry.max_attempts = 2;
+    change(&mut config);
+    (dir, TestNode::start(config).await.ready().await)
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|t| t.to_string()).collect()
+}
+
+/// Three ports that nobody listens on.
+fn free_ports() -> [u16; 3] {
+    let held = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    held.map(|l| l.local_addr().expect("an address").port())
+}
+
+#[track_caller]
+fn refused_with(result: &Value, url: &str, part: &str) {
+    assert_eq!(result["code"], 1003, "{url}: {result}");
+    let message = result["message"].as_str().expect("a message");
+    assert!(message.starts_with("callback.url: ") && message.contains(part), "{url}: {message}");
+}
+
+/// That a task for this target is refused when it is created, alone and among others.
+async fn refused(client: &Client, url: &str, part: &str) {
+    let answer = client.post("/xcron/createTask", &once(url, 0)).await;
+    assert_eq!(answer.status, 400, "{url}");
+    refused_with(&answer.json, url, part);
+    let many = json!({"tasks": [once(url, 0), once("http://a.example/", 3_600_000)]});
+    let results = client.post("/xcron/createTasks", &many).await.ok()["results"].clone();
+    refused_with(&results[0], url, part);
+}
+
+/// The errors of the attempts of a task's only run, once it has failed.
+async fn errors_of(client: &Client, id: &str) -> Vec<String> {
+    let task = client.await_task(id, "its outcome", |t| t["last_run"]["state"] == "failed").await;
+    let run = client
+        .get(&format!("/xcron/queryRun?run_id={}", task["last_run"]["run_id"].as_str().expect("a run")))
+        .await
+        .ok();
+    let attempts = run["attempts"].as_array().expect("a list").clone();
+    attempts.iter().map(|a| a["error"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metadata_address_is_refused_in_every_spelling() {
+    let (_dir, node) = node_with(|c| c.callback.allow = texts(&["0.0.0.0/0", "::/0"])).await;
+    for url in [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://2852039166/",
+        "http://0xa9.0376.43518/",
+        "https://[::ffff:169.254.169.254]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[fd00:ec2::254]/",
+        "http://metadata.google.internal./",
+    ] {
+        refused(&node.client, url, "cloud's metadata").await;
+    }
+    refused(&node.client, "http://169.254.1.1/", "link-local").await;
+    refused(&node.client, "http://0.0.0.0:9/", "unspecified").await;
+    refused(&node.client, "http://[ff02::1]/", "multicast").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_own_ports_are_refused() {
+    let ports = free_ports();
+    let (_dir, node) = node_with(|c| [c.http_port, c.peer_port, c.monitor_port] = ports).await;
+    for port in ports {
+        for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"] {
+            refused(&node.client, &format!("http://{host}:{port}/"), "a port of the cluster itself").await;
+        }
+    }
+    let sink = Sink::start().await;
+    node.client.create(&once(&sink.url("/"), 0)).await;
+    sink.await_count(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_judged_by_the_address_that_is_connected_to() {
+    let (_dir, node) = node_with(|c| c.callback.deny = texts(&["127.0.0.0/8", "::1"])).await;
+    let sink = Sink::start().await;
+    refused(&node.client, &sink.url("/"), "\"127.0.0.0/8\" in `callback.deny`").await;
+    let url = sink.url("/").replace("127.0.0.1", "localhost");
+    node.client.create(&with(once(&url, 0), json!({"task_id": "n"}))).await;
+    let errors = errors_of(&node.client, "n").await;
+    assert_eq!(errors.len(), 2, "a failure as any other: it is tried again as often");
+    for error in errors {
+        assert!(error.starts_with("not sent: "), "{error}");
+        assert!(error.contains("for which localhost stands, is refused by"), "{error}");
+    }
+    assert_eq!(sink.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_came_after_a_task_holds_for_it() {
+    let (_dir, node) = node_with(|_| {}).await;
+    let sink = Sink::start().await;
+    for (id, url) in [("a", sink.url("/")), ("n", sink.url("/").replace("127.0.0.1", "LocalHost"))] {
+        node.client.create(&with(once(&url, 2500), json!({"task_id": id}))).await;
+    }
+    let mut config = node.stop().await;
+    config.callback.public_only = true;
+    let node = TestNode::start(config).await.ready().await;
+    for id in ["a", "n"] {
+        let errors = errors_of(&node.client, id).await;
+        assert!(errors.iter().all(|e| e.starts_with("not sent: ") && e.contains("public_only")), "{errors:?}");
+    }
+    assert_eq!(sink.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn public_only_refuses_what_is_not_global() {
+    let (_dir, node) = node_with(|c| c.callback.public_only = true).await;
+    for host in ["127.0.0.1", "localhost", "10.0.0.1", "[::1]", "[fd00::1]", "192.168.1.1", "100.64.0.1", "192.0.2.1"] {
+        refused(&node.client, &format!("http://{host}/"), "is not a global address").await;
+    }
+    node.client.create(&once("http://a.example/", 3_600_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_allow_names_is_reached() {
+    let (_dir, node) = node_with(|c| c.callback.allow = texts(&["localhost", "*.internal.example"])).await;
+    let sink = Sink::start().await;
+    refused(&node.client, &sink.url("/"), "is not in `callback.allow`").await;
+    let answer = node.client.post("/xcron/createTask", &once("http://internal.example/", 0)).await;
+    answer.is(1003, 400, "internal.example is not in `callback.allow`");
+    node.client.create(&once("http://a.internal.example/", 3_600_000)).await;
+    node.client.create(&once(&sink.url("/").replace("127.0.0.1", "localhost"), 0)).await;
+    sink.await_count(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_to_a_metadata_address_is_not_followed() {
+    let (_dir, node) = node_with(|_| {}).await;
+    let sink = Sink::saying(|_| Say::status(307).header("location", "http://169.254.169.254/latest/meta-data/")).await;
+    node.client.create(&with(once(&sink.url("/"), 0), json!({"task_id": "r"}))).await;
+    let errors = errors_of(&node.client, "r").await;
+    assert_eq!(errors, ["the target answered 307; redirects are not followed"; 2]);
+    assert_eq!(sink.count(), 2);
+}
+
+/// What names stand for; a name that is asked for again stands for the next of its addresses.
+fn standing_for(names: &'static [(&'static str, &'static [&'static str])]) -> Lookup {
+    let asked = AtomicUsize::new(0);
+    Arc::new(move |name| {
+        let found = names.iter().find(|(n, _)| *n == name).map(|(_, ips)| *ips).unwrap_or_default();
+        let turn = asked.fetch_add(1, Ordering::Relaxed);
+        let ips = found.get(turn.min(found.len().saturating_sub(1))).copied().unwrap_or_default();
+        let ips: Vec<IpAddr> = ips.split_whitespace().map(|ip| ip.parse().expect("an address")).collect();
+        Box::pin(async move { Ok(ips) })
+    })
+}
+
+async fn send(http: &Http, url: &str) -> Result<Answer, Failure> {
+    let timeout = Duration::from_secs(5);
+    let (method, headers) = (xcron::dispatcher::transport::Method::POST, Default::default());
+    http.send(Request { method, url: url.to_owned(), headers, body: None, timeout, answer_bytes: 256 }).await
+}
+
+#[track_caller]
+fn not_sent(outcome: Result<Answer, Failure>, part: &str) {
+    let failure = outcome.expect_err("it is refused");
+    assert!(matches!(&failure, Failure::Refused(why) if why.to_string().contains(part)), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_comes_to_stand_for_another_address_gains_nothing() {
+    let sink = Sink::saying(|_| Say::ok().header("connection", "close")).await;
+    let (callback, guard) = (Config::default().callback, Arc::default());
+    let lookup = standing_for(&[("moving.example", &["169.254.169.254 127.0.0.1", "169.254.169.254 fe80::1"])]);
+    let http = Http::resolving(&callback, guard, lookup).unwrap();
+    let url = sink.url("/").replace("127.0.0.1", "moving.example");
+    assert_eq!(send(&http, &url).await.unwrap().status, 200, "by the address that is left");
+    not_sent(send(&http, &url).await, "169.254.169.254, for which moving.example stands, is a cloud's metadata");
+    assert_eq!(sink.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_leads_to_a_port_of_the_cluster() {
+    let (node, peer, other) = (Sink::start().await, Sink::start().await, Sink::start().await);
+    let port = |sink: &Sink| sink.url("").rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let mut own = Own::default();
+    own.add(OwnHost::of("127.0.0.1"), port(&node));
+    own.add(OwnHost::of("peer"), port(&peer));
+    let guard = xcron::guard::Guard::new(&[], &[], false, own).unwrap();
+    let lookup = standing_for(&[("alias.example", &["127.0.0.1"]), ("peer", &["127.0.0.1"])]);
+    let http = Http::resolving(&Config::default().callback, guard.into(), lookup).unwrap();
+    for sink in [&node, &peer] {
+        for host in ["127.0.0.1", "alias.example", "2130706433"] {
+            not_sent(send(&http, &format!("http://{host}:{}/", port(sink))).await, "a port of the cluster itself");
+        }
+    }
+    not_sent(send(&http, &format!("http://peer:{}/", port(&peer))).await, "a port of the cluster itself");
+    assert_eq!(send(&http, &format!("http://alias.example:{}/", port(&other))).await.unwrap().status, 200);
+    assert_eq!((node.count(), peer.count(), other.count()), (0, 0, 1));
+}
