@@ -98,7 +98,9 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
     let window = node.config().callback.misfire_window_ms;
     let (old, current): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_misfire(node, job, now, window));
     for job in old {
-        misfire(node, job, Timestamp(now.0 - window));
+        // Its due time is moved by its task's jitter, and so are those after it.
+        let moved = job.at.ms_since(job.key.due);
+        misfire(node, job, Timestamp(now.0 - window - moved));
     }
     dispatcher.submit(current);
     taken == limit && limit > 0
@@ -111,7 +113,7 @@ fn is_misfire(node: &Node, job: &Job, now: Timestamp, window_ms: u64) -> bool {
     }
     let following = node.machine().with_state(|s| {
         let task = s.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
-        task.due_after(job.key.due)
+        task.due_after(job.key.due).map(|due| due.plus_ms(task.jitter_ms()))
     });
     following.is_some_and(|at| now.ms_since(at) > window_ms)
 }
