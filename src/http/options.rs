@@ -4,9 +4,10 @@
 use serde_json::value::RawValue;
 use serde_json::Value;
 
-use super::define::Tags;
+use super::define::{Distinct, Tags};
 use super::error::Error;
 use super::extract::{given, Int, Object};
+use super::query::SECONDS_MAX;
 use crate::clock::Timestamp;
 use crate::task::{Bounds, ContentType, Expect, Method, Retry};
 
@@ -92,7 +93,7 @@ fn is_reserved(name: &str) -> bool {
     ours.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-pub(super) fn check_headers(Tags(headers): &Tags) -> Result<(), Error> {
+pub(super) fn check_headers(Distinct(headers): &Tags) -> Result<(), Error> {
     if headers.len() > HEADERS_MAX {
         return Err(Error::over_limit(format!("callback.headers: over the limit of {HEADERS_MAX}")));
     }
@@ -169,7 +170,6 @@ pub(super) struct SentBounds {
 }
 
 pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
-    let seconds_max = u64::MAX / 1000;
     let only = [
         ("start_time", sent.start_time.is_some()),
         ("end_time", sent.end_time.is_some()),
@@ -179,7 +179,7 @@ pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
         return Err(Error::malformed(format!("{field}: only for type 1")));
     }
     let second = |field, value: Option<Int>| {
-        value.map(|value| within(field, value, 0, seconds_max).map(Timestamp::from_secs)).transpose()
+        value.map(|value| within(field, value, 0, SECONDS_MAX).map(Timestamp::from_secs)).transpose()
     };
     let (start, end) = (second("start_time", sent.start_time)?, second("end_time", sent.end_time)?);
     if start.is_some() && end.is_some() && start > end {
