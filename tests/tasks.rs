@@ -22,7 +22,7 @@ async fn node() -> (TempDir, TestNode) {
 }
 
 async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());
     change(&mut config);
     let node = TestNode::start(config).await.ready().await;
@@ -79,8 +79,8 @@ fn dues(hits: &[Hit]) -> Vec<u64> {
 /// An id of a task with this jitter whose offset is within these bounds, and the offset.
 fn jittered(jitter_ms: u64, offsets: std::ops::Range<u64>) -> (String, u64) {
     let ids = (0..).map(|n| format!("j{jitter_ms}-{n}"));
-    let offset = |id: &str| id.parse::<TaskId>().unwrap().stable_hash() % jitter_ms;
-    ids.map(|id| (offset(&id), id)).find(|(ms, _)| offsets.contains(ms)).map(|(ms, id)| (id, ms)).unwrap()
+    let offset = |id: &str| id.parse::<TaskId>().expect("an id").stable_hash() % jitter_ms;
+    ids.map(|id| (offset(&id), id)).find(|(ms, _)| offsets.contains(ms)).map(|(ms, id)| (id, ms)).expect("one of them")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,6 +166,7 @@ async fn options_that_cannot_be_meant_are_refused_by_every_call_that_takes_them(
         (json!({"start_time": u64::MAX / 1000}), json!({"start_time": 1}), "start_time"),
         (json!({"start_time": 9, "end_time": 8}), json!({"end_time": 1_999_999_999}), "end_time"),
         (json!({"max_runs": 0}), json!({"max_runs": 1}), "max_runs"),
+        (json!({"max_runs": u64::MAX}), json!({"max_runs": null}), ""),
         (json!({"delay_ms": 5}), json!({"timezone": "UTC"}), ""),
     ];
     let (of_1, of_2): (Vec<_>, Vec<_>) =

@@ -16,6 +16,8 @@ const HEADER_VALUE_BYTES_MAX: usize = 4096;
 const RANGES_MAX: usize = 32;
 const CONTAINS_BYTES_MAX: usize = 1024;
 const DAY_MS: u64 = 86_400_000;
+/// The largest integer that every JSON parser keeps.
+const RUNS_MAX: u64 = (1 << 53) - 1;
 
 /// Which answers are a success, as it is sent.
 #[derive(Debug, serde::Deserialize)]
@@ -185,7 +187,7 @@ pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
     if start.is_some() && end.is_some() && start > end {
         return Err(Error::malformed("end_time: is before start_time"));
     }
-    let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, i64::MAX as u64)).transpose()?;
+    let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, RUNS_MAX)).transpose()?;
     let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
     Ok(Bounds { start, end, max_runs, jitter_ms, run_now: sent.run_now.unwrap_or(false) })
 }
