@@ -166,7 +166,7 @@ async fn options_that_cannot_be_meant_are_refused_by_every_call_that_takes_them(
         (json!({"start_time": u64::MAX / 1000}), json!({"start_time": 1}), "start_time"),
         (json!({"start_time": 9, "end_time": 8}), json!({"end_time": 1_999_999_999}), "end_time"),
         (json!({"max_runs": 0}), json!({"max_runs": 1}), "max_runs"),
-        (json!({"max_runs": u64::MAX}), json!({"max_runs": null}), ""),
+        (json!({"max_runs": u64::MAX}), json!({"max_runs": u64::MAX}), "max_runs"),
         (json!({"delay_ms": 5}), json!({"timezone": "UTC"}), ""),
     ];
     let (of_1, of_2): (Vec<_>, Vec<_>) =
