@@ -117,8 +117,10 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
         let task = state.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
         let bounds = task.bounds.as_deref();
         let misfire = bounds.and_then(|b| b.misfire).unwrap_or(default);
-        let old = |at: Timestamp| now.ms_since(at) > misfire.window_ms;
-        let missed = old(job.at)
+        // Each due time is moved by its task's jitter.
+        let jitter_ms = task.jitter_ms();
+        let old = |due: Timestamp| now.ms_since(due.plus_ms(jitter_ms)) > misfire.window_ms;
+        let missed = old(job.key.due)
             && match misfire.policy {
                 MisfirePolicy::All => false,
                 MisfirePolicy::Skip => true,
@@ -131,7 +133,7 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
             return Some(Command::Misfire {
                 seq: job.seq,
                 from: job.key.due,
-                upto: Timestamp(now.0 - misfire.window_ms),
+                upto: Timestamp(now.0.saturating_sub(misfire.window_ms + jitter_ms)),
                 reason: reason.to_owned(),
                 latest_fires: misfire.policy == MisfirePolicy::Latest,
             });

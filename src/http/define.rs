@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -101,29 +102,31 @@ struct SentCallback<'a> {
     expect: Option<Object<SentExpect>>,
 }
 
-/// A map of texts in which no key stands twice.
+/// An object in which no key stands twice.
 #[derive(Debug, Default)]
-pub(super) struct Tags(pub BTreeMap<String, String>);
+pub(super) struct Distinct<V>(pub BTreeMap<String, V>);
 
-impl<'de> Deserialize<'de> for Tags {
+pub(super) type Tags = Distinct<String>;
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Distinct<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-        impl<'de> Visitor<'de> for Texts {
-            type Value = Tags;
+        struct Entries<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+            type Value = Distinct<V>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
+                f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tags, A::Error> {
-                let mut tags = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if tags.insert(key, value).is_some() {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Distinct<V>, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    if entries.insert(key, value).is_some() {
                         return Err(A::Error::custom("a key is given twice"));
                     }
                 }
-                Ok(Tags(tags))
+                Ok(Distinct(entries))
             }
         }
-        deserializer.deserialize_map(Texts)
+        deserializer.deserialize_map(Entries(PhantomData))
     }
 }
 

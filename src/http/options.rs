@@ -4,9 +4,10 @@
 use serde_json::value::RawValue;
 use serde_json::Value;
 
-use super::define::Tags;
+use super::define::{Distinct, Tags};
 use super::error::Error;
 use super::extract::{given, Int, Object};
+use super::query::SECONDS_MAX;
 use crate::clock::Timestamp;
 use crate::task::{Bounds, ContentType, Expect, Method, Misfire, MisfirePolicy, Overlap, Retry};
 
@@ -16,6 +17,8 @@ const RANGES_MAX: usize = 32;
 const CONTAINS_BYTES_MAX: usize = 1024;
 const DAY_MS: u64 = 86_400_000;
 const RETAIN_S_MAX: u64 = 10 * 365 * 86_400;
+/// The largest integer that every JSON parser keeps.
+const RUNS_MAX: u64 = (1 << 53) - 1;
 
 /// Which answers are a success, as it is sent.
 #[derive(Debug, serde::Deserialize)]
@@ -93,7 +96,7 @@ fn is_reserved(name: &str) -> bool {
     ours.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-pub(super) fn check_headers(Tags(headers): &Tags) -> Result<(), Error> {
+pub(super) fn check_headers(Distinct(headers): &Tags) -> Result<(), Error> {
     if headers.len() > HEADERS_MAX {
         return Err(Error::over_limit(format!("callback.headers: over the limit of {HEADERS_MAX}")));
     }
@@ -193,7 +196,6 @@ fn misfire(Object(sent): Object<SentMisfire>) -> Result<Misfire, Error> {
 }
 
 pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
-    let seconds_max = u64::MAX / 1000;
     let only = [
         ("start_time", sent.start_time.is_some()),
         ("end_time", sent.end_time.is_some()),
@@ -203,13 +205,13 @@ pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
         return Err(Error::malformed(format!("{field}: only for type 1")));
     }
     let second = |field, value: Option<Int>| {
-        value.map(|value| within(field, value, 0, seconds_max).map(Timestamp::from_secs)).transpose()
+        value.map(|value| within(field, value, 0, SECONDS_MAX).map(Timestamp::from_secs)).transpose()
     };
     let (start, end) = (second("start_time", sent.start_time)?, second("end_time", sent.end_time)?);
     if start.is_some() && end.is_some() && start > end {
         return Err(Error::malformed("end_time: is before start_time"));
     }
-    let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, i64::MAX as u64)).transpose()?;
+    let max_runs = sent.max_runs.map(|n| within("max_runs", n, 1, RUNS_MAX)).transpose()?;
     let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
     let retain_s = sent.retain_s.map(|s| within("retain_s", s, 0, RETAIN_S_MAX)).transpose()?;
     let overlap = sent.overlap.as_deref().map(|text| one_of("overlap", text, &Overlap::ALL, Overlap::name));

@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde_json::value::RawValue;
 
 use super::answer::{answered, Data, Object};
+use super::define::{known_type, Distinct};
 use super::error::Error;
 use super::extract::json;
 use super::query::Consistency;
@@ -30,7 +31,7 @@ type Fields = BTreeMap<String, Box<RawValue>>;
 pub(super) async fn update(State(api): Shared, request: Request) -> Response {
     answered(async {
         let body = api.body(request).await?;
-        let mut sent: Fields = json(&body)?;
+        let Distinct(mut sent): Distinct<Box<RawValue>> = json(&body)?;
         let id = sent.remove("task_id").ok_or_else(|| Error::malformed("task_id: missing"))?;
         let id: String =
             serde_json::from_str(id.get()).map_err(|_| Error::malformed("task_id: invalid type, expected a string"))?;
@@ -56,11 +57,15 @@ async fn attempt(api: &Api, id: &TaskId, sent: &Fields) -> Result<Option<Option<
     api.settle(Consistency::Linearizable).await?;
     let Some(task) = api.node.task(id)? else { return Err(Refusal::NoSuchTask.into()) };
     let old = (*task.spec).clone();
+    if let Some(kind) = sent.get("type").filter(|kind| kind.get() != "null") {
+        // Before the rest: a schedule of the other type would be found wrong for what it is not.
+        let kind = serde_json::from_str(kind.get()).map_err(|_| Error::malformed("type: an integer is expected"))?;
+        if known_type(kind)? != old.type_number() {
+            return Err(Error::malformed("type: cannot be changed; make a new task"));
+        }
+    }
     let merged = merged(&old, sent)?;
     let spec = api.rules.read(&merged, api.node.now())?.spec;
-    if spec.type_number() != old.type_number() {
-        return Err(Error::malformed("type: cannot be changed; make a new task"));
-    }
     let base = old.digest();
     let command = Command::Update { id: id.clone(), base, old: Box::new(old), spec: Box::new(spec) };
     match api.node.propose(command, api.deadline()).await? {
@@ -97,8 +102,10 @@ fn merged(old: &TaskSpec, sent: &Fields) -> Result<String, Error> {
 /// The fields of one object laid over another's.
 fn overlaid(own: &RawValue, sent: &RawValue) -> Result<Box<RawValue>, Error> {
     let mut fields: Fields = json(own.get().as_bytes())?;
-    let over: Fields =
-        serde_json::from_str(sent.get()).map_err(|_| Error::malformed("callback: invalid type, expected an object"))?;
+    let Distinct(over): Distinct<Box<RawValue>> = serde_json::from_str(sent.get()).map_err(|error| {
+        let text = error.to_string();
+        Error::malformed(format!("callback: {}", text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text)))
+    })?;
     for (name, value) in over {
         put(&mut fields, &name, value);
     }

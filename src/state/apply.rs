@@ -75,7 +75,7 @@ impl State {
             // fired since.
             return if task.digest == digest { Ok(Reply::Created { next: task.next }) } else { Err(Refusal::Conflict) };
         }
-        let (rhythm, next) = self.first_due(now, &spec)?;
+        let (rhythm, next) = self.first_due(now, now, &spec)?;
         let target = self.target(&spec.callback.target());
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -122,16 +122,16 @@ impl State {
     ) -> Result<Reply, Refusal> {
         let seq = self.find(id).ok_or(Refusal::NoSuchTask)?;
         let digest = spec.digest();
-        let current = self.pages.get(seq).map(|task| task.digest);
+        let (current, created) = self.pages.get(seq).map(|task| (task.digest, task.created)).unzip();
         if current == Some(digest) {
-            let next = self.pages.get(seq).and_then(|task| task.next);
+            let next = self.pages.get(seq).and_then(Task::shown_next);
             return Ok(Reply::Created { next });
         }
         if current != Some(base) {
             return Err(Refusal::Conflict);
         }
         let same_times = spec.timing == old.timing && spec.bounds == old.bounds;
-        let times = if same_times { None } else { Some(self.first_due(now, &spec)?) };
+        let times = if same_times { None } else { Some(self.first_due(now, created.unwrap_or(now), &spec)?) };
         let target = self.target(&spec.callback.target());
         let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
         for run in task.open.iter_mut().filter(|run| run.spec.is_none()) {
@@ -150,7 +150,7 @@ impl State {
                 self.finished.remove(&(task.finished.take(), seq));
             }
         }
-        let next = task.next;
+        let next = task.shown_next();
         self.drop_target(&old_target);
         if let Some(rhythm) = &old_rhythm {
             self.drop_timetable(rhythm);
@@ -160,14 +160,20 @@ impl State {
         Ok(Reply::Created { next })
     }
 
-    fn first_due(&mut self, now: Timestamp, spec: &TaskSpec) -> Result<(Rhythm, Timestamp), Refusal> {
+    /// The first due time after `now` of a task that was created at `created`.
+    fn first_due(
+        &mut self,
+        now: Timestamp,
+        created: Timestamp,
+        spec: &TaskSpec,
+    ) -> Result<(Rhythm, Timestamp), Refusal> {
         match &spec.timing {
             Timing::At { due, .. } if *due < now => Err(Refusal::Past { due: *due, now }),
             Timing::At { due, .. } => Ok((Rhythm::Once, *due)),
             Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms))),
             Timing::Periodic { format, timezone } => {
                 let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
-                let due = table.due_after(Some(&spec.bounds), now, now);
+                let due = table.due_after(Some(&spec.bounds), created, now);
                 let rhythm = Rhythm::Periodic(table);
                 match due {
                     Some(due) => Ok((rhythm, due)),

@@ -91,8 +91,12 @@ impl Task {
 
     /// When the schedule's next run is to be fired: its due time, moved by the jitter; none while it is not to be.
     pub fn next_fire(&self) -> Option<Timestamp> {
-        let next = self.next.filter(|_| self.state == TaskState::Active)?;
-        Some(next.plus_ms(self.jitter_ms()))
+        Some(self.shown_next()?.plus_ms(self.jitter_ms()))
+    }
+
+    /// The schedule's next due time, as callers are told it: none while it does not fire.
+    pub fn shown_next(&self) -> Option<Timestamp> {
+        self.next.filter(|_| self.state == TaskState::Active)
     }
 
     /// By how much each due time is moved.

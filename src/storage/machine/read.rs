@@ -32,7 +32,7 @@ impl Known {
             once: task.is_once(),
             created: task.created,
             state: task.state,
-            next: task.next,
+            next: task.shown_next(),
             run_count: task.run_count,
             recorded: task.runs_recorded,
             open: task.open.clone(),
