@@ -87,6 +87,13 @@ pub struct Bounds {
     pub misfire: Option<Misfire>,
 }
 
+impl Bounds {
+    /// What decides when the task is due. The rest can change without a change of its due times.
+    pub fn times(&self) -> (Option<Timestamp>, Option<Timestamp>, Option<u64>, u64) {
+        (self.start, self.end, self.max_runs, self.jitter_ms)
+    }
+}
+
 /// What becomes of a due time that comes while a run of the task is going.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Overlap {

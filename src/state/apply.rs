@@ -130,7 +130,7 @@ impl State {
         if current != Some(base) {
             return Err(Refusal::Conflict);
         }
-        let same_times = spec.timing == old.timing && spec.bounds == old.bounds;
+        let same_times = spec.timing == old.timing && spec.bounds.times() == old.bounds.times();
         let times = if same_times { None } else { Some(self.first_due(now, created.unwrap_or(now), &spec)?) };
         let target = self.target(&spec.callback.target());
         let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
@@ -138,13 +138,13 @@ impl State {
             run.spec = Some(old.clone());
         }
         task.digest = digest;
+        task.bounds = (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone()));
         let old_target = std::mem::replace(&mut task.target, target);
         let mut old_rhythm = None;
         if let Some((rhythm, next)) = times {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
             task.next = Some(next);
             task.fired = 0;
-            task.bounds = (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone()));
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;
                 self.finished.remove(&(task.finished.take(), seq));

@@ -1,0 +1,96 @@
+//! What becomes of due times that overlap or are missed, and of tasks that are over.
+
+mod support;
+
+use serde_json::{json, Value};
+use support::{config, once, pass, periodic, until, with, Hit, Say, Sink, TestNode};
+
+const EVERY_SECOND: &str = "* * * * * *";
+const NOWHERE: &str = "http://127.0.0.1:9/never";
+
+/// How many runs of a task are in each of these states.
+async fn count(node: &TestNode, id: &str, state: &str) -> usize {
+    node.client.runs(id).await.iter().filter(|run| run["state"] == state).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlapping_due_times_are_skipped_queued_or_fired_as_the_task_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let sink = Sink::saying(|_| Say::ok().after(2600)).await;
+    for rule in ["allow", "skip", "queue"] {
+        let mut task = periodic(&sink.url("/"), EVERY_SECOND);
+        task["callback"]["timeout_ms"] = json!(10_000);
+        node.client.create(&with(task, json!({"task_id": rule, "overlap": rule}))).await;
+    }
+    until("skipped runs", || async {
+        (count(&node, "skip", "skipped").await >= 3 && count(&node, "queue", "skipped").await >= 3).then_some(())
+    })
+    .await;
+    until("a third call of each", || async { ["skip", "queue"].iter().all(|id| sink.of(id).len() >= 3).then_some(()) })
+        .await;
+    let starts = |id: &str| sink.of(id).iter().map(|hit: &Hit| hit.at.as_ms()).collect::<Vec<_>>();
+    for id in ["skip", "queue"] {
+        let starts = starts(id);
+        assert!(starts.windows(2).all(|w| w[1] - w[0] >= 2500), "{id}: one at a time: {starts:?}");
+    }
+    let allowed = starts("allow");
+    assert!(allowed.windows(2).any(|w| w[1] - w[0] < 2000), "each at its time: {allowed:?}");
+    let waited: Vec<u64> = sink.of("queue").iter().skip(1).map(Hit::lateness_ms).collect();
+    assert!(waited.iter().any(|ms| *ms > 500), "one waits for the end of the run before it: {waited:?}");
+    for id in ["skip", "queue"] {
+        let runs = node.client.runs(id).await;
+        let skipped: Vec<&Value> = runs.iter().filter(|run| run["state"] == "skipped").collect();
+        assert!(skipped.iter().all(|run| run["reason"].as_str().unwrap().starts_with("overlap")), "{skipped:?}");
+        let mut dues: Vec<u64> = runs.iter().map(|run| run["due_time_ms"].as_u64().unwrap()).collect();
+        dues.sort_unstable();
+        assert!(dues.windows(2).all(|w| w[1] - w[0] == 1000), "{id}: each due time is accounted for: {dues:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missed_due_times_fire_as_the_task_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let sink = Sink::start().await;
+    for policy in ["latest", "all", "skip"] {
+        let misfire = json!({"task_id": policy, "misfire": {"policy": policy, "window_ms": 0}});
+        node.client.create(&with(periodic(&sink.url("/"), EVERY_SECOND), misfire)).await;
+    }
+    let last = || sink.of("all").last().map(Hit::due_ms);
+    until("the first calls", || async { last() }).await;
+    let before = support::now().as_ms();
+    let settings = node.stop().await;
+    pass(3500).await;
+    let node = TestNode::start(settings).await.ready().await;
+    let back = support::now().as_ms();
+    until("the present", || async { last().filter(|due| *due > back) }).await;
+    let late = |id: &str| {
+        let hits = sink.of(id);
+        hits.iter().map(Hit::due_ms).filter(|due| (before + 1000..back - 500).contains(due)).count()
+    };
+    assert!(late("all") >= 2, "each");
+    assert!(late("latest") <= 1, "one for all of them: {}", late("latest"));
+    assert_eq!(late("skip"), 0, "none");
+    assert!(count(&node, "skip", "missed").await >= 2);
+    assert!(count(&node, "latest", "missed").await >= 1);
+    assert_eq!(count(&node, "all", "missed").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_tasks_are_forgotten_when_their_time_is_over_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let sink = Sink::start().await;
+    let task = |id: &str, retain_s: u64| with(once(&sink.url("/"), 0), json!({"task_id": id, "retain_s": retain_s}));
+    node.client.create(&task("short", 1)).await;
+    node.client.create(&task("long", 3600)).await;
+    node.client.create(&with(once(NOWHERE, 3_600_000), json!({"task_id": "waits", "retain_s": 0}))).await;
+    node.client.await_task("short", "an end", |task| task["state"] == "finished").await;
+    let query = || async { Some(node.client.get("/xcron/queryTask?task_id=short").await).filter(|a| a.code == 1040) };
+    until("short to be forgotten", query).await;
+    assert_eq!(node.client.task("long").await["state"], "finished");
+    assert_eq!(node.client.task("waits").await["state"], "active");
+    node.client.create(&task("short", 1)).await;
+    assert_eq!(node.client.task("short").await["task_id"], "short", "its id is free again");
+}
