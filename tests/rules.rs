@@ -94,3 +94,56 @@ async fn finished_tasks_are_forgotten_when_their_time_is_over_and_others_are_not
     node.client.create(&task("short", 1)).await;
     assert_eq!(node.client.task("short").await["task_id"], "short", "its id is free again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_that_are_due_at_once_are_none_of_them_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(dir.path());
+    let retry = &mut settings.callback.retry;
+    // A retry can be due before the hands that made the attempt before it are free.
+    (retry.min_backoff_ms, retry.max_backoff_ms, retry.max_attempts) = (1, 1, 12);
+    let node = TestNode::start(settings).await.ready().await;
+    let sink = Sink::saying(|_| Say::status(503)).await;
+    let tasks: Vec<Value> = (0..150).map(|_| once(&sink.url("/"), 0)).collect();
+    let ids = node.client.create_all(&tasks).await;
+    for id in &ids {
+        let task = node.client.await_task(id, "an end", |task| task["state"] == "finished").await;
+        assert_eq!(task["last_run"]["attempts"].as_array().map(Vec::len), Some(12), "{task}");
+    }
+    assert_eq!(sink.count(), 150 * 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_grows_over_a_restart_in_the_same_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::start().await;
+    let mut settings = config(dir.path());
+    for round in 0..3 {
+        let node = TestNode::start(settings).await.ready().await;
+        let id = format!("round-{round}");
+        node.client.create(&with(once(&sink.url("/"), 0), json!({"task_id": id}))).await;
+        sink.await_of(&id, 1).await;
+        settings = node.stop().await;
+    }
+    let fences: Vec<(u64, u64)> = (0..3).map(|round| sink.of(&format!("round-{round}"))[0].fence()).collect();
+    assert!(fences.windows(2).all(|w| w[0] < w[1]), "{fences:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_and_metrics_are_answered_while_the_group_is_busy() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let asking = async {
+        for _ in 0..600 {
+            let (ready, metrics) = futures::join!(node.monitor.plain("/readyz"), node.monitor.plain("/metrics"));
+            assert_eq!((ready.0, metrics.0), (200, 200));
+        }
+    };
+    let writing = async {
+        for _ in 0..600 {
+            node.client.create(&once(NOWHERE, 3_600_000)).await;
+        }
+    };
+    let both = async { futures::join!(asking, writing) };
+    tokio::time::timeout(std::time::Duration::from_secs(60), both).await.expect("every call is answered");
+}
