@@ -145,6 +145,14 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it can be written a second time where nobody knows whether it was written: the state is then as after
+    /// the first, and the answer too. A second trigger is a second run; a second cancel, or delete, finds nothing.
+    pub fn is_repeatable(&self) -> bool {
+        !matches!(self, Command::Delete { .. } | Command::Trigger { .. } | Command::Cancel { .. })
+    }
+}
+
 /// What follows from the end of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {

@@ -304,7 +304,7 @@ impl Node {
             Command::Delete { id } => self.0.machine.with_state(|s| s.find(id)).is_some(),
             _ => false,
         };
-        let again = deletes || !matches!(command, Command::Delete { .. });
+        let again = deletes || command.is_repeatable();
         let began = monotonic();
         let mut ambiguous = false;
         loop {

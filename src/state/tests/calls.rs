@@ -233,3 +233,32 @@ fn due_times_too_old_to_fire_can_all_be_missed() {
     let task = state.task(1).unwrap();
     assert_eq!((task.next, task.runs_recorded), (Some(state_due(T0, 5)), 5));
 }
+
+#[test]
+fn a_command_that_is_repeatable_answers_the_same_twice_and_changes_nothing_more() {
+    let key = RunKey::scheduled(T0);
+    let old = spec(minutely());
+    let mut new = old.clone();
+    new.callback.body = "2".into();
+    let (base, id) = (old.digest(), id("a"));
+    let create = Command::Create { id: id.clone(), spec: Box::new(old.clone()) };
+    for command in [
+        create.clone(),
+        Command::Update { id: id.clone(), base, old: Box::new(old), spec: Box::new(new) },
+        Command::Pause { id: id.clone() },
+        Command::Resume { id: id.clone() },
+        Command::Trigger { id: id.clone() },
+        Command::Cancel { seq: 1, key: RunKey::triggered(T0, 1) },
+        Command::Delete { id: id.clone() },
+        Command::Collect { seqs: vec![1] },
+        Command::Overlap { seq: 1, due: key.due, queue: true },
+    ] {
+        let mut state = State::new(T0);
+        state.apply(T0, create.clone());
+        state.apply(T0, Command::Trigger { id: id.clone() });
+        let runs = |state: &State| state.task(1).map(|task| task.open.len());
+        let first = (state.apply(T0, command.clone()), runs(&state));
+        let second = (state.apply(T0, command.clone()), runs(&state));
+        assert_eq!(command.is_repeatable(), first == second, "{command:?}: {first:?}, {second:?}");
+    }
+}
