@@ -5,24 +5,10 @@ mod support;
 use std::collections::BTreeSet;
 
 use serde_json::{json, Value};
-use support::{config, now, once, pass, periodic, until, with, Client, Cluster, Sink, TestNode};
-use tempfile::TempDir;
-use xcron::config::Config;
+use support::{config, node, node_with, now, once, pass, periodic, until, with, Client, Cluster, Sink, TestNode};
 
 const URL: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
-
-async fn node() -> (TempDir, TestNode) {
-    node_with(|_| {}).await
-}
-
-async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut config = config(dir.path());
-    change(&mut config);
-    let node = TestNode::start(config).await.ready().await;
-    (dir, node)
-}
 
 /// Which of the numbered tasks a filter keeps.
 type Keep = fn(usize) -> bool;

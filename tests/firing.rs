@@ -6,26 +6,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{json, Value};
-use support::{assert_distinct, config, now, once, pass, periodic, until, with, Hit, Say, Sink, TestNode};
-use tempfile::TempDir;
+use support::{
+    assert_distinct, config, named, node, node_with, now, once, pass, periodic, until, Hit, Say, Sink, TestNode,
+};
 use xcron::clock::Clock;
-use xcron::config::Config;
-
-async fn node() -> (TempDir, TestNode) {
-    node_with(|_| {}).await
-}
-
-async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut config = config(dir.path());
-    change(&mut config);
-    let node = TestNode::start(config).await.ready().await;
-    (dir, node)
-}
-
-fn named(task: Value, id: &str) -> Value {
-    with(task, json!({"task_id": id}))
-}
 
 const EVERY_SECOND: &str = "* * * * * *";
 

@@ -5,9 +5,9 @@ mod support;
 use std::collections::BTreeSet;
 
 use serde_json::{json, Value};
-use support::{config, now, once, pass, periodic, until, with, Answer, Client, Cluster, Hit, Say, Sink, TestNode};
-use tempfile::TempDir;
-use xcron::config::Config;
+use support::{
+    named, node, node_with, now, once, pass, periodic, until, with, Answer, Client, Cluster, Hit, Say, Sink, TestNode,
+};
 use xcron::id::TaskId;
 
 const EVERY_SECOND: &str = "* * * * * *";
@@ -16,22 +16,6 @@ const RARELY: &str = "0 0 29 2 *";
 const NOWHERE: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
 const NO_RUN: &str = "0190b3f0-7a1e-8000-8f00-0123456789ab";
-
-async fn node() -> (TempDir, TestNode) {
-    node_with(|_| {}).await
-}
-
-async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut config = config(dir.path());
-    change(&mut config);
-    let node = TestNode::start(config).await.ready().await;
-    (dir, node)
-}
-
-fn named(task: Value, id: &str) -> Value {
-    with(task, json!({"task_id": id}))
-}
 
 /// The same with more about its callback.
 fn calling(mut task: Value, options: Value) -> Value {

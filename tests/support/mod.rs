@@ -20,7 +20,7 @@ use xcron::clock::{monotonic, Clock, Timestamp};
 #[allow(unused_imports, reason = "as above")]
 pub use client::{Answer, Client};
 #[allow(unused_imports, reason = "as above")]
-pub use node::{config, Cluster, TestNode};
+pub use node::{config, node, node_with, Cluster, TestNode};
 #[allow(unused_imports, reason = "as above")]
 pub use sink::{Hit, Say, Sink};
 
@@ -62,6 +62,11 @@ pub fn once(url: &str, delay_ms: u64) -> Value {
 /// A task of this schedule.
 pub fn periodic(url: &str, format: &str) -> Value {
     json!({"type": 1, "format": format, "callback": {"url": url}})
+}
+
+/// A task with an id of its own.
+pub fn named(task: Value, id: &str) -> Value {
+    with(task, json!({"task_id": id}))
 }
 
 /// The same with other fields, or more of them.

@@ -29,6 +29,20 @@ pub fn config(dir: &Path) -> Config {
     config
 }
 
+/// A node that is ready, and its directory.
+pub async fn node() -> (TempDir, TestNode) {
+    node_with(|_| {}).await
+}
+
+/// The same with another configuration.
+pub async fn node_with(change: impl Fn(&mut Config)) -> (TempDir, TestNode) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(dir.path());
+    change(&mut config);
+    let node = TestNode::start(config).await.ready().await;
+    (dir, node)
+}
+
 /// A node that runs, on a runtime of its own.
 pub struct TestNode {
     runtime: Option<Runtime>,
