@@ -115,8 +115,8 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
     let default = Misfire { policy: MisfirePolicy::Latest, window_ms: node.config().callback.misfire_window_ms };
     node.machine().with_state(|state| {
         let task = state.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
-        let bounds = task.bounds.as_deref();
-        let misfire = bounds.and_then(|b| b.misfire).unwrap_or(default);
+        let options = task.options.as_deref();
+        let misfire = options.and_then(|o| o.misfire).unwrap_or(default);
         // Each due time is moved by its task's jitter.
         let jitter_ms = task.jitter_ms();
         let old = |due: Timestamp| now.ms_since(due.plus_ms(jitter_ms)) > misfire.window_ms;
@@ -138,7 +138,7 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
                 latest_fires: misfire.policy == MisfirePolicy::Latest,
             });
         }
-        let overlap = bounds.map_or(Overlap::Allow, |b| b.overlap);
+        let overlap = options.map_or(Overlap::Allow, |o| o.overlap);
         let overlaps = overlap != Overlap::Allow && !task.open.is_empty();
         overlaps.then(|| Command::Overlap { seq: job.seq, due: job.key.due, queue: overlap == Overlap::Queue })
     })

@@ -11,8 +11,8 @@ use crate::clock::Timestamp;
 pub struct TaskSpec {
     /// When it is due.
     pub timing: Timing,
-    /// Which of its due times count.
-    pub bounds: Bounds,
+    /// What it says beside.
+    pub options: Options,
     /// What is called.
     pub callback: Callback,
     /// How failed attempts are repeated; none: as the configuration says.
@@ -66,9 +66,9 @@ pub struct Callback {
     pub expect: Expect,
 }
 
-/// Which due times of a schedule count, what is beside it, and what is after it.
+/// What a task may say beside its schedule and its callback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bounds {
+pub struct Options {
     /// None before.
     pub start: Option<Timestamp>,
     /// None after.
@@ -87,7 +87,7 @@ pub struct Bounds {
     pub misfire: Option<Misfire>,
 }
 
-impl Bounds {
+impl Options {
     /// What decides when the task is due. The rest can change without a change of its due times.
     pub fn times(&self) -> (Option<Timestamp>, Option<Timestamp>, Option<u64>, u64) {
         (self.start, self.end, self.max_runs, self.jitter_ms)
@@ -295,8 +295,8 @@ impl TaskState {
 impl TaskSpec {
     /// A definition with nothing but what must be there.
     pub fn new(timing: Timing, callback: Callback) -> Self {
-        let bounds = Bounds::default();
-        TaskSpec { timing, bounds, callback, retry: None, name: None, tags: BTreeMap::new() }
+        let options = Options::default();
+        TaskSpec { timing, options, callback, retry: None, name: None, tags: BTreeMap::new() }
     }
 
     /// A fingerprint: two definitions with the same one are the same definition.

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::error::{Code, Error};
 use super::extract::{given, json_text, Int, Object, Read};
-use super::options::{self, SentBounds, SentExpect, SentMisfire, SentRetry};
+use super::options::{self, SentExpect, SentMisfire, SentOptions, SentRetry};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::config::Config;
@@ -176,7 +176,7 @@ impl Rules {
             _ if sent.timezone.is_some() => return Err(Error::malformed("timezone: only for type 1")),
             _ => self.once(sent.format, sent.delay_ms, now)?,
         };
-        let bounds = SentBounds {
+        let options = SentOptions {
             start_time: sent.start_time,
             end_time: sent.end_time,
             max_runs: sent.max_runs,
@@ -186,10 +186,10 @@ impl Rules {
             overlap: sent.overlap,
             misfire: sent.misfire,
         };
-        let bounds = options::bounds(bounds, kind)?;
+        let options = options::of_task(options, kind)?;
         let retry = options::retry(sent.retry, &self.retry)?;
         let callback = read_callback(callback)?;
-        let spec = TaskSpec { timing, bounds, callback, retry, name: sent.name, tags: sent.tags.0 };
+        let spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0 };
         Ok(match sent.task_id {
             Some(Read(id)) => NewTask { id, id_is_ours: false, spec },
             None => NewTask { id: TaskId::generate(), id_is_ours: true, spec },

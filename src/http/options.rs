@@ -9,7 +9,7 @@ use super::error::Error;
 use super::extract::{given, Int, Object};
 use super::query::SECONDS_MAX;
 use crate::clock::Timestamp;
-use crate::task::{Bounds, ContentType, Expect, Method, Misfire, MisfirePolicy, Overlap, Retry};
+use crate::task::{ContentType, Expect, Method, Misfire, MisfirePolicy, Options, Overlap, Retry};
 
 const HEADERS_MAX: usize = 64;
 const HEADER_VALUE_BYTES_MAX: usize = 4096;
@@ -164,7 +164,7 @@ pub(super) fn retry(sent: Option<Object<SentRetry>>, default: &Retry) -> Result<
 
 /// The fields that say which due times count, as they are sent.
 #[derive(Debug, Default)]
-pub(super) struct SentBounds {
+pub(super) struct SentOptions {
     pub start_time: Option<Int>,
     pub end_time: Option<Int>,
     pub max_runs: Option<Int>,
@@ -195,7 +195,7 @@ fn misfire(Object(sent): Object<SentMisfire>) -> Result<Misfire, Error> {
     Ok(Misfire { policy: policy.transpose()?.unwrap_or_default(), window_ms })
 }
 
-pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
+pub(super) fn of_task(sent: SentOptions, kind: u8) -> Result<Options, Error> {
     let only = [
         ("start_time", sent.start_time.is_some()),
         ("end_time", sent.end_time.is_some()),
@@ -215,7 +215,7 @@ pub(super) fn bounds(sent: SentBounds, kind: u8) -> Result<Bounds, Error> {
     let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
     let retain_s = sent.retain_s.map(|s| within("retain_s", s, 0, RETAIN_S_MAX)).transpose()?;
     let overlap = sent.overlap.as_deref().map(|text| one_of("overlap", text, &Overlap::ALL, Overlap::name));
-    Ok(Bounds {
+    Ok(Options {
         start,
         end,
         max_runs,

@@ -3,7 +3,7 @@
 use super::answer::Object;
 use crate::clock::Timestamp;
 use crate::run::Attempt;
-use crate::task::{Bounds, Callback, ContentType, Expect, Method, Overlap, TaskSpec, Timing};
+use crate::task::{Callback, ContentType, Expect, Method, Options, Overlap, TaskSpec, Timing};
 use crate::view::{RunView, TaskView};
 
 /// A task: what was sent, and what became of it.
@@ -41,7 +41,7 @@ pub(super) fn definition(o: &mut Object<'_>, spec: &TaskSpec) {
         o.raw("body", &spec.callback.body);
         callback_options(o, &spec.callback);
     });
-    bounds(o, &spec.bounds);
+    options(o, &spec.options);
     if let Some(retry) = &spec.retry {
         o.object("retry", |o| {
             o.number("max_attempts", retry.max_attempts);
@@ -88,32 +88,32 @@ fn callback_options(o: &mut Object<'_>, callback: &Callback) {
     }
 }
 
-fn bounds(o: &mut Object<'_>, bounds: &Bounds) {
-    if let Some(start) = bounds.start {
+fn options(o: &mut Object<'_>, options: &Options) {
+    if let Some(start) = options.start {
         o.number("start_time", start.as_secs());
     }
-    if let Some(end) = bounds.end {
+    if let Some(end) = options.end {
         o.number("end_time", end.as_secs());
     }
-    if let Some(max) = bounds.max_runs {
+    if let Some(max) = options.max_runs {
         o.number("max_runs", max);
     }
-    if bounds.jitter_ms > 0 {
-        o.number("jitter_ms", bounds.jitter_ms);
+    if options.jitter_ms > 0 {
+        o.number("jitter_ms", options.jitter_ms);
     }
-    if bounds.run_now {
+    if options.run_now {
         o.raw("run_now", "true");
     }
-    if bounds.overlap != Overlap::default() {
-        o.plain("overlap", bounds.overlap.name());
+    if options.overlap != Overlap::default() {
+        o.plain("overlap", options.overlap.name());
     }
-    if let Some(misfire) = bounds.misfire {
+    if let Some(misfire) = options.misfire {
         o.object("misfire", |o| {
             o.plain("policy", misfire.policy.name());
             o.number("window_ms", misfire.window_ms);
         });
     }
-    if let Some(seconds) = bounds.retain_s {
+    if let Some(seconds) = options.retain_s {
         o.number("retain_s", seconds);
     }
 }

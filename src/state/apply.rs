@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::command::{Batch, Command, Refusal, Reply, Seq};
 use crate::id::{RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
-use crate::task::{Bounds, TaskSpec, TaskState, Timing};
+use crate::task::{Options, TaskSpec, TaskState, Timing};
 
 impl State {
     /// Applies the commands of a batch, in order.
@@ -91,13 +91,13 @@ impl State {
             open: Vec::new(),
             finished: None,
             target,
-            bounds: (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone())),
+            options: (spec.options != Options::default()).then(|| Box::new(spec.options.clone())),
             fired: 0,
             triggers: 0,
             paused: None,
             alarm: Alarm::Silent,
         };
-        if spec.bounds.run_now {
+        if spec.options.run_now {
             triggered(now, &mut task);
             self.open.insert(seq);
         }
@@ -130,7 +130,7 @@ impl State {
         if current != Some(base) {
             return Err(Refusal::Conflict);
         }
-        let same_times = spec.timing == old.timing && spec.bounds.times() == old.bounds.times();
+        let same_times = spec.timing == old.timing && spec.options.times() == old.options.times();
         let times = if same_times { None } else { Some(self.first_due(now, created.unwrap_or(now), &spec)?) };
         let target = self.target(&spec.callback.target());
         let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
@@ -138,7 +138,7 @@ impl State {
             run.spec = Some(old.clone());
         }
         task.digest = digest;
-        task.bounds = (spec.bounds != Bounds::default()).then(|| Box::new(spec.bounds.clone()));
+        task.options = (spec.options != Options::default()).then(|| Box::new(spec.options.clone()));
         let old_target = std::mem::replace(&mut task.target, target);
         let mut old_rhythm = None;
         if let Some((rhythm, next)) = times {
@@ -173,7 +173,7 @@ impl State {
             Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms))),
             Timing::Periodic { format, timezone } => {
                 let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
-                let due = table.due_after(Some(&spec.bounds), created, now);
+                let due = table.due_after(Some(&spec.options), created, now);
                 let rhythm = Rhythm::Periodic(table);
                 match due {
                     Some(due) => Ok((rhythm, due)),

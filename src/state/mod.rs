@@ -148,7 +148,7 @@ impl State {
         let mut last = None;
         for &(at, seq) in self.finished.range((Excluded(after), Unbounded)).take(look) {
             last = Some((at, seq));
-            let kept_s = self.pages.get(seq).and_then(|t| t.bounds.as_ref()?.retain_s).unwrap_or(retain_s);
+            let kept_s = self.pages.get(seq).and_then(|t| t.options.as_ref()?.retain_s).unwrap_or(retain_s);
             if at.is_some_and(|at| at.plus_ms(kept_s.saturating_mul(1000)) <= now) {
                 expired.push(seq);
             }

@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::TaskId;
 use crate::run::{OpenRun, Run};
-use crate::task::{Bounds, TaskSpec, TaskState};
+use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
 pub const RECORD_FORMAT: u8 = 1;
@@ -107,7 +107,7 @@ pub struct HotTask {
     pub open: Vec<OpenRun>,
     pub finished: Option<Timestamp>,
     pub target: String,
-    pub bounds: Bounds,
+    pub options: Options,
     pub fired: u64,
     pub triggers: u64,
     pub paused: Option<Pause>,

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::{RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
 use crate::schedule::{Schedule, Zone};
-use crate::task::{Bounds, TaskState};
+use crate::task::{Options, TaskState};
 
 /// A schedule in its zone; shared by the tasks that have the same.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub struct Timetable {
 
 impl Timetable {
     /// The first due time later than `after` that counts.
-    pub fn due_after(&self, bounds: Option<&Bounds>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
-        let start = bounds.and_then(|b| b.start).map(|start| Timestamp(start.0.saturating_sub(1)));
+    pub fn due_after(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
+        let start = options.and_then(|o| o.start).map(|start| Timestamp(start.0.saturating_sub(1)));
         let after = start.map_or(after, |start| after.max(start));
         let due = self.schedule.next_after(&self.zone, created, after)?;
-        let end = bounds.and_then(|b| b.end);
+        let end = options.and_then(|o| o.end);
         end.is_none_or(|end| due <= end).then_some(due)
     }
 }
@@ -68,8 +68,8 @@ pub struct Task {
     pub finished: Option<Timestamp>,
     /// `host:port` that its callback goes to; shared by the tasks that have the same.
     pub target: Arc<str>,
-    /// Which due times count; most tasks have no bounds.
-    pub bounds: Option<Box<Bounds>>,
+    /// What its definition says beside schedule and callback; most say nothing.
+    pub options: Option<Box<Options>>,
     /// Due times of which there is a run.
     pub fired: u64,
     /// How often it was triggered.
@@ -101,8 +101,8 @@ impl Task {
 
     /// By how much each due time is moved.
     pub fn jitter_ms(&self) -> u64 {
-        match &self.bounds {
-            Some(bounds) if bounds.jitter_ms > 0 => self.id.stable_hash() % bounds.jitter_ms,
+        match &self.options {
+            Some(options) if options.jitter_ms > 0 => self.id.stable_hash() % options.jitter_ms,
             _ => 0,
         }
     }
@@ -119,14 +119,14 @@ impl Task {
     pub fn due_after(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.rhythm {
             Rhythm::Once => None,
-            Rhythm::Periodic(table) => table.due_after(self.bounds.as_deref(), self.created, after),
+            Rhythm::Periodic(table) => table.due_after(self.options.as_deref(), self.created, after),
         }
     }
 
     /// There is a run of the due time `due`: the next one comes up, if there is one.
     pub(super) fn pass(&mut self, due: Timestamp) {
         self.fired += 1;
-        let enough = self.bounds.as_ref().and_then(|b| b.max_runs).is_some_and(|max| self.fired >= max);
+        let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.fired >= max);
         self.next = if enough { None } else { self.due_after(due) };
     }
 
@@ -148,7 +148,7 @@ impl Task {
             open: stored.open,
             finished: stored.finished,
             target,
-            bounds: (stored.bounds != Bounds::default()).then(|| Box::new(stored.bounds)),
+            options: (stored.options != Options::default()).then(|| Box::new(stored.options)),
             fired: stored.fired,
             triggers: stored.triggers,
             paused: stored.paused,
@@ -172,7 +172,7 @@ impl Task {
             open: self.open.clone(),
             finished: self.finished,
             target: self.target.to_string(),
-            bounds: self.bounds.as_deref().cloned().unwrap_or_default(),
+            options: self.options.as_deref().cloned().unwrap_or_default(),
             fired: self.fired,
             triggers: self.triggers,
             paused: self.paused,

@@ -1,10 +1,10 @@
 //! Unit tests of what callers ask of tasks that exist.
 
 use super::*;
-use crate::task::Bounds;
+use crate::task::Options;
 
-fn bounded(state: &mut State, name: &str, bounds: Bounds) -> Reply {
-    let spec = TaskSpec { bounds, ..spec(minutely()) };
+fn bounded(state: &mut State, name: &str, options: Options) -> Reply {
+    let spec = TaskSpec { options, ..spec(minutely()) };
     state.apply(T0, Command::Create { id: id(name), spec: Box::new(spec) })
 }
 
@@ -80,7 +80,7 @@ fn a_cancelled_run_is_over_whatever_comes_of_its_attempt() {
 fn start_end_and_number_of_runs_bound_a_schedule() {
     let mut state = State::new(T0);
     let (start, end) = (T0.plus_ms(3_600_000), T0.plus_ms(3_600_000 + 130_000));
-    bounded(&mut state, "a", Bounds { start: Some(start), end: Some(end), ..Bounds::default() });
+    bounded(&mut state, "a", Options { start: Some(start), end: Some(end), ..Options::default() });
     assert!(state.task(1).unwrap().next.unwrap() >= start);
     let mut fired = 0;
     while state.task(1).unwrap().next.is_some() {
@@ -91,20 +91,20 @@ fn start_end_and_number_of_runs_bound_a_schedule() {
     assert!((2..=3).contains(&fired));
     assert_eq!(state.task(1).unwrap().state, TaskState::Finished);
 
-    bounded(&mut state, "b", Bounds { max_runs: Some(2), ..Bounds::default() });
+    bounded(&mut state, "b", Options { max_runs: Some(2), ..Options::default() });
     end_next(&mut state, 2);
     end_next(&mut state, 2);
     let task = state.task(2).unwrap();
     assert_eq!((task.next, task.state, task.run_count), (None, TaskState::Finished, 2));
 
-    let past = Bounds { end: Some(T0), ..Bounds::default() };
+    let past = Options { end: Some(T0), ..Options::default() };
     assert_eq!(bounded(&mut state, "c", past), Reply::Refused(Refusal::NeverFires));
 }
 
 #[test]
 fn jitter_moves_the_fire_and_not_the_due_time() {
     let mut state = State::new(T0);
-    bounded(&mut state, "a", Bounds { jitter_ms: 10_000, ..Bounds::default() });
+    bounded(&mut state, "a", Options { jitter_ms: 10_000, ..Options::default() });
     let task = state.task(1).unwrap();
     let (due, offset) = (task.next.unwrap(), task.jitter_ms());
     assert!(offset > 0 && offset < 10_000, "{offset}");
@@ -116,7 +116,7 @@ fn jitter_moves_the_fire_and_not_the_due_time() {
 #[test]
 fn run_now_is_one_run_beside_the_schedule() {
     let mut state = State::new(T0);
-    bounded(&mut state, "a", Bounds { run_now: true, max_runs: Some(1), ..Bounds::default() });
+    bounded(&mut state, "a", Options { run_now: true, max_runs: Some(1), ..Options::default() });
     let jobs = due_now(&mut state, T0);
     assert_eq!((jobs.len(), jobs[0].key), (1, RunKey::triggered(T0, 1)));
     assert!(state.task(1).unwrap().next.is_some());
@@ -183,7 +183,7 @@ fn a_finished_task_with_a_new_time_is_active_again() {
 fn finished_tasks_are_forgotten_when_their_time_is_over() {
     let mut state = State::new(T0);
     create(&mut state, T0, "a", at(T0.0 + 10));
-    let short = TaskSpec { bounds: Bounds { retain_s: Some(1), ..Bounds::default() }, ..spec(at(T0.0 + 20)) };
+    let short = TaskSpec { options: Options { retain_s: Some(1), ..Options::default() }, ..spec(at(T0.0 + 20)) };
     state.apply(T0, Command::Create { id: id("b"), spec: Box::new(short) });
     create(&mut state, T0, "c", minutely());
     let expired = |state: &State, s: u64| state.expired(T0.plus_ms(s * 1000), 60, (None, 0), 100).0;
