@@ -108,6 +108,8 @@ pub enum Command {
         term: u64,
         /// What follows from it.
         verdict: Verdict,
+        /// What the target's answer asks for.
+        steering: Steering,
     },
     /// The due times of a task from its next one up to `upto` will not fire, except the last of them.
     Misfire {
@@ -168,6 +170,24 @@ pub enum Verdict {
         /// Why no further attempt is made.
         reason: String,
     },
+    /// Nobody will know what came of the run, and it is not repeated.
+    Unknown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a target's answer asks for, beside saying how the attempt went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    /// The task's next due time, in place of the schedule's.
+    pub next_at: Option<Timestamp>,
+    /// The task is paused.
+    pub pause: bool,
+    /// The task has no due times any more.
+    pub end: bool,
+    /// The task is deleted.
+    pub delete: bool,
 }
 
 /// What a command answers.
@@ -208,6 +228,15 @@ pub enum Refusal {
     /// The task has no due times to come.
     #[error("the task is finished")]
     Finished,
+    /// As many of the task's runs as it may have are going or wait.
+    #[error("the task has {0} runs that are going or wait, as many as it may have")]
+    TooManyRuns(usize),
+    /// A task would trigger itself.
+    #[error("on_success, on_failure: by way of {0} the task would trigger itself")]
+    Cycle(TaskId),
+    /// More tasks follow each other than are looked through for a cycle.
+    #[error("on_success, on_failure: over the limit of {0} tasks that follow each other")]
+    ChainTooLong(usize),
     /// A task has this id and another definition.
     #[error("a task with this task_id exists and its definition is another")]
     Conflict,

@@ -123,8 +123,14 @@ impl<'de> Deserialize<'de> for TaskId {
 pub struct RunKey {
     /// The due time, or the moment of the trigger.
     pub due: Timestamp,
-    /// 0 for the schedule's own run; manual triggers count from 1 within one millisecond.
+    /// 0 for the schedule's own run; manual triggers count from 1 within one millisecond. The upper four bits are no
+    /// part of a run's id; see [`RunKey::alert`].
     pub nonce: u16,
+}
+
+impl RunKey {
+    /// The bits of `nonce` that a run's id has.
+    pub const NONCE: u16 = 0x0fff;
 }
 
 impl RunKey {
@@ -148,7 +154,7 @@ impl RunKey {
 ///   2 bits  variant
 ///  62 bits  hash of the task's id
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunId(Uuid);
 
 const HASH_BITS: u64 = (1 << 62) - 1;
@@ -156,7 +162,7 @@ const HASH_BITS: u64 = (1 << 62) - 1;
 impl RunId {
     /// The id of the run `key` of the task `task`.
     pub fn new(task: &TaskId, key: RunKey) -> Self {
-        let high = (key.due.0 << 16) | 0x8000 | u64::from(key.nonce & 0x0fff);
+        let high = (key.due.0 << 16) | 0x8000 | u64::from(key.nonce & RunKey::NONCE);
         let low = (0b10 << 62) | (task.stable_hash() & HASH_BITS);
         RunId(Uuid::from_u64_pair(high, low))
     }
@@ -164,7 +170,7 @@ impl RunId {
     /// What this id tells of its run: the key, and the part of the task id's hash by which to look for the task.
     pub fn parts(self) -> (RunKey, u64) {
         let (high, low) = self.0.as_u64_pair();
-        (RunKey { due: Timestamp(high >> 16), nonce: (high & 0x0fff) as u16 }, low & HASH_BITS)
+        (RunKey { due: Timestamp(high >> 16), nonce: (high as u16) & RunKey::NONCE }, low & HASH_BITS)
     }
 
     /// Whether this is the id of a run of `task`.

@@ -14,6 +14,8 @@ pub type Labels = Vec<(&'static str, String)>;
 pub struct Metrics {
     /// Attempts that ended, by `outcome`.
     pub attempts: Family<Labels, Counter>,
+    /// Attempts to deliver an alert that ended, by `outcome`.
+    pub alerts: Family<Labels, Counter>,
     /// How long after it was due an attempt was sent.
     pub lateness: Histogram,
     /// From connect to the last byte of the answer.
@@ -37,6 +39,7 @@ impl Default for Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.0005, 2.0, 20));
         Metrics {
             attempts: Family::default(),
+            alerts: Family::default(),
             lateness: seconds(),
             duration: seconds(),
             in_flight: Gauge::default(),
@@ -53,6 +56,7 @@ impl Metrics {
     /// Registers everything that is counted here.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("attempts", "Attempts that ended", self.attempts.clone());
+        registry.register("alert_attempts", "Attempts to deliver an alert that ended", self.alerts.clone());
         let lateness = "Time from when an attempt was due until it was sent";
         registry.register_with_unit("lateness", lateness, Unit::Seconds, self.lateness.clone());
         let duration = "Time from connect to the last byte of the answer";

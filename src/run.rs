@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::id::RunKey;
-use crate::task::TaskSpec;
+use crate::id::{RunId, RunKey};
+use crate::task::{AlertEvent, TaskSpec};
 
 /// What became of a run, or what it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +96,18 @@ pub struct Run {
     pub ended: Timestamp,
     /// Oldest first.
     pub attempts: Vec<Attempt>,
+    /// The run whose outcome has triggered it.
+    pub parent: Option<RunId>,
+    /// The last of the due times that it stands for, where it stands for more than one.
+    pub upto: Option<Timestamp>,
+}
+
+impl Run {
+    /// One that ended without an attempt.
+    pub fn unfired(key: RunKey, state: RunState, reason: impl Into<String>, ended: Timestamp) -> Run {
+        let reason = Some(reason.into());
+        Run { key, state, reason, ended, attempts: Vec::new(), parent: None, upto: None }
+    }
 }
 
 /// A run that has started and has no outcome yet.
@@ -109,6 +121,67 @@ pub struct OpenRun {
     pub attempts: Vec<Attempt>,
     /// The definition under which it began, where the task has another by now.
     pub spec: Option<Arc<TaskSpec>>,
+    /// The run whose outcome has triggered it.
+    pub parent: Option<RunId>,
+}
+
+impl OpenRun {
+    /// One whose first attempt is due at `at`.
+    pub fn new(key: RunKey, at: Timestamp) -> OpenRun {
+        let phase = OpenPhase::Waiting { attempt: 1, at };
+        OpenRun { key, phase, attempts: Vec::new(), spec: None, parent: None }
+    }
+
+    /// The attempt that is going, as far as it is known.
+    pub fn going(&self) -> Option<Attempt> {
+        match self.phase {
+            OpenPhase::Running { attempt, node, started, lateness_ms, .. } => Some(Attempt {
+                number: attempt,
+                node,
+                started,
+                lateness_ms,
+                duration_ms: None,
+                status: None,
+                error: None,
+                answer: None,
+            }),
+            OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
+        }
+    }
+
+    /// The attempt that is going, as it is recorded when nobody will say how it ended.
+    pub fn lost(&self) -> Option<Attempt> {
+        let error = "the outcome is unknown: the node that sent it no longer leads";
+        self.going().map(|attempt| Attempt { error: Some(error.to_owned()), ..attempt })
+    }
+}
+
+/// An alert is sent as a run is: at once, again after a failure, by whichever node leads. It is kept among its task's
+/// open runs, under a key of its own that follows from the run's, and never comes into the history.
+const ALERT: u16 = 0x8000;
+const EVENT_SHIFT: u32 = 12;
+
+impl RunKey {
+    /// The alert that tells of `event` about this run.
+    pub const fn alert(self, event: AlertEvent) -> RunKey {
+        RunKey { due: self.due, nonce: self.nonce & RunKey::NONCE | ALERT | (event as u16) << EVENT_SHIFT }
+    }
+
+    /// Of an alert's key: the run that it is about, and what it tells.
+    pub fn alerted(self) -> Option<(RunKey, AlertEvent)> {
+        let event = AlertEvent::ALL.get(usize::from((self.nonce & !ALERT) >> EVENT_SHIFT))?;
+        self.is_alert().then_some((RunKey { due: self.due, nonce: self.nonce & RunKey::NONCE }, *event))
+    }
+
+    /// Whether it is an alert's key, and no run's.
+    pub const fn is_alert(self) -> bool {
+        self.nonce & ALERT != 0
+    }
+
+    /// Whether it is the key of a run that the schedule asks for.
+    pub const fn is_scheduled(self) -> bool {
+        self.nonce == 0
+    }
 }
 
 /// What an open run waits for.
@@ -136,4 +209,21 @@ pub enum OpenPhase {
         /// When it is due.
         at: Timestamp,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_has_a_key_of_its_own_for_each_event_that_leads_back_to_its_run() {
+        let due = Timestamp(1_790_000_000_123);
+        for run in [RunKey::scheduled(due), RunKey::triggered(due, 1), RunKey::triggered(due, 0x0ffe)] {
+            assert!(!run.is_alert() && run.alerted().is_none());
+            for event in AlertEvent::ALL {
+                assert_eq!(run.alert(event).alerted(), Some((run, event)));
+                assert!(run.alert(event).is_alert() && !run.alert(event).is_scheduled());
+            }
+        }
+    }
 }

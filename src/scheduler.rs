@@ -30,6 +30,8 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
     let mut group = node.watch();
     let mut term = None;
     let mut reconciled = monotonic();
+    // Whether it has led for as long as a reconciliation takes.
+    let mut settled = false;
     loop {
         let now = node.now();
         let progress = node.machine().with_alarms(|state| advance(state, now));
@@ -51,12 +53,12 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
                 held_up = dispatcher.room() == 0;
             }
             if reconciled.elapsed() >= RECONCILE_EVERY {
-                reconcile(&node, &dispatcher, now);
-                reconciled = monotonic();
+                reconcile(&node, &dispatcher, now, settled);
+                (reconciled, settled) = (monotonic(), true);
             }
         } else {
             // As soon as it leads, without waiting.
-            reconciled = monotonic() - RECONCILE_EVERY;
+            (reconciled, settled) = (monotonic() - RECONCILE_EVERY, false);
         }
         if progress == Progress::Limited {
             tokio::task::yield_now().await;
@@ -139,7 +141,7 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
             });
         }
         let overlap = options.map_or(Overlap::Allow, |o| o.overlap);
-        let overlaps = overlap != Overlap::Allow && !task.open.is_empty();
+        let overlaps = overlap != Overlap::Allow && task.runs().next().is_some();
         overlaps.then(|| Command::Overlap { seq: job.seq, due: job.key.due, queue: overlap == Overlap::Queue })
     })
 }
@@ -155,11 +157,21 @@ fn record(node: &Node, job: Job, command: Command) {
     });
 }
 
-/// Runs that are recorded as going and that this node is not sending: whoever sent them leads no more, or has died.
-fn reconcile(node: &Node, dispatcher: &Dispatcher, now: Timestamp) {
+/// Runs that are recorded as going and that this node is not sending: whoever sent them leads no more, or has died. The
+/// attempt that follows is made; where none may follow, the outcome is unknown, though not before the sender, should it
+/// live, has had the time to tell it (`give_up`).
+fn reconcile(node: &Node, dispatcher: &Dispatcher, now: Timestamp, give_up: bool) {
     let mut running = node.machine().with_state(|s| s.running(now));
     // The job is the attempt that would follow the one that is recorded as going. Asked before the jobs are submitted:
     // both take the dispatcher's lock.
     running.retain(|job| !dispatcher.holds(job.seq, job.key, job.attempt - 1));
-    dispatcher.submit(running);
+    let mut again = Vec::with_capacity(running.len());
+    for job in running {
+        match node.machine().with_state(|state| state.lost(job.seq, job.key)) {
+            None => again.push(job),
+            Some(command) if give_up => record(node, job, command),
+            Some(_) => {}
+        }
+    }
+    dispatcher.submit(again);
 }

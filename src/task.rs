@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::id::TaskId;
 
 /// A task's definition. It does not change as the task runs; what changes is in [`crate::state`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,12 +86,77 @@ pub struct Options {
     pub overlap: Overlap,
     /// What becomes of due times that were missed; none: the latest fires, after the configuration's window.
     pub misfire: Option<Misfire>,
+    /// Whether an attempt may be made of which nobody knows if it was made before.
+    pub delivery: Delivery,
+    /// Tasks that are triggered when a run has succeeded.
+    pub on_success: Vec<TaskId>,
+    /// Tasks that are triggered when a run has failed.
+    pub on_failure: Vec<TaskId>,
+    /// Who is told of runs that went wrong.
+    pub alert: Option<Alert>,
 }
 
 impl Options {
     /// What decides when the task is due. The rest can change without a change of its due times.
     pub fn times(&self) -> (Option<Timestamp>, Option<Timestamp>, Option<u64>, u64) {
         (self.start, self.end, self.max_runs, self.jitter_ms)
+    }
+}
+
+/// Whether an attempt may be made of which nobody knows if it was made before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// It may: a target can see a run twice.
+    #[default]
+    AtLeastOnce,
+    /// It may not: an attempt is recorded before it is sent, and never repeated.
+    AtMostOnce,
+}
+
+impl Delivery {
+    /// Every one.
+    pub const ALL: [Delivery; 2] = [Delivery::AtLeastOnce, Delivery::AtMostOnce];
+
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Delivery::AtLeastOnce => "at_least_once",
+            Delivery::AtMostOnce => "at_most_once",
+        }
+    }
+}
+
+/// Who is told of runs that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// `http` or `https`: where the message is posted.
+    pub url: String,
+    /// Of what; each once, in the order of their names.
+    pub on: Vec<AlertEvent>,
+}
+
+/// Something that an alert tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AlertEvent {
+    /// A run has failed, or nobody knows what came of it.
+    Failed,
+    /// A due time was missed.
+    Missed,
+    /// A run has succeeded after one that had not.
+    Recovered,
+}
+
+impl AlertEvent {
+    /// Every one.
+    pub const ALL: [AlertEvent; 3] = [AlertEvent::Failed, AlertEvent::Missed, AlertEvent::Recovered];
+
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AlertEvent::Failed => "failed",
+            AlertEvent::Missed => "missed",
+            AlertEvent::Recovered => "recovered",
+        }
     }
 }
 
@@ -260,13 +326,18 @@ impl Callback {
 
     /// `host:port` that it goes to: what requests in flight are counted by.
     pub fn target(&self) -> String {
-        match url::Url::parse(&self.url) {
-            Ok(url) => {
-                let host = url.host_str().unwrap_or_default();
-                format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
-            }
-            Err(_) => String::new(),
+        target_of(&self.url)
+    }
+}
+
+/// `host:port` of a URL.
+pub fn target_of(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(url) => {
+            let host = url.host_str().unwrap_or_default();
+            format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
         }
+        Err(_) => String::new(),
     }
 }
 

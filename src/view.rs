@@ -39,6 +39,10 @@ pub struct RunView {
     pub state: RunState,
     /// Why.
     pub reason: Option<String>,
+    /// The run whose outcome has triggered it.
+    pub parent: Option<RunId>,
+    /// The last of the due times that it stands for, where it stands for more than one.
+    pub upto: Option<Timestamp>,
     /// When its next attempt is due.
     pub next_attempt: Option<Timestamp>,
     /// Its attempts, oldest first; the last may be going.

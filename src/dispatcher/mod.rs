@@ -10,8 +10,11 @@
 //! An attempt is *held* from when it is taken until its outcome is applied; what is held is not taken a second time. An
 //! outcome is proposed until it is written, by this leader or, forwarded, by the next.
 
+mod alert;
 mod attempt;
+mod outcome;
 mod queue;
+mod request;
 mod resolve;
 pub mod retry;
 pub mod transport;

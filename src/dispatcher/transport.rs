@@ -11,8 +11,10 @@ pub use http::Method;
 use http::{HeaderMap, StatusCode};
 use url::{Host, Url};
 
+use super::outcome::steering;
 pub use super::resolve::Lookup;
 use super::resolve::{own_addresses, system, Resolver};
+use crate::command::Steering;
 use crate::config::Callback;
 use crate::guard::{Guard, Refused};
 
@@ -40,6 +42,10 @@ pub struct Answer {
     pub status: StatusCode,
     /// How long it asks to be left alone.
     pub retry_after: Option<Duration>,
+    /// What its headers ask for.
+    pub steering: Steering,
+    /// Whether they ask for no further attempt.
+    pub no_retry: bool,
     /// The first bytes of the body, as many as are asked for.
     pub start: Bytes,
 }
@@ -168,6 +174,7 @@ impl Inner {
         let mut response = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send().await?;
         let retry_after = response.headers().get(http::header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+        let (steering, no_retry) = steering(response.headers());
         let bytes_max = self.answer_bytes_max;
         let mut start = Vec::new();
         let mut read = 0;
@@ -178,7 +185,7 @@ impl Inner {
             let room = kept.saturating_sub(start.len());
             start.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
-        Ok(Answer { status: response.status(), retry_after, start: start.into() })
+        Ok(Answer { status: response.status(), retry_after, steering, no_retry, start: start.into() })
     }
 }
 

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::error::{Code, Error};
 use super::extract::{given, json_text, Int, Object, Read};
-use super::options::{self, SentExpect, SentMisfire, SentOptions, SentRetry};
+use super::options::{self, SentAlert, SentExpect, SentMisfire, SentOptions, SentRetry};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::config::Config;
@@ -80,6 +80,14 @@ struct Sent<'a> {
     overlap: Option<String>,
     #[serde(default, deserialize_with = "given")]
     misfire: Option<Object<SentMisfire>>,
+    #[serde(default, deserialize_with = "given")]
+    delivery: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    on_success: Option<Vec<Read<TaskId>>>,
+    #[serde(default, deserialize_with = "given")]
+    on_failure: Option<Vec<Read<TaskId>>>,
+    #[serde(default, deserialize_with = "given")]
+    alert: Option<Object<SentAlert>>,
     #[serde(default, deserialize_with = "given")]
     retry: Option<Object<SentRetry>>,
 }
@@ -169,7 +177,7 @@ impl Rules {
         let sent: Sent<'_> = json_text(json)?;
         let kind = known_type(sent.kind)?;
         let Object(callback) = sent.callback;
-        check_url(&callback.url, &self.guard)?;
+        check_url("callback.url", &callback.url, &self.guard)?;
         check_words(sent.name.as_deref(), &sent.tags.0)?;
         let timing = match kind {
             1 => self.periodic(sent.format, sent.timezone, sent.delay_ms)?,
@@ -185,8 +193,12 @@ impl Rules {
             retain_s: sent.retain_s,
             overlap: sent.overlap,
             misfire: sent.misfire,
+            delivery: sent.delivery,
+            on_success: sent.on_success,
+            on_failure: sent.on_failure,
+            alert: sent.alert,
         };
-        let options = options::of_task(options, kind)?;
+        let options = options::of_task(options, kind, &self.guard)?;
         let retry = options::retry(sent.retry, &self.retry)?;
         let callback = read_callback(callback)?;
         let spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0 };
@@ -294,11 +306,12 @@ fn read_callback(sent: SentCallback<'_>) -> Result<Callback, Error> {
     })
 }
 
-fn check_url(text: &str, guard: &Guard) -> Result<(), Error> {
+/// Whether calls may go to this URL.
+pub(super) fn check_url(field: &str, text: &str, guard: &Guard) -> Result<(), Error> {
     if text.len() > URL_BYTES_MAX {
-        return Err(Error::over_limit(format!("callback.url: is longer than the limit of {URL_BYTES_MAX} bytes")));
+        return Err(Error::over_limit(format!("{field}: is longer than the limit of {URL_BYTES_MAX} bytes")));
     }
-    let bad = |why: &str| Err(Error::new(Code::BadUrl, format!("callback.url: {why}")));
+    let bad = |why: &str| Err(Error::new(Code::BadUrl, format!("{field}: {why}")));
     // A URL parser for browsers repairs more than one would want of a callback: blanks, a missing or a third slash.
     if text.bytes().any(|b| b <= b' ' || b == 0x7f) {
         return bad("has a blank or a control character");

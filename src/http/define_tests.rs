@@ -213,7 +213,7 @@ fn options_are_read_as_they_are_meant() {
            "expect":{"status":[[200,204],[404,404]],"body_contains":"ok"}"#,
     )
     .unwrap();
-    let Options { start, end, max_runs, jitter_ms, run_now, retain_s, overlap, misfire } = spec.options;
+    let Options { start, end, max_runs, jitter_ms, run_now, retain_s, overlap, misfire, .. } = spec.options;
     assert_eq!(overlap, Overlap::Queue);
     assert_eq!(misfire, Some(Misfire { policy: MisfirePolicy::Skip, window_ms: 60_000 }));
     assert_eq!((start, end), (Some(Timestamp::from_secs(1_900_000_000)), Some(Timestamp::from_secs(1_900_000_060))));

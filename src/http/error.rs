@@ -220,7 +220,9 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Error {
         let code = match &refusal {
             Refusal::NoSuchTask | Refusal::NoSuchRun => Code::NotFound,
-            Refusal::Finished | Refusal::Conflict | Refusal::OtherStore { .. } => Code::Conflict,
+            Refusal::Finished | Refusal::Conflict | Refusal::Cycle(_) | Refusal::OtherStore { .. } => Code::Conflict,
+            Refusal::ChainTooLong(_) => Code::OverLimit,
+            Refusal::TooManyRuns(_) => Code::TooMany,
             Refusal::Past { .. } => Code::Past,
             Refusal::NeverFires => Code::NeverFires,
             Refusal::Unreadable(_) => return Error::internal(refusal.to_string()),
@@ -262,6 +264,9 @@ mod tests {
         assert_eq!(told(Refusal::Conflict), (1041, 409));
         assert_eq!(told(Refusal::Past { due, now }), (1002, 400));
         assert_eq!(told(Refusal::NeverFires), (1008, 400));
+        assert_eq!(told(Refusal::TooManyRuns(7)), (1070, 429));
+        assert_eq!(told(Refusal::Cycle(crate::id::TaskId::generate())), (1041, 409));
+        assert_eq!(told(Refusal::ChainTooLong(7)), (1006, 400));
         assert_eq!(told(Refusal::Unreadable("x".into())), (1004, 500));
         assert_eq!(told(Refusal::OtherStore { node: 1, bound: uuid::Uuid::nil() }), (1041, 409));
     }

@@ -4,16 +4,22 @@
 use serde_json::value::RawValue;
 use serde_json::Value;
 
-use super::define::{Distinct, Tags};
+use super::define::{check_url, Distinct, Tags};
 use super::error::Error;
-use super::extract::{given, Int, Object};
+use super::extract::{given, Int, Object, Read};
 use super::query::SECONDS_MAX;
 use crate::clock::Timestamp;
-use crate::task::{ContentType, Expect, Method, Misfire, MisfirePolicy, Options, Overlap, Retry};
+use crate::guard::Guard;
+use crate::id::TaskId;
+use crate::task::{
+    Alert, AlertEvent, ContentType, Delivery, Expect, Method, Misfire, MisfirePolicy, Options, Overlap, Retry,
+};
 
 const HEADERS_MAX: usize = 64;
 const HEADER_VALUE_BYTES_MAX: usize = 4096;
 const RANGES_MAX: usize = 32;
+/// Of each list.
+const FOLLOWERS_MAX: usize = 32;
 const CONTAINS_BYTES_MAX: usize = 1024;
 const DAY_MS: u64 = 86_400_000;
 const RETAIN_S_MAX: u64 = 10 * 365 * 86_400;
@@ -173,6 +179,47 @@ pub(super) struct SentOptions {
     pub retain_s: Option<Int>,
     pub overlap: Option<String>,
     pub misfire: Option<Object<SentMisfire>>,
+    pub delivery: Option<String>,
+    pub on_success: Option<Vec<Read<TaskId>>>,
+    pub on_failure: Option<Vec<Read<TaskId>>>,
+    pub alert: Option<Object<SentAlert>>,
+}
+
+/// Who is told of runs that went wrong, as it is sent.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SentAlert {
+    url: String,
+    #[serde(default, deserialize_with = "given")]
+    on: Option<Vec<String>>,
+}
+
+/// What is not said is `failed`: what nobody wants to miss.
+fn alert(Object(sent): Object<SentAlert>, guard: &Guard) -> Result<Alert, Error> {
+    check_url("alert.url", &sent.url, guard)?;
+    let events = sent.on.unwrap_or_else(|| vec![AlertEvent::Failed.name().to_owned()]);
+    if events.is_empty() {
+        return Err(Error::malformed("alert.on: is empty"));
+    }
+    let events = events.iter().map(|text| one_of("alert.on", text, &AlertEvent::ALL, AlertEvent::name));
+    let mut on = events.collect::<Result<Vec<_>, _>>()?;
+    on.sort_unstable();
+    on.dedup();
+    Ok(Alert { url: sent.url, on })
+}
+
+/// Tasks to trigger: each once, in the order in which they are given.
+fn followers(field: &str, sent: Option<Vec<Read<TaskId>>>) -> Result<Vec<TaskId>, Error> {
+    let mut followers = Vec::new();
+    for Read(id) in sent.unwrap_or_default() {
+        if !followers.contains(&id) {
+            followers.push(id);
+        }
+    }
+    if followers.len() > FOLLOWERS_MAX {
+        return Err(Error::over_limit(format!("{field}: over the limit of {FOLLOWERS_MAX} tasks")));
+    }
+    Ok(followers)
 }
 
 /// What becomes of due times that were missed, as it is sent.
@@ -195,7 +242,7 @@ fn misfire(Object(sent): Object<SentMisfire>) -> Result<Misfire, Error> {
     Ok(Misfire { policy: policy.transpose()?.unwrap_or_default(), window_ms })
 }
 
-pub(super) fn of_task(sent: SentOptions, kind: u8) -> Result<Options, Error> {
+pub(super) fn of_task(sent: SentOptions, kind: u8, guard: &Guard) -> Result<Options, Error> {
     let only = [
         ("start_time", sent.start_time.is_some()),
         ("end_time", sent.end_time.is_some()),
@@ -215,6 +262,7 @@ pub(super) fn of_task(sent: SentOptions, kind: u8) -> Result<Options, Error> {
     let jitter_ms = sent.jitter_ms.map_or(Ok(0), |ms| within("jitter_ms", ms, 0, DAY_MS))?;
     let retain_s = sent.retain_s.map(|s| within("retain_s", s, 0, RETAIN_S_MAX)).transpose()?;
     let overlap = sent.overlap.as_deref().map(|text| one_of("overlap", text, &Overlap::ALL, Overlap::name));
+    let delivery = sent.delivery.as_deref().map(|text| one_of("delivery", text, &Delivery::ALL, Delivery::name));
     Ok(Options {
         start,
         end,
@@ -224,5 +272,9 @@ pub(super) fn of_task(sent: SentOptions, kind: u8) -> Result<Options, Error> {
         retain_s,
         overlap: overlap.transpose()?.unwrap_or_default(),
         misfire: sent.misfire.map(misfire).transpose()?,
+        delivery: delivery.transpose()?.unwrap_or_default(),
+        on_success: followers("on_success", sent.on_success)?,
+        on_failure: followers("on_failure", sent.on_failure)?,
+        alert: sent.alert.map(|sent| alert(sent, guard)).transpose()?,
     })
 }

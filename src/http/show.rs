@@ -2,8 +2,9 @@
 
 use super::answer::Object;
 use crate::clock::Timestamp;
+use crate::id::TaskId;
 use crate::run::Attempt;
-use crate::task::{Callback, ContentType, Expect, Method, Options, Overlap, TaskSpec, Timing};
+use crate::task::{Callback, ContentType, Delivery, Expect, Method, Options, Overlap, TaskSpec, Timing};
 use crate::view::{RunView, TaskView};
 
 /// A task: what was sent, and what became of it.
@@ -113,6 +114,22 @@ fn options(o: &mut Object<'_>, options: &Options) {
             o.number("window_ms", misfire.window_ms);
         });
     }
+    if options.delivery != Delivery::default() {
+        o.plain("delivery", options.delivery.name());
+    }
+    let ids = |out: &mut Vec<u8>, id: &TaskId| out.extend_from_slice(format!("\"{id}\"").as_bytes());
+    if !options.on_success.is_empty() {
+        o.array("on_success", &options.on_success, ids);
+    }
+    if !options.on_failure.is_empty() {
+        o.array("on_failure", &options.on_failure, ids);
+    }
+    if let Some(alert) = &options.alert {
+        o.object("alert", |o| {
+            o.text("url", &alert.url);
+            o.array("on", &alert.on, |out, event| out.extend_from_slice(format!("\"{}\"", event.name()).as_bytes()));
+        });
+    }
     if let Some(seconds) = options.retain_s {
         o.number("retain_s", seconds);
     }
@@ -135,7 +152,13 @@ pub(super) fn run_fields(o: &mut Object<'_>, run: &RunView) {
     o.number("due_time_ms", run.due.as_ms());
     o.plain("state", run.state.name());
     o.text_or_null("reason", run.reason.as_deref());
-    o.raw("parent_run_id", "null");
+    match run.parent {
+        Some(parent) => o.plain("parent_run_id", parent),
+        None => o.raw("parent_run_id", "null"),
+    }
+    if let Some(last) = run.upto {
+        o.number("upto_ms", last.as_ms());
+    }
     if let Some(at) = run.next_attempt {
         o.number("next_attempt_ms", at.as_ms());
     }

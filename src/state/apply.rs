@@ -10,7 +10,7 @@ use super::task::{Rhythm, Task};
 use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Batch, Command, Refusal, Reply, Seq};
-use crate::id::{RunKey, TaskId};
+use crate::id::TaskId;
 use crate::run::{OpenPhase, OpenRun};
 use crate::task::{Options, TaskSpec, TaskState, Timing};
 
@@ -44,8 +44,8 @@ impl State {
                 self.run_started(now, seq, key, start);
                 Ok(Reply::Done)
             }
-            Command::RunEnded { seq, key, attempt, term, verdict } => {
-                self.run_ended(now, seq, key, attempt, term, verdict);
+            Command::RunEnded { seq, key, attempt, term, verdict, steering } => {
+                self.run_ended(now, seq, key, super::runs::End { attempt, term, verdict, steering });
                 Ok(Reply::Done)
             }
             Command::Misfire { seq, from, upto, reason, latest_fires } => {
@@ -75,6 +75,7 @@ impl State {
             // fired since.
             return if task.digest == digest { Ok(Reply::Created { next: task.next }) } else { Err(Refusal::Conflict) };
         }
+        self.check_chain(&id, &spec.options)?;
         let (rhythm, next) = self.first_due(now, now, &spec)?;
         let target = self.target(&spec.callback.target());
         let seq = self.next_seq;
@@ -95,10 +96,11 @@ impl State {
             fired: 0,
             triggers: 0,
             paused: None,
+            failing: false,
             alarm: Alarm::Silent,
         };
         if spec.options.run_now {
-            triggered(now, &mut task);
+            task.trigger(now, None)?;
             self.open.insert(seq);
         }
         self.alarms.set(seq, &mut task);
@@ -130,10 +132,14 @@ impl State {
         if current != Some(base) {
             return Err(Refusal::Conflict);
         }
+        self.check_chain(id, &spec.options)?;
         let same_times = spec.timing == old.timing && spec.options.times() == old.options.times();
         let times = if same_times { None } else { Some(self.first_due(now, created.unwrap_or(now), &spec)?) };
         let target = self.target(&spec.callback.target());
         let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
+        if times.is_some() {
+            task.open_due(now);
+        }
         for run in task.open.iter_mut().filter(|run| run.spec.is_none()) {
             run.spec = Some(old.clone());
         }
@@ -193,7 +199,7 @@ impl State {
     }
 
     /// Removes a task, its definition and its runs.
-    fn forget(&mut self, seq: Seq) {
+    pub(super) fn forget(&mut self, seq: Seq) {
         let Some(mut task) = self.pages.remove(seq) else { return };
         self.alarms.clear(seq, &mut task);
         self.open.remove(&seq);
@@ -241,7 +247,7 @@ impl State {
 
     fn trigger(&mut self, now: Timestamp, id: &TaskId) -> Result<Reply, Refusal> {
         let (seq, task) = self.existing(id)?;
-        let key = triggered(now, task);
+        let key = task.trigger(now, None)?;
         self.settle(now, seq);
         Ok(Reply::Triggered { key })
     }
@@ -266,10 +272,11 @@ impl State {
     /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        if let [OpenRun { phase: phase @ OpenPhase::Queued, .. }] = task.open.as_mut_slice() {
+        let mut runs = task.open.iter_mut().filter(|run| !run.key.is_alert());
+        if let (Some(OpenRun { phase: phase @ OpenPhase::Queued, .. }), None) = (runs.next(), runs.next()) {
             *phase = OpenPhase::Waiting { attempt: 1, at: now };
         }
-        if task.next.is_none() && task.open.is_empty() && task.state != TaskState::Finished {
+        if task.next.is_none() && task.runs().next().is_none() && task.state != TaskState::Finished {
             task.state = TaskState::Finished;
             task.finished = Some(now);
             self.finished.insert((task.finished, seq));
@@ -282,13 +289,4 @@ impl State {
         self.alarms.set(seq, task);
         self.changes.touch(seq);
     }
-}
-
-/// Opens a run beside the schedule, due now.
-fn triggered(now: Timestamp, task: &mut Task) -> RunKey {
-    task.triggers += 1;
-    let key = RunKey::triggered(now, task.triggers);
-    let phase = OpenPhase::Waiting { attempt: 1, at: now };
-    task.open.push(OpenRun { key, phase, attempts: Vec::new(), spec: None });
-    key
 }

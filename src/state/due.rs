@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{State, Task};
 use crate::clock::Timestamp;
-use crate::command::Seq;
+use crate::command::{Command, Seq, Steering, Verdict};
 use crate::id::{RunKey, TaskId};
-use crate::run::OpenPhase;
-use crate::task::TaskState;
+use crate::run::{OpenPhase, OpenRun};
+use crate::task::{target_of, TaskState};
 use crate::wheel::Progress;
 
 /// An attempt that is to be made.
@@ -30,6 +30,17 @@ pub struct Job {
 impl Job {
     fn new(seq: Seq, task: &Task, key: RunKey, attempt: u32, at: Timestamp) -> Job {
         Job { seq, id: task.id.clone(), target: task.target.clone(), key, attempt, at }
+    }
+
+    fn of_run(seq: Seq, task: &Task, run: &OpenRun, attempt: u32, at: Timestamp) -> Job {
+        let mut job = Job::new(seq, task, run.key, attempt, at);
+        let alert = task.options_of(run).and_then(|options| options.alert.as_ref());
+        if let (true, Some(alert)) = (run.key.is_alert(), alert) {
+            job.target = target_of(&alert.url).into();
+        } else if let Some(spec) = &run.spec {
+            job.target = spec.callback.target().into();
+        }
+        job
     }
 }
 
@@ -68,7 +79,7 @@ impl State {
         for run in task.open.iter().filter(|run| task.may_go_on(run.key)) {
             if let OpenPhase::Waiting { attempt, at } = run.phase {
                 if at <= now {
-                    jobs.push(Job::new(seq, task, run.key, attempt, at));
+                    jobs.push(Job::of_run(seq, task, run, attempt, at));
                 }
             }
         }
@@ -96,7 +107,7 @@ impl State {
         let tasks = self.open.iter().filter_map(|&seq| Some((seq, self.pages.get(seq)?)));
         let runs = tasks.flat_map(|(seq, task)| task.open.iter().map(move |run| (seq, task, run)));
         runs.filter_map(|(seq, task, run)| match run.phase {
-            OpenPhase::Running { attempt, .. } => Some(Job::new(seq, task, run.key, attempt + 1, now)),
+            OpenPhase::Running { attempt, .. } => Some(Job::of_run(seq, task, run, attempt + 1, now)),
             OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         })
         .collect()
@@ -109,10 +120,29 @@ impl State {
             return match run.phase {
                 OpenPhase::Queued => false,
                 OpenPhase::Waiting { attempt: next, .. } => attempt == next,
-                OpenPhase::Running { attempt: going, .. } => attempt > going,
+                OpenPhase::Running { attempt: going, .. } => attempt > going && !task.is_at_most_once(run),
             };
         }
         task.state == TaskState::Active && key.nonce == 0 && task.next == Some(key.due)
+    }
+
+    /// Whether this attempt is recorded as going, and as sent by `node` in `term`, and may be: what is asked before an
+    /// attempt is sent that must be recorded first.
+    pub fn has_started(&self, seq: Seq, key: RunKey, attempt: u32, node: u64, term: u64) -> bool {
+        let Some(task) = self.pages.get(seq).filter(|task| task.may_go_on(key)) else { return false };
+        let phase = task.open.iter().find(|run| run.key == key).map(|run| run.phase);
+        matches!(phase, Some(OpenPhase::Running { attempt: a, node: n, term: t, .. }) if (a, n, t) == (attempt, node, term))
+    }
+
+    /// Of a run whose attempt nobody sends any more: what is to be recorded, where the attempt may not be repeated.
+    pub fn lost(&self, seq: Seq, key: RunKey) -> Option<Command> {
+        let task = self.pages.get(seq)?;
+        let run = task.open.iter().find(|run| run.key == key).filter(|run| task.is_at_most_once(run))?;
+        let OpenPhase::Running { term, .. } = run.phase else { return None };
+        let attempt = run.lost()?;
+        let reason = attempt.error.clone().unwrap_or_default();
+        let verdict = Verdict::Unknown { reason };
+        Some(Command::RunEnded { seq, key, attempt, term, verdict, steering: Steering::default() })
     }
 
     /// Tasks whose wake time has come and that nobody acts on: 0 on a healthy leader.

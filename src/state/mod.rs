@@ -18,6 +18,7 @@ mod alarms;
 mod apply;
 mod changes;
 mod due;
+mod follow;
 mod pages;
 pub mod record;
 mod runs;
@@ -38,7 +39,7 @@ use crate::schedule::{Schedule, Zone};
 pub use alarms::Alarm;
 pub use changes::{Changes, RunChanges};
 pub use due::Job;
-pub use task::{Rhythm, Task, Timetable};
+pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
 
 use alarms::Alarms;
 use pages::Pages;
@@ -96,7 +97,7 @@ impl State {
 
     /// How many runs have started and not ended.
     pub fn open_runs(&self) -> usize {
-        self.open.iter().filter_map(|&seq| self.pages.get(seq)).map(|t| t.open.len()).sum()
+        self.open.iter().filter_map(|&seq| self.pages.get(seq)).map(|t| t.runs().count()).sum()
     }
 
     /// The cluster's identity, once it has been given one.

@@ -111,6 +111,7 @@ pub struct HotTask {
     pub fired: u64,
     pub triggers: u64,
     pub paused: Option<Pause>,
+    pub failing: bool,
 }
 
 /// The last time that a task was paused.

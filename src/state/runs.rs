@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{State, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
-use crate::command::{Refusal, Reply, Seq, Verdict};
+use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
 
@@ -22,44 +22,40 @@ pub(super) struct Start {
     pub lateness_ms: u32,
 }
 
+/// How an attempt ended.
+pub(super) struct End {
+    pub attempt: Attempt,
+    pub term: u64,
+    pub verdict: Verdict,
+    pub steering: Steering,
+}
+
 impl State {
     pub(super) fn run_started(&mut self, now: Timestamp, seq: Seq, key: RunKey, start: Start) {
-        let Some(open) = self.open_run(seq, key) else { return };
-        let Start { attempt, node, term, started, lateness_ms } = start;
-        let (current, lost) = match open.phase {
-            OpenPhase::Queued => (1, None),
-            OpenPhase::Waiting { attempt, .. } => (attempt, None),
-            OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
-                let error = Some("the outcome is unknown: the node that sent it no longer leads".to_owned());
-                let lost = Attempt {
-                    number: attempt,
-                    node,
-                    started,
-                    lateness_ms,
-                    duration_ms: None,
-                    status: None,
-                    error,
-                    answer: None,
-                };
-                (attempt + 1, Some(lost))
-            }
+        if self.open_run(seq, key).is_none() {
+            return;
+        }
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let at_most_once = task.open.iter().any(|run| run.key == key && task.is_at_most_once(run));
+        let Some(open) = task.open.iter_mut().find(|run| run.key == key) else { return };
+        let current = match open.phase {
+            OpenPhase::Queued => 1,
+            OpenPhase::Waiting { attempt, .. } => attempt,
+            // Nobody knows that the attempt before was not made.
+            OpenPhase::Running { .. } if at_most_once => u32::MAX,
+            OpenPhase::Running { attempt, .. } => attempt + 1,
         };
+        let Start { attempt, node, term, started, lateness_ms } = start;
         if attempt >= current {
+            let lost = open.lost();
             open.attempts.extend(lost);
             open.phase = OpenPhase::Running { attempt, node, term, started, lateness_ms };
         }
         self.settle(now, seq);
     }
 
-    pub(super) fn run_ended(
-        &mut self,
-        now: Timestamp,
-        seq: Seq,
-        key: RunKey,
-        attempt: Attempt,
-        term: u64,
-        verdict: Verdict,
-    ) {
+    pub(super) fn run_ended(&mut self, now: Timestamp, seq: Seq, key: RunKey, end: End) {
+        let End { attempt, term, verdict, steering } = end;
         let Some(open) = self.open_run(seq, key) else { return };
         let current = match open.phase {
             OpenPhase::Queued => 1,
@@ -81,17 +77,23 @@ impl State {
         let (state, reason) = match verdict {
             Verdict::Retry { at } => {
                 open.phase = OpenPhase::Waiting { attempt: number + 1, at };
+                self.steer(now, seq, key, steering);
                 self.settle(now, seq);
                 return;
             }
             Verdict::Succeeded => (RunState::Succeeded, None),
             Verdict::Failed { reason } => (RunState::Failed, Some(reason)),
+            Verdict::Unknown { reason } => (RunState::Unknown, Some(reason)),
         };
         let Some(task) = self.pages.get_mut(seq) else { return };
-        if let Some(at) = task.open.iter().position(|run| run.key == key) {
-            let open = task.open.remove(at);
+        let Some(at) = task.open.iter().position(|run| run.key == key) else { return };
+        let open = task.open.remove(at);
+        if !key.is_alert() {
             task.run_count += 1;
-            self.record(seq, Run { key, state, reason, ended: now, attempts: open.attempts });
+            let OpenRun { attempts, spec, parent, .. } = open;
+            self.record(seq, Run { key, state, reason, ended: now, attempts, parent, upto: None });
+            self.follow(now, seq, key, state, spec);
+            self.steer(now, seq, key, steering);
         }
         self.settle(now, seq);
     }
@@ -101,8 +103,7 @@ impl State {
         let task = self.pages.get_mut(seq)?;
         if task.next == Some(key.due) && key.nonce == 0 {
             task.pass(key.due);
-            let phase = OpenPhase::Waiting { attempt: 1, at: key.due };
-            task.open.push(OpenRun { key, phase, attempts: Vec::new(), spec: None });
+            task.open.push(OpenRun::new(key, key.due));
         }
         task.open.iter_mut().find(|run| run.key == key)
     }
@@ -116,18 +117,18 @@ impl State {
             return Err(Refusal::NoSuchRun);
         }
         let Some(open) = self.open_run(seq, key) else { return Err(Refusal::NoSuchRun) };
-        let attempts = std::mem::take(&mut open.attempts);
+        let (attempts, parent) = (std::mem::take(&mut open.attempts), open.parent);
         if let Some(task) = self.pages.get_mut(seq) {
             task.open.retain(|run| run.key != key);
         }
-        let reason = Some("cancelled by a call".to_owned());
-        self.record(seq, Run { key, state: RunState::Cancelled, reason, ended: now, attempts });
+        let run = Run::unfired(key, RunState::Cancelled, "cancelled by a call", now);
+        self.record(seq, Run { attempts, parent, ..run });
         self.settle(now, seq);
         Ok(Reply::Done)
     }
 
     /// Writes an ended run into the task's history, and drops the oldest beyond what is kept.
-    fn record(&mut self, seq: Seq, run: Run) {
+    pub(super) fn record(&mut self, seq: Seq, run: Run) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let number = task.runs_recorded;
         task.runs_recorded += 1;
@@ -141,18 +142,17 @@ impl State {
     /// A due time has come while a run is going: it waits for the end of that run, or is skipped.
     pub(super) fn overlap(&mut self, now: Timestamp, seq: Seq, due: Timestamp, queue: bool) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        if task.next != Some(due) || task.open.is_empty() {
+        if task.next != Some(due) || task.runs().next().is_none() {
             // The run has ended meanwhile: the due time fires.
             return;
         }
         task.pass(due);
         let key = RunKey::scheduled(due);
         if queue && task.open.iter().all(|run| run.phase != OpenPhase::Queued) {
-            task.open.push(OpenRun { key, phase: OpenPhase::Queued, attempts: Vec::new(), spec: None });
+            task.open.push(OpenRun { phase: OpenPhase::Queued, ..OpenRun::new(key, now) });
         } else {
             let waits = if queue { "overlap: a run is going and another waits" } else { "overlap: a run is going" };
-            let reason = Some(waits.to_owned());
-            self.record(seq, Run { key, state: RunState::Skipped, reason, ended: now, attempts: Vec::new() });
+            self.record(seq, Run::unfired(key, RunState::Skipped, waits, now));
         }
         self.settle(now, seq);
     }
@@ -178,10 +178,12 @@ impl State {
         } else {
             task.next = task.due_after(latest);
         }
+        let newest = past.last().copied();
         for due in past {
-            let reason = Some(reason.to_owned());
-            let key = RunKey::scheduled(due);
-            self.record(seq, Run { key, state: RunState::Missed, reason, ended: now, attempts: Vec::new() });
+            self.record(seq, Run::unfired(RunKey::scheduled(due), RunState::Missed, reason, now));
+        }
+        if let Some(newest) = newest {
+            self.follow(now, seq, RunKey::scheduled(newest), RunState::Missed, None);
         }
         self.settle(now, seq);
     }
@@ -189,7 +191,7 @@ impl State {
 
 /// The last due times from `from` (itself one) to `upto`, oldest first: no more than a task's history holds, however
 /// many there were.
-fn last_due_times(
+pub(super) fn last_due_times(
     from: Timestamp,
     upto: Timestamp,
     due_after: impl Fn(Timestamp) -> Option<Timestamp>,

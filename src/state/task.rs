@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::alarms::Alarm;
 use super::record::{HotRhythm, HotTask, Pause};
 use crate::clock::Timestamp;
-use crate::id::{RunKey, TaskId};
+use crate::command::Refusal;
+use crate::id::{RunId, RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
 use crate::schedule::{Schedule, Zone};
-use crate::task::{Options, TaskState};
+use crate::task::{Delivery, Options, Overlap, TaskState};
 
 /// A schedule in its zone; shared by the tasks that have the same.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ pub enum Rhythm {
     Periodic(Arc<Timetable>),
 }
 
+/// A task that has so many runs open is not triggered once more: they are kept in memory, and written whenever one of
+/// them changes.
+pub const OPEN_RUNS_MAX: usize = 1000;
+
 /// The hot part of one task.
 #[derive(Debug)]
 pub struct Task {
@@ -76,6 +81,8 @@ pub struct Task {
     pub triggers: u64,
     /// The last time it was paused.
     pub paused: Option<Pause>,
+    /// Whether the run that ended last, or the due time that was missed last, was no success.
+    pub failing: bool,
     pub(super) alarm: Alarm,
 }
 
@@ -110,7 +117,7 @@ impl Task {
     /// Whether attempts of this run may start. While a task is paused, only those of runs that were triggered since.
     pub fn may_go_on(&self, key: RunKey) -> bool {
         match (self.state, self.paused) {
-            (TaskState::Paused, Some(pause)) => key.nonce != 0 && key.due >= pause.from,
+            (TaskState::Paused, Some(pause)) => key.is_alert() || key.nonce != 0 && key.due >= pause.from,
             _ => true,
         }
     }
@@ -128,6 +135,44 @@ impl Task {
         self.fired += 1;
         let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.fired >= max);
         self.next = if enough { None } else { self.due_after(due) };
+    }
+
+    /// The runs that have started and not ended, oldest first. (What is open besides are alerts.)
+    pub fn runs(&self) -> impl Iterator<Item = &OpenRun> {
+        self.open.iter().filter(|run| !run.key.is_alert())
+    }
+
+    /// What the definition says under which this run is made.
+    pub fn options_of<'a>(&'a self, run: &'a OpenRun) -> Option<&'a Options> {
+        run.spec.as_deref().map(|spec| &spec.options).or(self.options.as_deref())
+    }
+
+    /// Whether no attempt of this run may follow one that could have been made.
+    pub fn is_at_most_once(&self, run: &OpenRun) -> bool {
+        let delivery = self.options_of(run).map_or(Delivery::AtLeastOnce, |o| o.delivery);
+        delivery == Delivery::AtMostOnce && !run.key.is_alert()
+    }
+
+    /// Opens a run beside the schedule, due now.
+    pub(super) fn trigger(&mut self, now: Timestamp, parent: Option<RunId>) -> Result<RunKey, Refusal> {
+        if self.open.len() >= OPEN_RUNS_MAX {
+            return Err(Refusal::TooManyRuns(OPEN_RUNS_MAX));
+        }
+        self.triggers += 1;
+        let key = RunKey::triggered(now, self.triggers);
+        self.open.push(OpenRun { parent, ..OpenRun::new(key, now) });
+        Ok(key)
+    }
+
+    /// The schedule is about to be replaced. A due time that has come is a run from now on, whatever the schedule says
+    /// next: its attempt may be under way.
+    pub(super) fn open_due(&mut self, now: Timestamp) {
+        let (Some(due), Some(at)) = (self.next, self.next_fire()) else { return };
+        let waits = self.options.as_ref().is_some_and(|o| o.overlap != Overlap::Allow) && self.runs().next().is_some();
+        if at <= now && !waits {
+            self.pass(due);
+            self.open.push(OpenRun::new(RunKey::scheduled(due), at));
+        }
     }
 
     /// Whether it has one due time only.
@@ -152,6 +197,7 @@ impl Task {
             fired: stored.fired,
             triggers: stored.triggers,
             paused: stored.paused,
+            failing: stored.failing,
             alarm: Alarm::Silent,
         }
     }
@@ -176,6 +222,7 @@ impl Task {
             fired: self.fired,
             triggers: self.triggers,
             paused: self.paused,
+            failing: self.failing,
         }
     }
 }

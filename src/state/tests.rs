@@ -1,9 +1,10 @@
 //! Unit tests of the state, by commands only.
 
 mod calls;
+mod follow;
 
 use super::*;
-use crate::command::{Command, Refusal, Reply, Verdict};
+use crate::command::{Command, Refusal, Reply, Steering, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, RunState};
 use crate::task::{Callback, TaskSpec, TaskState, Timing};
@@ -45,7 +46,8 @@ fn attempt(number: u32, status: u16) -> Attempt {
 
 fn ended(seq: Seq, due: Timestamp, number: u32, verdict: Verdict) -> Command {
     let status = if verdict == Verdict::Succeeded { 200 } else { 500 };
-    Command::RunEnded { seq, key: RunKey::scheduled(due), attempt: attempt(number, status), term: 1, verdict }
+    let (key, steering) = (RunKey::scheduled(due), Steering::default());
+    Command::RunEnded { seq, key, attempt: attempt(number, status), term: 1, verdict, steering }
 }
 
 fn started(seq: Seq, due: Timestamp, number: u32, node: u64, term: u64) -> Command {

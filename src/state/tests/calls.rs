@@ -52,8 +52,14 @@ fn triggers_are_runs_of_their_own_and_leave_the_schedule_alone() {
         .collect();
     assert_eq!(keys.iter().map(|k| k.nonce).collect::<Vec<_>>(), [2, 3, 4]);
     assert_eq!(due_now(&mut state, T0).len(), 3);
-    let ended =
-        Command::RunEnded { seq: 1, key: keys[1], attempt: attempt(1, 200), term: 1, verdict: Verdict::Succeeded };
+    let ended = Command::RunEnded {
+        seq: 1,
+        key: keys[1],
+        attempt: attempt(1, 200),
+        term: 1,
+        verdict: Verdict::Succeeded,
+        steering: Steering::default(),
+    };
     state.apply(T0, ended);
     let task = state.task(1).unwrap();
     assert_eq!((task.next, task.open.len(), task.run_count, task.fired), (next, 2, 1, 0));

@@ -8,7 +8,7 @@ use super::{Core, Machine};
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::{RunId, RunKey, TaskId};
-use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
+use crate::run::{OpenPhase, OpenRun, Run, RunState};
 use crate::state::{Changes, Task, RUNS_KEPT_MAX};
 use crate::task::TaskSpec;
 use crate::view::{RunView, TaskView};
@@ -35,7 +35,7 @@ impl Known {
             next: task.shown_next(),
             run_count: task.run_count,
             recorded: task.runs_recorded,
-            open: task.open.clone(),
+            open: task.runs().cloned().collect(),
         }
     }
 }
@@ -62,20 +62,22 @@ impl Machine {
         }
     }
 
-    /// The definition under which a run is made: the task's, unless it was changed while the run was going.
+    /// The definition under which a run is made (the task's, unless it was changed while the run was going), and the
+    /// run whose outcome has triggered it.
     ///
     /// # Errors
     /// A record that cannot be read.
-    pub fn spec_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<Arc<TaskSpec>>, Error> {
-        let own = {
+    pub fn spec_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<(Arc<TaskSpec>, Option<RunId>)>, Error> {
+        let (own, parent) = {
             let core = self.core();
             let open = core.state.task(seq).and_then(|task| task.open.iter().find(|run| run.key == key));
-            open.and_then(|run| run.spec.clone())
+            open.map(|run| (run.spec.clone(), run.parent)).unwrap_or_default()
         };
-        match own {
-            Some(spec) => Ok(Some(spec)),
-            None => self.spec(seq),
-        }
+        let spec = match own {
+            Some(spec) => Some(spec),
+            None => self.spec(seq)?,
+        };
+        Ok(spec.map(|spec| (spec, parent)))
     }
 
     /// The task with this id, as it is now on this node.
@@ -157,30 +159,28 @@ fn run_view(task: &TaskId, run: &Run) -> RunView {
         due: run.key.due,
         state: run.state,
         reason: run.reason.clone(),
+        parent: run.parent,
+        upto: run.upto,
         next_attempt: None,
         attempts: run.attempts.clone(),
     }
 }
 
 fn open_view(task: &TaskId, open: &OpenRun) -> RunView {
-    let mut attempts = open.attempts.clone();
     let (state, next_attempt) = match open.phase {
         OpenPhase::Queued => (RunState::Pending, None),
         OpenPhase::Waiting { at, .. } => (RunState::Pending, Some(at)),
-        OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
-            attempts.push(Attempt {
-                number: attempt,
-                node,
-                started,
-                lateness_ms,
-                duration_ms: None,
-                status: None,
-                error: None,
-                answer: None,
-            });
-            (RunState::Running, None)
-        }
+        OpenPhase::Running { .. } => (RunState::Running, None),
     };
-    let key: RunKey = open.key;
-    RunView { id: RunId::new(task, key), task: task.clone(), due: key.due, state, reason: None, next_attempt, attempts }
+    RunView {
+        id: RunId::new(task, open.key),
+        task: task.clone(),
+        due: open.key.due,
+        state,
+        reason: None,
+        parent: open.parent,
+        upto: None,
+        next_attempt,
+        attempts: open.attempts.iter().cloned().chain(open.going()).collect(),
+    }
 }

@@ -1,0 +1,158 @@
+//! What an attempt came to, and what the answer asks for beside: pure.
+
+use http::{HeaderMap, StatusCode};
+
+use super::transport::{Answer, Failure};
+use crate::clock::Timestamp;
+use crate::command::{Steering, Verdict};
+use crate::task::Expect;
+
+/// Numbers below this are seconds, in a header that may have either.
+const MILLISECONDS_FROM: u64 = 100_000_000_000;
+
+/// What an attempt came to.
+pub(super) struct Told {
+    /// Why it was no success.
+    pub error: Option<String>,
+    /// What was answered.
+    pub answer: Option<Answer>,
+    /// How long the target asks to be left alone.
+    pub wait_ms: Option<u64>,
+    /// What else it asks for.
+    pub steering: Steering,
+    /// Whether it asks for no further attempt.
+    no_retry: bool,
+    /// Whether the request may have reached the target though there is no answer.
+    may_have_arrived: bool,
+}
+
+impl Told {
+    /// Judges an outcome.
+    pub fn by(outcome: Result<Answer, Failure>, expect: &Expect) -> Told {
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let may_have_arrived = matches!(failure, Failure::Timeout(_) | Failure::Broken(_));
+                let error = Some(failure.to_string());
+                let steering = Steering::default();
+                return Told { error, answer: None, wait_ms: None, steering, no_retry: false, may_have_arrived };
+            }
+        };
+        let error = judge(&answer, expect);
+        let gone = answer.status == StatusCode::GONE && error.is_some();
+        let (mut steering, no_retry) = (answer.steering, answer.no_retry || gone);
+        steering.end |= gone;
+        let wait_ms = answer.retry_after.map(|d| d.as_millis() as u64);
+        Told { error, answer: Some(answer), wait_ms, steering, no_retry, may_have_arrived: false }
+    }
+
+    /// What follows, where it follows from the answer alone and not from how often it was tried.
+    pub fn last_word(&self, at_most_once: bool) -> Option<Verdict> {
+        let reason = self.error.clone()?;
+        if self.steering.end {
+            return Some(Verdict::Failed { reason: format!("{reason}: the task is ended") });
+        }
+        if self.no_retry {
+            return Some(Verdict::Failed { reason: format!("{reason} and asks for no further attempt") });
+        }
+        match (at_most_once, self.may_have_arrived) {
+            (true, true) => Some(Verdict::Unknown { reason }),
+            (true, false) => Some(Verdict::Failed { reason }),
+            (false, _) => None,
+        }
+    }
+}
+
+/// Why an answer is no success.
+fn judge(answer: &Answer, expect: &Expect) -> Option<String> {
+    let wanted = expect.body_contains.as_deref().unwrap_or_default().as_bytes();
+    let contains = || wanted.is_empty() || answer.start.windows(wanted.len()).any(|window| window == wanted);
+    let status = answer.status.as_u16();
+    match expect.takes(status) {
+        true if contains() => None,
+        true => Some("the answer does not contain what is expected of it".to_owned()),
+        false if answer.status.is_redirection() => {
+            Some(format!("the target answered {status}; redirects are not followed"))
+        }
+        false => Some(format!("the target answered {status}")),
+    }
+}
+
+/// What the headers of an answer ask for; and whether they ask for no further attempt. What cannot be read is passed
+/// over: an answer that is a success does not become a failure by it.
+pub(super) fn steering(headers: &HeaderMap) -> (Steering, bool) {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let says = |name: &str, word: &str| text(name).is_some_and(|text| text.eq_ignore_ascii_case(word));
+    let next_at = text("xcron-next-at").and_then(|text| {
+        let number: Option<u64> = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let number = number.filter(|n| *n > 0 && text.len() <= 13);
+        if number.is_none() {
+            tracing::warn!(value = text, "an answer has an Xcron-Next-At that is no unix time; it is passed over");
+        }
+        number.map(|n| if n < MILLISECONDS_FROM { Timestamp::from_secs(n) } else { Timestamp(n) })
+    });
+    let (pause, delete) = (says("xcron-pause", "true"), says("xcron-delete", "true"));
+    (Steering { next_at, pause, delete, end: false }, says("xcron-retry", "no"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, headers: &[(&'static str, &'static str)]) -> Answer {
+        let headers = headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
+        let (steering, no_retry) = steering(&headers);
+        let status = StatusCode::from_u16(status).unwrap();
+        Answer { status, retry_after: None, steering, no_retry, start: bytes::Bytes::from_static(b"hello") }
+    }
+
+    fn told(status: u16, headers: &[(&'static str, &'static str)]) -> Told {
+        Told::by(Ok(answer(status, headers)), &Expect::default())
+    }
+
+    #[test]
+    fn the_headers_of_an_answer_steer() {
+        let next = |value| steering(&[("xcron-next-at".parse().unwrap(), value)].into_iter().collect()).0.next_at;
+        assert_eq!(next("1790000000".parse().unwrap()), Some(Timestamp(1_790_000_000_000)));
+        assert_eq!(next("1790000000123".parse().unwrap()), Some(Timestamp(1_790_000_000_123)));
+        for bad in ["", "0", "-1", "tomorrow", "1e9", "17900000001234"] {
+            assert_eq!(next(bad.parse().unwrap()), None, "{bad:?}");
+        }
+        let all = told(200, &[("xcron-pause", "TRUE"), ("xcron-delete", "true")]).steering;
+        assert!(all.pause && all.delete && !all.end);
+        assert_eq!(told(200, &[("xcron-pause", "1"), ("xcron-delete", "no")]).steering, Steering::default());
+    }
+
+    #[test]
+    fn an_answer_can_end_the_retries_or_the_task() {
+        assert_eq!(told(503, &[]).last_word(false), None);
+        let no_retry = told(503, &[("xcron-retry", "no")]);
+        assert!(matches!(no_retry.last_word(false), Some(Verdict::Failed { .. })) && !no_retry.steering.end);
+        assert_eq!(told(200, &[("xcron-retry", "no")]).last_word(false), None);
+        let gone = told(410, &[]);
+        assert!(matches!(gone.last_word(false), Some(Verdict::Failed { .. })) && gone.steering.end);
+        let expected = Expect { status: vec![(410, 410)], body_contains: None };
+        let taken = Told::by(Ok(answer(410, &[])), &expected);
+        assert!(taken.error.is_none() && !taken.steering.end);
+    }
+
+    #[test]
+    fn what_is_sent_at_most_once_is_unknown_only_where_it_may_have_arrived() {
+        let by = |failure| Told::by(Err(failure), &Expect::default());
+        let unknown = by(Failure::Timeout(std::time::Duration::from_secs(1)));
+        assert!(matches!(unknown.last_word(true), Some(Verdict::Unknown { .. })));
+        assert_eq!(unknown.last_word(false), None);
+        let refused = by(Failure::Connect("refused".into()));
+        assert!(matches!(refused.last_word(true), Some(Verdict::Failed { .. })));
+        assert!(matches!(told(500, &[]).last_word(true), Some(Verdict::Failed { .. })));
+        assert_eq!(told(200, &[]).last_word(true), None);
+    }
+
+    #[test]
+    fn an_answer_must_be_what_is_expected() {
+        let expect = |text: &str| Expect { status: vec![], body_contains: Some(text.into()) };
+        assert_eq!(Told::by(Ok(answer(200, &[])), &expect("ell")).error, None);
+        assert!(Told::by(Ok(answer(200, &[])), &expect("no")).error.is_some());
+        assert!(told(302, &[]).error.unwrap().contains("redirects"));
+    }
+}

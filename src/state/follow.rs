@@ -1,0 +1,140 @@
+//! What follows from a run's outcome: other tasks are triggered, someone is told, the target's answer steers its task.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::record::Pause;
+use super::runs::last_due_times;
+use super::State;
+use crate::clock::Timestamp;
+use crate::command::{Refusal, Seq, Steering};
+use crate::id::{RunId, RunKey, TaskId};
+use crate::run::{OpenRun, Run, RunState};
+use crate::task::{AlertEvent, Options, TaskSpec, TaskState};
+
+/// Tasks that are looked through for a cycle.
+const CHAIN_MAX: usize = 10_000;
+/// Alerts of one task that wait to be delivered. While their receiver is away, further ones are not made: what they
+/// would tell is in the history.
+const ALERTS_MAX: usize = 100;
+
+impl State {
+    /// A run has come to an outcome, or a due time was missed: under `spec`, where the task has another by now.
+    pub(super) fn follow(
+        &mut self,
+        now: Timestamp,
+        seq: Seq,
+        key: RunKey,
+        outcome: RunState,
+        spec: Option<Arc<TaskSpec>>,
+    ) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let failed = outcome != RunState::Succeeded;
+        let failed_before = std::mem::replace(&mut task.failing, failed);
+        let options = spec.as_ref().map(|spec| &spec.options).or(task.options.as_deref());
+        let Some(options) = options else { return };
+        let event = match outcome {
+            RunState::Failed | RunState::Unknown => Some(AlertEvent::Failed),
+            RunState::Missed => Some(AlertEvent::Missed),
+            RunState::Succeeded if failed_before => Some(AlertEvent::Recovered),
+            _ => None,
+        };
+        let event = event.filter(|event| options.alert.as_ref().is_some_and(|alert| alert.on.contains(event)));
+        let children = match outcome {
+            RunState::Succeeded => options.on_success.clone(),
+            RunState::Failed => options.on_failure.clone(),
+            _ => Vec::new(),
+        };
+        let waiting = task.open.iter().filter(|run| run.key.is_alert()).count();
+        if let Some(event) = event.filter(|_| waiting < ALERTS_MAX) {
+            task.open.push(OpenRun { spec, ..OpenRun::new(key.alert(event), now) });
+        }
+        let parent = RunId::new(&task.id, key);
+        for child in children {
+            self.trigger_child(now, &child, parent);
+        }
+    }
+
+    fn trigger_child(&mut self, now: Timestamp, id: &TaskId, parent: RunId) {
+        let Some(seq) = self.find(id) else { return };
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        if let Err(refusal) = task.trigger(now, Some(parent)) {
+            task.triggers += 1;
+            let key = RunKey::triggered(now, task.triggers);
+            let run = Run::unfired(key, RunState::Skipped, refusal.to_string(), now);
+            self.record(seq, Run { parent: Some(parent), ..run });
+        }
+        self.settle(now, seq);
+    }
+
+    /// Refuses options under which the task `id` would, by way of others, trigger itself.
+    pub(super) fn check_chain(&self, id: &TaskId, options: &Options) -> Result<(), Refusal> {
+        for first in options.on_success.iter().chain(&options.on_failure) {
+            let mut seen = BTreeSet::new();
+            let mut ahead = vec![first];
+            while let Some(next) = ahead.pop() {
+                if next == id {
+                    return Err(Refusal::Cycle(first.clone()));
+                }
+                let Some(seq) = self.find(next).filter(|seq| seen.insert(*seq)) else { continue };
+                if seen.len() > CHAIN_MAX {
+                    return Err(Refusal::ChainTooLong(CHAIN_MAX));
+                }
+                let options = self.pages.get(seq).and_then(|task| task.options.as_deref());
+                ahead.extend(options.into_iter().flat_map(|o| o.on_success.iter().chain(&o.on_failure)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the answer to an attempt of the run `key` asks for.
+    pub(super) fn steer(&mut self, now: Timestamp, seq: Seq, key: RunKey, steering: Steering) {
+        if key.is_alert() || steering == Steering::default() {
+            return;
+        }
+        if steering.delete {
+            self.forget(seq);
+            return;
+        }
+        if let Some(at) = steering.next_at {
+            self.redirect(now, seq, key, at);
+        }
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        if steering.end {
+            task.next = None;
+        }
+        let left = task.next.is_some() || task.runs().next().is_some();
+        if steering.pause && task.state == TaskState::Active && left {
+            task.state = TaskState::Paused;
+            task.paused = Some(Pause { from: now, to: None });
+        }
+    }
+
+    /// The task is next due at `at`, in place of what its schedule says.
+    fn redirect(&mut self, now: Timestamp, seq: Seq, key: RunKey, at: Timestamp) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        // Never a due time that was there before: two runs would have the same id.
+        let at = at.max(now.plus_ms(1)).max(key.due.plus_ms(1));
+        let options = task.options.as_deref();
+        if options.and_then(|o| o.max_runs).is_some_and(|max| task.fired >= max) {
+            return;
+        }
+        let ends = options.and_then(|o| o.end).is_some_and(|end| at > end);
+        task.open_due(now);
+        let skipped = task.next.filter(|next| *next < at).map(|first| {
+            let before = Timestamp(at.0 - 1);
+            let last = last_due_times(first, before, |after| task.due_after(after)).last().copied();
+            (first, last.filter(|last| *last != first))
+        });
+        task.next = (!ends).then_some(at);
+        if task.next.is_some() && task.state == TaskState::Finished {
+            task.state = TaskState::Active;
+            self.finished.remove(&(task.finished.take(), seq));
+        }
+        if let Some((first, upto)) = skipped {
+            let reason = format!("the target's answer has set the next due time to {at}");
+            let run = Run::unfired(RunKey::scheduled(first), RunState::Skipped, reason, now);
+            self.record(seq, Run { upto, ..run });
+        }
+    }
+}

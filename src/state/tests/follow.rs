@@ -1,0 +1,251 @@
+//! Unit tests of what follows from an outcome.
+
+use super::*;
+use crate::id::RunId;
+use crate::run::Run;
+use crate::task::{Alert, AlertEvent, Delivery, Options, Overlap};
+
+fn with(state: &mut State, name: &str, timing: Timing, options: Options) -> Reply {
+    let spec = TaskSpec { options, ..spec(timing) };
+    state.apply(T0, Command::Create { id: id(name), spec: Box::new(spec) })
+}
+
+fn end(state: &mut State, seq: Seq, key: RunKey, verdict: Verdict, steering: Steering) {
+    let status = if verdict == Verdict::Succeeded { 200 } else { 500 };
+    let command = Command::RunEnded { seq, key, attempt: attempt(1, status), term: 1, verdict, steering };
+    state.apply(key.due, command);
+}
+
+/// The next due time has fired, with this end.
+fn fire(state: &mut State, seq: Seq, verdict: Verdict, steering: Steering) -> Timestamp {
+    let due = state.task(seq).unwrap().next.unwrap();
+    end(state, seq, RunKey::scheduled(due), verdict, steering);
+    due
+}
+
+fn failed() -> Verdict {
+    Verdict::Failed { reason: "no".into() }
+}
+
+fn history(state: &State, seq: Seq) -> Vec<Run> {
+    let runs = state.changes().runs.get(&seq).map(|history| history.added.clone());
+    runs.unwrap_or_default().into_iter().map(|(_, run)| (*run).clone()).collect()
+}
+
+fn alert(on: &[AlertEvent]) -> Options {
+    Options { alert: Some(Alert { url: "http://127.0.0.1:2/".into(), on: on.to_vec() }), ..Options::default() }
+}
+
+fn open_keys(state: &State, seq: Seq) -> Vec<RunKey> {
+    state.task(seq).unwrap().open.iter().map(|run| run.key).collect()
+}
+
+#[test]
+fn an_outcome_triggers_the_tasks_that_are_to_follow_it() {
+    let mut state = State::new(T0);
+    for child in ["good", "bad"] {
+        create(&mut state, T0, child, at(T0.0 + 1_000_000));
+    }
+    let links = Options { on_success: vec![id("good"), id("gone")], on_failure: vec![id("bad")], ..Options::default() };
+    with(&mut state, "parent", minutely(), links);
+    let first = fire(&mut state, 3, Verdict::Succeeded, Steering::default());
+    assert_eq!((open_keys(&state, 1).len(), open_keys(&state, 2).len()), (1, 0));
+    let parent = RunId::new(&id("parent"), RunKey::scheduled(first));
+    assert_eq!(state.task(1).unwrap().open[0].parent, Some(parent));
+    assert_eq!(due_now(&mut state, first).iter().filter(|job| job.seq == 1).count(), 1, "at once");
+    let child = open_keys(&state, 1)[0];
+    end(&mut state, 1, child, Verdict::Succeeded, Steering::default());
+    assert_eq!(history(&state, 1)[0].parent, Some(parent), "its record names its parent too");
+    fire(&mut state, 3, failed(), Steering::default());
+    assert_eq!((open_keys(&state, 1).len(), open_keys(&state, 2).len()), (0, 1));
+    fire(&mut state, 3, Verdict::Unknown { reason: "who knows".into() }, Steering::default());
+    assert_eq!((open_keys(&state, 1).len(), open_keys(&state, 2).len()), (0, 1), "neither");
+}
+
+#[test]
+fn tasks_that_would_trigger_themselves_are_refused() {
+    let mut state = State::new(T0);
+    let after = |names: &[&str]| Options { on_success: names.iter().map(|n| id(n)).collect(), ..Options::default() };
+    let refused = |via: &str| Reply::Refused(Refusal::Cycle(id(via)));
+    assert_eq!(with(&mut state, "a", minutely(), after(&["a"])), refused("a"));
+    assert!(matches!(with(&mut state, "a", minutely(), after(&["b", "c"])), Reply::Created { .. }), "b may come later");
+    assert!(matches!(with(&mut state, "b", minutely(), after(&["c"])), Reply::Created { .. }), "two ways are no cycle");
+    let failing = Options { on_failure: vec![id("a")], ..Options::default() };
+    assert_eq!(with(&mut state, "c", minutely(), failing.clone()), refused("a"));
+    assert!(matches!(create(&mut state, T0, "c", minutely()), Reply::Created { .. }));
+    let old = spec(minutely());
+    let new = TaskSpec { options: failing, ..old.clone() };
+    let update = Command::Update { id: id("c"), base: old.digest(), old: Box::new(old), spec: Box::new(new) };
+    assert_eq!(state.apply(T0, update), refused("a"), "by a change too");
+}
+
+#[test]
+fn a_task_whose_runs_pile_up_is_not_triggered_for_ever() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "child", at(T0.0 + 1_000_000));
+    with(&mut state, "parent", minutely(), Options { on_success: vec![id("child")], ..Options::default() });
+    for _ in 0..OPEN_RUNS_MAX {
+        assert!(matches!(state.apply(T0, Command::Trigger { id: id("child") }), Reply::Triggered { .. }));
+    }
+    let refusal = Refusal::TooManyRuns(OPEN_RUNS_MAX);
+    assert_eq!(state.apply(T0, Command::Trigger { id: id("child") }), Reply::Refused(refusal));
+    fire(&mut state, 2, Verdict::Succeeded, Steering::default());
+    let skipped = &history(&state, 1)[0];
+    assert!(skipped.state == RunState::Skipped && skipped.parent.is_some(), "{skipped:?}");
+}
+
+#[test]
+fn what_is_sent_at_most_once_is_never_sent_again_and_ends_as_unknown() {
+    let mut state = State::new(T0);
+    let due = T0.plus_ms(10);
+    let once = Options { delivery: Delivery::AtMostOnce, ..Options::default() };
+    with(&mut state, "a", at(due.0), once);
+    due_now(&mut state, due);
+    let key = RunKey::scheduled(due);
+    state.apply(due, started(1, due, 1, 7, 3));
+    assert!(state.has_started(1, key, 1, 7, 3) && !state.has_started(1, key, 1, 7, 4));
+    assert!(!state.wants(1, key, 2), "whatever becomes of the first");
+    state.apply(due, started(1, due, 2, 8, 4));
+    assert!(state.has_started(1, key, 1, 7, 3), "another leader cannot start it either");
+    let lost = state.lost(1, key).expect("a run that nobody sends any more");
+    state.apply(due.plus_ms(5), lost);
+    let run = &history(&state, 1)[0];
+    assert_eq!((run.state, run.attempts.len(), run.attempts[0].node), (RunState::Unknown, 1, 7));
+    assert_eq!((state.task(1).unwrap().state, state.task(1).unwrap().run_count), (TaskState::Finished, 1));
+    assert!(state.lost(1, key).is_none());
+
+    create(&mut state, T0, "b", at(due.0));
+    state.apply(due, started(2, due, 1, 7, 3));
+    assert!(state.lost(2, key).is_none() && state.wants(2, key, 2), "others are sent again");
+}
+
+#[test]
+fn alerts_tell_of_failures_misses_and_recovery_and_are_no_runs() {
+    let mut state = State::new(T0);
+    with(&mut state, "a", minutely(), alert(&AlertEvent::ALL));
+    fire(&mut state, 1, Verdict::Succeeded, Steering::default());
+    assert!(open_keys(&state, 1).is_empty(), "nothing to tell");
+    let bad = fire(&mut state, 1, failed(), Steering::default());
+    let told = RunKey::scheduled(bad).alert(AlertEvent::Failed);
+    assert_eq!(open_keys(&state, 1), [told]);
+    let jobs = due_now(&mut state, bad);
+    assert_eq!((jobs[0].key, &*jobs[0].target), (told, "127.0.0.1:2"));
+    assert_eq!((state.open_runs(), state.task(1).unwrap().runs().count()), (0, 0));
+
+    let again = Verdict::Retry { at: bad.plus_ms(50) };
+    end(&mut state, 1, told, again, Steering { delete: true, ..Steering::default() });
+    assert_eq!(open_keys(&state, 1), [told], "it is sent again, and its receiver steers nothing");
+    state.apply(bad, Command::Pause { id: id("a") });
+    assert!(state.wants(1, told, 2), "while the task is paused too");
+    state.apply(bad, Command::Resume { id: id("a") });
+    let delivered = Command::RunEnded {
+        seq: 1,
+        key: told,
+        attempt: attempt(2, 200),
+        term: 1,
+        verdict: Verdict::Succeeded,
+        steering: Steering::default(),
+    };
+    state.apply(bad, delivered);
+    assert!(open_keys(&state, 1).is_empty());
+    assert_eq!((history(&state, 1).len(), state.task(1).unwrap().run_count), (2, 2), "it is in no history");
+
+    let good = fire(&mut state, 1, Verdict::Succeeded, Steering::default());
+    assert_eq!(open_keys(&state, 1), [RunKey::scheduled(good).alert(AlertEvent::Recovered)]);
+    let next = state.task(1).unwrap().next.unwrap();
+    let upto = next.plus_ms(120_000);
+    let reason = "nobody was there".to_owned();
+    state.apply(upto, Command::Misfire { seq: 1, from: next, upto, reason, latest_fires: true });
+    let missed = RunKey::scheduled(next.plus_ms(60_000)).alert(AlertEvent::Missed);
+    assert_eq!(open_keys(&state, 1)[1..], [missed], "one for all of them");
+}
+
+#[test]
+fn alerts_whose_receiver_is_away_are_bounded_and_hold_up_nothing() {
+    let mut state = State::new(T0);
+    let options = Options { overlap: Overlap::Skip, max_runs: Some(150), ..alert(&[AlertEvent::Failed]) };
+    with(&mut state, "a", minutely(), options);
+    for _ in 0..150 {
+        fire(&mut state, 1, failed(), Steering::default());
+    }
+    let task = state.task(1).unwrap();
+    assert_eq!((task.open.len(), task.state), (100, TaskState::Finished));
+    state.apply(T0, Command::Collect { seqs: vec![1] });
+    assert!(state.task(1).is_some(), "not while something is to be told");
+}
+
+#[test]
+fn an_answer_sets_the_next_due_time_and_what_it_replaces_is_skipped() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let first = state.task(1).unwrap().next.unwrap();
+    let at = first.plus_ms(150_000);
+    let later = Steering { next_at: Some(at), ..Steering::default() };
+    fire(&mut state, 1, Verdict::Succeeded, later);
+    assert_eq!(state.task(1).unwrap().next, Some(at));
+    let skipped = &history(&state, 1)[1];
+    assert_eq!((skipped.key.due, skipped.upto), (first.plus_ms(60_000), Some(first.plus_ms(120_000))));
+    assert_eq!(skipped.state, RunState::Skipped);
+    fire(&mut state, 1, Verdict::Succeeded, Steering::default());
+    assert_eq!(state.task(1).unwrap().next, Some(first.plus_ms(180_000)), "the schedule goes on");
+
+    let sooner = Steering { next_at: Some(Timestamp(5)), ..Steering::default() };
+    let due = fire(&mut state, 1, Verdict::Succeeded, sooner);
+    assert_eq!(state.task(1).unwrap().next, Some(due.plus_ms(1)), "never a time that was there before");
+    assert_eq!(history(&state, 1).len(), 4, "nothing was skipped");
+}
+
+#[test]
+fn a_one_shot_can_be_given_a_next_time_by_its_answer() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", at(T0.0 + 10));
+    let again = Steering { next_at: Some(T0.plus_ms(5000)), ..Steering::default() };
+    fire(&mut state, 1, Verdict::Succeeded, again);
+    assert_eq!((state.task(1).unwrap().state, state.task(1).unwrap().next), (TaskState::Active, again.next_at));
+    fire(&mut state, 1, Verdict::Succeeded, Steering::default());
+    assert_eq!(state.task(1).unwrap().state, TaskState::Finished);
+    let Reply::Triggered { key } = state.apply(T0.plus_ms(6000), Command::Trigger { id: id("a") }) else { panic!() };
+    let again = Steering { next_at: Some(T0.plus_ms(9000)), ..Steering::default() };
+    end(&mut state, 1, key, Verdict::Succeeded, again);
+    assert_eq!(state.task(1).unwrap().state, TaskState::Active, "even one that was finished");
+}
+
+#[test]
+fn an_answer_pauses_ends_or_deletes_its_task_within_its_bounds() {
+    let mut state = State::new(T0);
+    for name in ["pauses", "ends", "deletes"] {
+        create(&mut state, T0, name, minutely());
+    }
+    let due = fire(&mut state, 1, Verdict::Retry { at: T0 }, Steering { pause: true, ..Steering::default() });
+    assert_eq!(state.task(1).unwrap().state, TaskState::Paused);
+    assert!(!state.wants(1, RunKey::scheduled(due), 2), "its retries wait too");
+    fire(&mut state, 2, failed(), Steering { end: true, ..Steering::default() });
+    assert_eq!(state.task(2).unwrap().state, TaskState::Finished);
+    fire(&mut state, 3, Verdict::Succeeded, Steering { delete: true, ..Steering::default() });
+    assert!(state.task(3).is_none() && state.find(&id("deletes")).is_none());
+
+    let bounded = Options { max_runs: Some(1), ..Options::default() };
+    with(&mut state, "enough", minutely(), bounded);
+    fire(&mut state, 4, Verdict::Succeeded, Steering { next_at: Some(T0.plus_ms(600_000)), ..Steering::default() });
+    assert_eq!(state.task(4).unwrap().state, TaskState::Finished, "max_runs holds");
+    let bounded = Options { end: Some(T0.plus_ms(300_000)), ..Options::default() };
+    with(&mut state, "over", minutely(), bounded);
+    fire(&mut state, 5, Verdict::Succeeded, Steering { next_at: Some(T0.plus_ms(600_000)), ..Steering::default() });
+    assert_eq!(state.task(5).unwrap().state, TaskState::Finished, "end_time holds");
+}
+
+#[test]
+fn a_due_time_that_has_come_is_fired_and_recorded_whatever_the_schedule_says_next() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let due = state.task(1).unwrap().next.unwrap();
+    assert_eq!(due_now(&mut state, due).len(), 1, "its attempt is under way");
+    let old = spec(minutely());
+    let hourly = Timing::Periodic { format: "0 * * * *".into(), timezone: "UTC".into() };
+    let new = TaskSpec { timing: hourly, ..old.clone() };
+    let update = Command::Update { id: id("a"), base: old.digest(), old: Box::new(old), spec: Box::new(new) };
+    assert!(matches!(state.apply(due.plus_ms(1), update), Reply::Created { .. }));
+    assert!(state.wants(1, RunKey::scheduled(due), 1));
+    state.apply(due.plus_ms(20), ended(1, due, 1, Verdict::Succeeded));
+    assert_eq!((history(&state, 1).len(), state.task(1).unwrap().run_count), (1, 1));
+}
