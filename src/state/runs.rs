@@ -73,6 +73,11 @@ impl State {
             return;
         }
         let number = attempt.number;
+        if number > current {
+            // Only an attempt that is given up is followed by one that nobody has seen start.
+            let lost = open.lost();
+            open.attempts.extend(lost);
+        }
         open.attempts.push(attempt);
         let (state, reason) = match verdict {
             Verdict::Retry { at } => {

@@ -107,6 +107,18 @@ fn a_one_shot_fires_once_and_is_finished() {
 }
 
 #[test]
+fn an_attempt_that_was_given_up_stays_in_the_history() {
+    let mut state = State::new(T0);
+    let due = T0.plus_ms(10);
+    create(&mut state, T0, "a", at(due.0));
+    state.apply(due, started(1, due, 1, 7, 1));
+    state.apply(due, ended(1, due, 2, Verdict::Succeeded));
+    let history = &state.changes().runs[&1].added;
+    let numbers: Vec<_> = history[0].1.attempts.iter().map(|a| (a.number, a.node, a.error.is_some())).collect();
+    assert_eq!(numbers, [(1, 7, true), (2, 1, false)]);
+}
+
+#[test]
 fn a_new_leader_finds_what_the_old_one_took() {
     let mut state = State::new(T0);
     create(&mut state, T0, "a", at(T0.0 + 10));
