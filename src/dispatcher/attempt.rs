@@ -11,6 +11,7 @@ use crate::command::{Command, Steering, Verdict};
 use crate::id::RunId;
 use crate::run::Attempt;
 use crate::state::Job;
+use crate::storage::machine::Cause;
 use crate::task::{Delivery, Expect};
 
 /// An attempt that takes longer than this is recorded as started, so that every node shows it.
@@ -38,7 +39,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         node.machine().release(job.seq);
         return;
     };
-    let (spec, parent) = match node.machine().spec_of_run(job.seq, job.key) {
+    let Cause { spec, parent } = match node.machine().cause_of_run(job.seq, job.key) {
         Ok(Some(known)) => known,
         Ok(None) => return,
         Err(error) => {

@@ -6,6 +6,8 @@
 mod raft;
 mod read;
 
+pub use read::Cause;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};

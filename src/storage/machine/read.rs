@@ -40,6 +40,15 @@ impl Known {
     }
 }
 
+/// Why a run is made.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// The definition under which it is made: its task's, unless that was changed while the run was going.
+    pub spec: Arc<TaskSpec>,
+    /// The run whose outcome has triggered it.
+    pub parent: Option<RunId>,
+}
+
 /// The layers above the store, newest first.
 fn layers(core: &Core) -> impl Iterator<Item = &Changes> {
     std::iter::once(core.state.changes()).chain(core.cut.as_deref().map(|cut| &cut.changes))
@@ -62,12 +71,11 @@ impl Machine {
         }
     }
 
-    /// The definition under which a run is made (the task's, unless it was changed while the run was going), and the
-    /// run whose outcome has triggered it.
+    /// Why the run is made, or would be; none: there is no such task.
     ///
     /// # Errors
     /// A record that cannot be read.
-    pub fn spec_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<(Arc<TaskSpec>, Option<RunId>)>, Error> {
+    pub fn cause_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<Cause>, Error> {
         let (own, parent) = {
             let core = self.core();
             let open = core.state.task(seq).and_then(|task| task.open.iter().find(|run| run.key == key));
@@ -77,7 +85,7 @@ impl Machine {
             Some(spec) => Some(spec),
             None => self.spec(seq)?,
         };
-        Ok(spec.map(|spec| (spec, parent)))
+        Ok(spec.map(|spec| Cause { spec, parent }))
     }
 
     /// The task with this id, as it is now on this node.
