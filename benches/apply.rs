@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BatchSize, Criterion, Throughput};
 use xcron::clock::Timestamp;
-use xcron::command::{Batch, Command, Verdict};
+use xcron::command::{Batch, Command, Steering, Verdict};
 use xcron::id::{RunKey, TaskId};
 use xcron::run::Attempt;
 use xcron::state::State;
@@ -55,7 +55,7 @@ fn ended(seq: u64, due: Timestamp) -> Command {
         answer: Some("ok".to_owned()),
     };
     let key = RunKey::scheduled(due);
-    Command::RunEnded { seq, key, attempt, term: 1, verdict: Verdict::Succeeded }
+    Command::RunEnded { seq, key, attempt, term: 1, verdict: Verdict::Succeeded, steering: Steering::default() }
 }
 
 fn apply(c: &mut Criterion) {

@@ -17,7 +17,7 @@ use openraft::{
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use xcron::clock::{Clock, Timestamp};
-use xcron::command::{Batch, Command, Reply, Verdict};
+use xcron::command::{Batch, Command, Reply, Steering, Verdict};
 use xcron::id::{RunKey, TaskId};
 use xcron::raft::{LogId, Payload, Replies, TypeConfig};
 use xcron::run::Attempt;
@@ -87,7 +87,14 @@ fn ended(seq: u64, due: Timestamp) -> Command {
         error: None,
         answer: Some("ok".to_owned()),
     };
-    Command::RunEnded { seq, key: RunKey::scheduled(due), attempt, term: 1, verdict: Verdict::Succeeded }
+    Command::RunEnded {
+        seq,
+        key: RunKey::scheduled(due),
+        attempt,
+        term: 1,
+        verdict: Verdict::Succeeded,
+        steering: Steering::default(),
+    }
 }
 
 /// Entries that make, fire and delete tasks of all sizes.
