@@ -8,32 +8,33 @@ use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::wheel::{Progress, Timer, Wheel};
 
-/// Where a task's wake time is kept.
+/// Where the time at which something of a task comes due is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// It has none.
+    /// There is none.
     Silent,
     /// In the wheel.
     Wheel(Timer, Timestamp),
     /// Due, and nobody acts on it yet.
     Fresh(Timestamp),
-    /// Due, and this node, as the leader, acts on it.
-    Taken(Timestamp),
 }
 
 impl Alarm {
     fn at(self) -> Option<Timestamp> {
         match self {
             Alarm::Silent => None,
-            Alarm::Wheel(_, at) | Alarm::Fresh(at) | Alarm::Taken(at) => Some(at),
+            Alarm::Wheel(_, at) | Alarm::Fresh(at) => Some(at),
         }
     }
 }
 
+/// The alarms of all tasks. What a task has due is *taken* by the leader, all of it at once; from then on its alarm
+/// stands for what comes due later, so that nothing waits for what was taken: an attempt that finds no place at its
+/// target holds up none to another.
 pub(super) struct Alarms {
     wheel: Wheel<Seq>,
     fresh: BTreeSet<(Timestamp, Seq)>,
-    taken: BTreeSet<(Timestamp, Seq)>,
+    taken: BTreeSet<Seq>,
     scratch: Vec<(u64, Seq)>,
 }
 
@@ -42,12 +43,24 @@ impl Alarms {
         Alarms { wheel: Wheel::new(now.0), fresh: BTreeSet::new(), taken: BTreeSet::new(), scratch: Vec::new() }
     }
 
-    /// Makes the alarm agree with the task's wake time. One that agrees already stays where it is: a task that the
-    /// leader has taken must not come due a second time because another of its runs has ended.
+    /// Makes the alarm agree with the task. What was taken does not come due again because another of the task's runs
+    /// has ended; it does, with the rest, where an attempt has come up since, which can have the very millisecond up to
+    /// which all was taken.
     pub fn set(&mut self, seq: Seq, task: &mut Task) {
-        let wake = task.wake();
+        let came_up = std::mem::take(&mut task.came_up);
+        let first = task.wake();
+        if let Some(upto) = task.taken {
+            if came_up || first.is_none_or(|at| at > upto) {
+                task.taken = None;
+                self.taken.remove(&seq);
+            }
+        }
+        let wake = match task.taken {
+            None => first,
+            Some(upto) => task.wakes().filter(|at| *at > upto).min(),
+        };
         if wake != task.alarm.at() {
-            self.clear(seq, task);
+            self.silence(seq, task);
             task.alarm = match wake {
                 None => Alarm::Silent,
                 Some(at) if at.0 <= self.wheel.elapsed_ms() => {
@@ -59,7 +72,7 @@ impl Alarms {
         }
     }
 
-    pub fn clear(&mut self, seq: Seq, task: &mut Task) {
+    fn silence(&mut self, seq: Seq, task: &mut Task) {
         match std::mem::replace(&mut task.alarm, Alarm::Silent) {
             Alarm::Silent => {}
             Alarm::Wheel(timer, _) => {
@@ -68,9 +81,14 @@ impl Alarms {
             Alarm::Fresh(at) => {
                 self.fresh.remove(&(at, seq));
             }
-            Alarm::Taken(at) => {
-                self.taken.remove(&(at, seq));
-            }
+        }
+    }
+
+    /// The task goes.
+    pub fn clear(&mut self, seq: Seq, task: &mut Task) {
+        self.silence(seq, task);
+        if task.taken.take().is_some() {
+            self.taken.remove(&seq);
         }
     }
 
@@ -87,48 +105,41 @@ impl Alarms {
         progress
     }
 
-    /// The earliest due task, if it is due by `now`.
+    /// The earliest due task, if it is due by `now`. All that it has due by then is taken.
     pub fn take(&mut self, now: Timestamp, pages: &mut Pages) -> Option<Seq> {
-        let &(at, seq) = self.fresh.first().filter(|(at, _)| *at <= now)?;
-        self.fresh.pop_first();
-        if let Some(task) = pages.get_mut(seq) {
-            task.alarm = Alarm::Taken(at);
-            self.taken.insert((at, seq));
+        let &(_, seq) = self.fresh.first().filter(|(at, _)| *at <= now)?;
+        match pages.get_mut(seq) {
+            Some(task) => {
+                task.taken = Some(now);
+                self.taken.insert(seq);
+                self.set(seq, task);
+            }
+            None => {
+                self.fresh.pop_first();
+            }
         }
         Some(seq)
     }
 
     /// What was taken is due again: this node no longer leads, or has just begun to.
     pub fn release(&mut self, pages: &mut Pages) {
-        for (at, seq) in std::mem::take(&mut self.taken) {
-            if let Some(task) = pages.get_mut(seq) {
-                task.alarm = Alarm::Fresh(at);
-                self.fresh.insert((at, seq));
-            }
+        for seq in std::mem::take(&mut self.taken) {
+            self.release_one(seq, pages);
         }
     }
 
     /// One task that was taken is due again.
     pub fn release_one(&mut self, seq: Seq, pages: &mut Pages) {
         let Some(task) = pages.get_mut(seq) else { return };
-        if let Alarm::Taken(at) = task.alarm {
-            self.taken.remove(&(at, seq));
-            self.fresh.insert((at, seq));
-            task.alarm = Alarm::Fresh(at);
-        }
+        task.came_up = true;
+        self.set(seq, task);
     }
 
-    /// Begins again at `now`: the wall clock was set back, and the wheel cannot turn back.
+    /// Begins again at `now`: the wall clock was set back, and the wheel cannot turn back. What was taken stays so.
     pub fn rebuild(&mut self, now: Timestamp, pages: &mut Pages) {
         let taken = std::mem::take(&mut self.taken);
-        *self = Alarms::new(now);
+        *self = Alarms { taken, ..Alarms::new(now) };
         for (seq, task) in pages.iter_mut() {
-            if let Alarm::Taken(at) = task.alarm {
-                if taken.contains(&(at, seq)) {
-                    self.taken.insert((at, seq));
-                    continue;
-                }
-            }
             task.alarm = Alarm::Silent;
             self.set(seq, task);
         }

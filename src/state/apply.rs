@@ -98,6 +98,8 @@ impl State {
             paused: None,
             failing: false,
             alarm: Alarm::Silent,
+            taken: None,
+            came_up: false,
         };
         if spec.options.run_now {
             task.trigger(now, None)?;
@@ -150,6 +152,7 @@ impl State {
         if let Some((rhythm, next)) = times {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
             task.next = Some(next);
+            task.came_up = true;
             task.fired = 0;
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;
@@ -237,6 +240,7 @@ impl State {
             TaskState::Active => {}
             TaskState::Paused => {
                 task.state = TaskState::Active;
+                task.came_up = true;
                 task.paused = task.paused.map(|pause| Pause { to: Some(now), ..pause });
                 self.settle(now, seq);
             }
@@ -275,6 +279,7 @@ impl State {
         let mut runs = task.open.iter_mut().filter(|run| !run.key.is_alert());
         if let (Some(OpenRun { phase: phase @ OpenPhase::Queued, .. }), None) = (runs.next(), runs.next()) {
             *phase = OpenPhase::Waiting { attempt: 1, at: now };
+            task.came_up = true;
         }
         if task.next.is_none() && task.runs().next().is_none() && task.state != TaskState::Finished {
             task.state = TaskState::Finished;

@@ -47,7 +47,7 @@ impl State {
         };
         let waiting = task.open.iter().filter(|run| run.key.is_alert()).count();
         if let Some(event) = event.filter(|_| waiting < ALERTS_MAX) {
-            task.open.push(OpenRun { spec, ..OpenRun::new(key.alert(event), now) });
+            task.open(OpenRun { spec, ..OpenRun::new(key.alert(event), now) });
         }
         let parent = RunId::new(&task.id, key);
         for child in children {
@@ -127,6 +127,7 @@ impl State {
             (first, last.filter(|last| *last != first))
         });
         task.next = (!ends).then_some(at);
+        task.came_up = true;
         if task.next.is_some() && task.state == TaskState::Finished {
             task.state = TaskState::Active;
             self.finished.remove(&(task.finished.take(), seq));

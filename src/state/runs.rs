@@ -82,6 +82,9 @@ impl State {
         let (state, reason) = match verdict {
             Verdict::Retry { at } => {
                 open.phase = OpenPhase::Waiting { attempt: number + 1, at };
+                if let Some(task) = self.pages.get_mut(seq) {
+                    task.came_up = true;
+                }
                 self.steer(now, seq, key, steering);
                 self.settle(now, seq);
                 return;
@@ -183,6 +186,7 @@ impl State {
         } else {
             task.next = task.due_after(latest);
         }
+        task.came_up = true;
         let newest = past.last().copied();
         for due in past {
             self.record(seq, Run::unfired(RunKey::scheduled(due), RunState::Missed, reason, now));

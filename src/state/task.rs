@@ -84,16 +84,25 @@ pub struct Task {
     /// Whether the run that ended last, or the due time that was missed last, was no success.
     pub failing: bool,
     pub(super) alarm: Alarm,
+    /// What was due by then is in the leader's hands.
+    pub(super) taken: Option<Timestamp>,
+    /// Whether something has come up since the alarm was set.
+    pub(super) came_up: bool,
 }
 
 impl Task {
-    /// When something is to be done for it: a due time, or the next attempt of an open run.
+    /// When something is to be done for it for the first time.
     pub fn wake(&self) -> Option<Timestamp> {
+        self.wakes().min()
+    }
+
+    /// When something is to be done for it: its due time, the next attempts of its open runs.
+    pub fn wakes(&self) -> impl Iterator<Item = Timestamp> + use<'_> {
         let retries = self.open.iter().filter(|run| self.may_go_on(run.key)).filter_map(|run| match run.phase {
             OpenPhase::Waiting { at, .. } => Some(at),
             OpenPhase::Running { .. } | OpenPhase::Queued => None,
         });
-        retries.chain(self.next_fire()).min()
+        retries.chain(self.next_fire())
     }
 
     /// When the schedule's next run is to be fired: its due time, moved by the jitter; none while it is not to be.
@@ -135,6 +144,7 @@ impl Task {
         self.fired += 1;
         let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.fired >= max);
         self.next = if enough { None } else { self.due_after(due) };
+        self.came_up = true;
     }
 
     /// The runs that have started and not ended, oldest first. (What is open besides are alerts.)
@@ -153,6 +163,12 @@ impl Task {
         delivery == Delivery::AtMostOnce && !run.key.is_alert()
     }
 
+    /// Has an attempt come up.
+    pub(super) fn open(&mut self, run: OpenRun) {
+        self.open.push(run);
+        self.came_up = true;
+    }
+
     /// Opens a run beside the schedule, due now.
     pub(super) fn trigger(&mut self, now: Timestamp, parent: Option<RunId>) -> Result<RunKey, Refusal> {
         if self.open.len() >= OPEN_RUNS_MAX {
@@ -160,7 +176,7 @@ impl Task {
         }
         self.triggers += 1;
         let key = RunKey::triggered(now, self.triggers);
-        self.open.push(OpenRun { parent, ..OpenRun::new(key, now) });
+        self.open(OpenRun { parent, ..OpenRun::new(key, now) });
         Ok(key)
     }
 
@@ -171,7 +187,7 @@ impl Task {
         let waits = self.options.as_ref().is_some_and(|o| o.overlap != Overlap::Allow) && self.runs().next().is_some();
         if at <= now && !waits {
             self.pass(due);
-            self.open.push(OpenRun::new(RunKey::scheduled(due), at));
+            self.open(OpenRun::new(RunKey::scheduled(due), at));
         }
     }
 
@@ -199,6 +215,8 @@ impl Task {
             paused: stored.paused,
             failing: stored.failing,
             alarm: Alarm::Silent,
+            taken: None,
+            came_up: false,
         }
     }
 

@@ -268,3 +268,17 @@ fn a_command_that_is_repeatable_answers_the_same_twice_and_changes_nothing_more(
         assert_eq!(command.is_repeatable(), first == second, "{command:?}: {first:?}, {second:?}");
     }
 }
+
+#[test]
+fn what_comes_up_in_the_same_millisecond_as_what_was_taken_is_taken_too() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let mut trigger = || match state.apply(T0, Command::Trigger { id: id("a") }) {
+        Reply::Triggered { key } => (key, due_now(&mut state, T0).iter().map(|job| job.key).collect::<Vec<_>>()),
+        other => panic!("{other:?}"),
+    };
+    let (first, taken) = trigger();
+    assert_eq!(taken, [first]);
+    let (second, taken) = trigger();
+    assert!(taken.contains(&second), "{taken:?}");
+}

@@ -249,3 +249,19 @@ fn a_due_time_that_has_come_is_fired_and_recorded_whatever_the_schedule_says_nex
     state.apply(due.plus_ms(20), ended(1, due, 1, Verdict::Succeeded));
     assert_eq!((history(&state, 1).len(), state.task(1).unwrap().run_count), (1, 1));
 }
+
+#[test]
+fn what_waits_in_the_leaders_hands_holds_up_nothing_that_comes_due_later() {
+    let mut state = State::new(T0);
+    with(&mut state, "a", minutely(), alert(&[AlertEvent::Failed]));
+    let bad = fire(&mut state, 1, failed(), Steering::default());
+    let told = RunKey::scheduled(bad).alert(AlertEvent::Failed);
+    assert_eq!(due_now(&mut state, bad).len(), 1, "the alert, whose receiver has no place for it");
+    let next = bad.plus_ms(60_000);
+    let keys: Vec<_> = due_now(&mut state, next).into_iter().map(|job| job.key).collect();
+    assert!(keys.contains(&RunKey::scheduled(next)), "{keys:?}");
+    state.release_taken();
+    let keys: Vec<_> = due_now(&mut state, next).into_iter().map(|job| job.key).collect();
+    assert_eq!(keys, [told, RunKey::scheduled(next)], "a new leader finds both");
+    assert!(due_now(&mut state, next).is_empty());
+}
