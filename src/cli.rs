@@ -32,7 +32,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Puts load on a running node and tells what became of it.
+    /// Puts load on nodes and tells what became of it.
     #[command(subcommand)]
     Bench(Bench),
 }

@@ -167,3 +167,16 @@ async fn a_callback_that_is_under_way_may_end_before_the_node_does() {
     sleep_ms(500).await;
     assert_eq!(slow.of("slow").len(), 1, "it is not sent again");
 }
+
+#[test]
+fn a_bench_starts_its_own_nodes_measures_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = ["--tasks", "200", "--batch", "50", "--json", "--dir", "."];
+    let output =
+        server(&[&["bench", "fire", "--due-in-ms", "1500", "--spread-ms", "100"], &load[..]].concat(), dir.path());
+    assert!(output.status.success(), "{}", said(&output));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!((&told["runs that arrived"]["value"], &told["early"]["value"]), (&200.0.into(), &0.0.into()), "{told}");
+    assert!(told["fires / bare client"]["value"].as_f64() > Some(0.0) && told["lateness"]["p99"].is_number(), "{told}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
