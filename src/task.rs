@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::signature::Secret;
 
 /// A task's definition. It does not change as the task runs; what changes is in [`crate::state`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,8 @@ pub struct TaskSpec {
     pub name: Option<String>,
     /// For people and for lists.
     pub tags: BTreeMap<String, String>,
+    /// What its attempts are signed with; none: with the configuration's.
+    pub secrets: Vec<Secret>,
 }
 
 /// When a task is due.
@@ -296,7 +299,7 @@ impl TaskSpec {
     /// A definition with nothing but what must be there.
     pub fn new(timing: Timing, callback: Callback) -> Self {
         let options = Options::default();
-        TaskSpec { timing, options, callback, retry: None, name: None, tags: BTreeMap::new() }
+        TaskSpec { timing, options, callback, retry: None, name: None, tags: BTreeMap::new(), secrets: Vec::new() }
     }
 
     /// A fingerprint: two definitions with the same one are the same definition.

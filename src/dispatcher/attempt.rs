@@ -52,8 +52,10 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
     if !node.machine().with_state(|s| s.wants(job.seq, job.key, job.attempt)) {
         return;
     }
-    let request = request(dispatcher, &job, &spec, term);
+    let mut request = request(dispatcher, &job, &spec, term);
     let (started, clock) = (node.now(), monotonic());
+    let secrets = if spec.secrets.is_empty() { &node.config().callback.secrets } else { &spec.secrets };
+    request.sign(secrets, &RunId::new(&job.id, job.key).to_string(), started);
     let lateness_ms = started.ms_since(job.at).min(u32::MAX.into()) as u32;
     node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
     let mut sending = dispatcher.0.transport.send(request);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -13,8 +13,10 @@ use url::{Host, Url};
 
 pub use super::resolve::Lookup;
 use super::resolve::{own_addresses, system, Resolver};
+use crate::clock::{Clock, Timestamp};
 use crate::config::Callback;
 use crate::guard::{Guard, Refused};
+use crate::signature::{self, Secret};
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -31,6 +33,15 @@ pub struct Request {
     pub timeout: Duration,
     /// How much of the answer is wanted.
     pub answer_bytes: usize,
+}
+
+impl Request {
+    /// Signs it as it is by now, where there is a secret.
+    pub fn sign(&mut self, secrets: &[Secret], id: &str, at: Timestamp) {
+        if !secrets.is_empty() {
+            signature::sign(&mut self.headers, secrets, id, at, self.body.as_deref().unwrap_or_default());
+        }
+    }
 }
 
 /// What a target answered.
@@ -166,8 +177,7 @@ impl Inner {
         let client = self.admit(&url).await?;
         let sending = client.request(method, url).headers(headers);
         let mut response = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send().await?;
-        let retry_after = response.headers().get(http::header::RETRY_AFTER);
-        let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+        let retry_after = retry_after(response.headers(), Clock::system().now());
         let bytes_max = self.answer_bytes_max;
         let mut start = Vec::new();
         let mut read = 0;
@@ -204,6 +214,20 @@ impl Transport for Http {
     }
 }
 
+/// How long the answer asks to be left alone: in seconds, or until a time, which is held against the answer's own date,
+/// since the two clocks need not agree.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let asked = text(http::header::RETRY_AFTER)?;
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(asked).ok()?;
+    let date = text(http::header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    let now = date.unwrap_or(UNIX_EPOCH + Duration::from_millis(now.as_ms()));
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
 fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -213,4 +237,29 @@ fn causes<'a>(
 /// The innermost cause: the outer ones name the URL, which may hold what is not to be kept.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(retry_after_value: &str, date: Option<&str>) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", retry_after_value.parse().unwrap());
+        date.map(|date| headers.insert("date", date.parse().unwrap()));
+        // Sun, 06 Nov 1994 08:49:30 GMT
+        retry_after(&headers, Timestamp::from_secs(784_111_770)).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_in_seconds_or_a_date() {
+        assert_eq!((asked("120", None), asked(" 0 ", None)), (Some(120), Some(0)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT", None), Some(7));
+        let date = Some("Sun, 06 Nov 1994 08:00:00 GMT");
+        assert_eq!(asked("Sun, 06 Nov 1994 08:01:00 GMT", date), Some(60), "by the target's own clock");
+        assert_eq!(asked("Sun, 06 Nov 1994 07:00:00 GMT", date), Some(0), "past");
+        for none in ["-1", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "184467440737095516160"] {
+            assert_eq!(asked(none, None), None, "{none}");
+        }
+    }
 }

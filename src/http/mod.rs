@@ -20,6 +20,7 @@ mod options;
 mod query;
 mod runs;
 mod schedule;
+mod secrets;
 pub mod serve;
 mod show;
 mod tasks;
