@@ -29,6 +29,13 @@ pub struct Callback {
     pub deny: Vec<String>,
     /// Whether only global addresses may be targets. Default: false.
     pub public_only: bool,
+    /// After so many runs in a row that could not connect to a target, its attempts wait until it can be connected to
+    /// again; 0: never. Default: 3. Maximum: 100.
+    pub hold_after: usize,
+    /// The pause before the first probe of such a target. Default: 500. Minimum: 10.
+    pub probe_min_ms: u64,
+    /// The longest one; each is twice as long as the one before. Default: 30000.
+    pub probe_max_ms: u64,
     /// What attempts are signed with, unless their task has secrets of its own; at most 4. Default: `[]`.
     pub secrets: Vec<Secret>,
     /// How failed attempts are repeated.
@@ -62,6 +69,9 @@ impl Default for Callback {
             allow: Vec::new(),
             deny: Vec::new(),
             public_only: false,
+            hold_after: 3,
+            probe_min_ms: 500,
+            probe_max_ms: 30_000,
             secrets: Vec::new(),
             retry: Retry::default(),
         }
@@ -85,6 +95,9 @@ impl Callback {
         within("callback.answer_bytes_max", self.answer_bytes_max as u64, 1024, 16 << 20)?;
         within("callback.answer_kept_bytes", self.answer_kept_bytes as u64, 0, 4096)?;
         within("callback.misfire_window_ms", self.misfire_window_ms, 0, 365 * DAY_MS)?;
+        within("callback.hold_after", self.hold_after as u64, 0, 100)?;
+        within("callback.probe_min_ms", self.probe_min_ms, 10, DAY_MS)?;
+        within("callback.probe_max_ms", self.probe_max_ms, self.probe_min_ms, DAY_MS)?;
         within("callback.retry.max_attempts", self.retry.max_attempts.into(), 1, 1000)?;
         within("callback.retry.min_backoff_ms", self.retry.min_backoff_ms, 1, DAY_MS)?;
         within("callback.retry.max_backoff_ms", self.retry.max_backoff_ms, self.retry.min_backoff_ms, 7 * DAY_MS)?;

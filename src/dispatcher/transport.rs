@@ -1,7 +1,7 @@
 //! How a request reaches its target.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 pub use http::Method;
 use http::{HeaderMap, StatusCode};
+use tokio::net::TcpStream;
 use url::{Host, Url};
 
 pub use super::resolve::Lookup;
@@ -76,6 +77,9 @@ pub enum Failure {
 pub trait Transport: Send + Sync + 'static {
     /// Sends one and waits for the answer.
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>>;
+
+    /// Connects to a target, `host:port`, and sends nothing.
+    fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>>;
 }
 
 /// The real one, over reqwest: no redirects, no proxy from the environment, answers read to a bound, and nothing but
@@ -171,6 +175,31 @@ impl Inner {
         client.as_ref().map_err(|error| Failure::Broken(error.to_string()))
     }
 
+    async fn connect(&self, target: &str) -> Result<(), Failure> {
+        let broken = |what: &dyn std::fmt::Display| Failure::Broken(what.to_string());
+        let url = Url::parse(&format!("http://{target}/")).map_err(|error| broken(&error))?;
+        self.admit(&url).await?;
+        let port = url.port_or_known_default().unwrap_or(0);
+        let ips = match url.host() {
+            Some(Host::Ipv4(ip)) => vec![ip.into()],
+            Some(Host::Ipv6(ip)) => vec![ip.into()],
+            Some(Host::Domain(name)) => {
+                let own = if self.careful.contains_key(&port) { port } else { 0 };
+                let resolver = Resolver::new(self.lookup.clone(), self.guard.clone(), own);
+                resolver.addresses(name).await.map_err(|error| match error.downcast::<Refused>() {
+                    Ok(refused) => Failure::Refused(*refused),
+                    Err(error) => Failure::Connect(describe(error.as_ref())),
+                })?
+            }
+            None => return Err(broken(&"no host")),
+        };
+        let addresses: Vec<SocketAddr> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        match TcpStream::connect(addresses.as_slice()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::Connect(error.to_string())),
+        }
+    }
+
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
         let Request { method, url, headers, body, answer_bytes: kept, .. } = request;
         let url = Url::parse(&url).map_err(|error| Failure::Broken(error.to_string()))?;
@@ -209,6 +238,16 @@ impl Transport for Http {
             match tokio::time::timeout(timeout, inner.exchange(request)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::Timeout(timeout)),
+            }
+        })
+    }
+
+    fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>> {
+        let (inner, target, timeout) = (self.0.clone(), target.to_owned(), self.0.settings.connect_timeout);
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, inner.connect(&target)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::Connect("no connection in time".to_owned())),
             }
         })
     }

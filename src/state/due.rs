@@ -6,7 +6,7 @@ use super::{State, Task};
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::{RunKey, TaskId};
-use crate::run::OpenPhase;
+use crate::run::{OpenPhase, OpenRun};
 use crate::task::TaskState;
 use crate::wheel::Progress;
 
@@ -31,6 +31,15 @@ impl Job {
     fn new(seq: Seq, task: &Task, key: RunKey, attempt: u32, at: Timestamp) -> Job {
         Job { seq, id: task.id.clone(), target: task.target.clone(), key, attempt, at }
     }
+
+    fn of_run(seq: Seq, task: &Task, run: &OpenRun, attempt: u32, at: Timestamp) -> Job {
+        Job { target: target_of(task, run), ..Job::new(seq, task, run.key, attempt, at) }
+    }
+}
+
+/// Where a run's attempts go: it ends under the definition under which it began.
+fn target_of(task: &Task, run: &OpenRun) -> Arc<str> {
+    run.spec.as_ref().map_or_else(|| task.target.clone(), |spec| spec.callback.target().into())
 }
 
 impl State {
@@ -68,7 +77,7 @@ impl State {
         for run in task.open.iter().filter(|run| task.may_go_on(run.key)) {
             if let OpenPhase::Waiting { attempt, at } = run.phase {
                 if at <= now {
-                    jobs.push(Job::new(seq, task, run.key, attempt, at));
+                    jobs.push(Job::of_run(seq, task, run, attempt, at));
                 }
             }
         }
@@ -96,7 +105,7 @@ impl State {
         let tasks = self.open.iter().filter_map(|&seq| Some((seq, self.pages.get(seq)?)));
         let runs = tasks.flat_map(|(seq, task)| task.open.iter().map(move |run| (seq, task, run)));
         runs.filter_map(|(seq, task, run)| match run.phase {
-            OpenPhase::Running { attempt, .. } => Some(Job::new(seq, task, run.key, attempt + 1, now)),
+            OpenPhase::Running { attempt, .. } => Some(Job::of_run(seq, task, run, attempt + 1, now)),
             OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         })
         .collect()
@@ -113,6 +122,15 @@ impl State {
             };
         }
         task.state == TaskState::Active && key.nonce == 0 && task.next == Some(key.due)
+    }
+
+    /// Whether a job that waits is still wanted, at the target that it waits for.
+    pub fn still_wants(&self, job: &Job) -> bool {
+        let same = |task: &Task| {
+            let run = task.open.iter().find(|run| run.key == job.key);
+            run.map_or_else(|| task.target.clone(), |run| target_of(task, run)) == job.target
+        };
+        self.wants(job.seq, job.key, job.attempt) && self.pages.get(job.seq).is_some_and(same)
     }
 
     /// Tasks whose wake time has come and that nobody acts on: 0 on a healthy leader.
