@@ -12,7 +12,10 @@ use serde::Deserialize;
 
 use crate::schedule::Zone;
 
+mod callback;
 mod targets;
+
+pub use callback::{Callback, Retry};
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -155,48 +158,6 @@ pub struct Limits {
     pub queue_max: usize,
 }
 
-/// `[callback]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Callback {
-    /// From connect to the last byte of the answer. Default: 30000. 100 to 600000.
-    pub timeout_ms: u64,
-    /// To connect alone. Default: 5000.
-    pub connect_timeout_ms: u64,
-    /// Most attempts in flight. Default: 512.
-    pub in_flight_max: usize,
-    /// Most attempts in flight to one host and port. Default: 64.
-    pub in_flight_per_host_max: usize,
-    /// How much of an answer is read. Default: 65536.
-    pub answer_bytes_max: usize,
-    /// How much of an answer is kept in the history. Default: 256. Maximum: 4096.
-    pub answer_kept_bytes: usize,
-    /// Due times of a periodic task that were missed by more than this fire as one. Default: 60000.
-    pub misfire_window_ms: u64,
-    /// Addresses, CIDRs and host names (`*.` before one: those below it) that alone may be targets. Default: `[]`, all.
-    pub allow: Vec<String>,
-    /// The same that may not be targets, even if `allow` names them. Default: `[]`.
-    pub deny: Vec<String>,
-    /// Whether only global addresses may be targets. Default: false.
-    pub public_only: bool,
-    /// How failed attempts are repeated.
-    pub retry: Retry,
-}
-
-/// `[callback.retry]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// Attempts of one run, the first included. Default: 5. 1 to 1000.
-    pub max_attempts: u32,
-    /// The first backoff is at most this. Default: 1000.
-    pub min_backoff_ms: u64,
-    /// No backoff is longer. Default: 60000.
-    pub max_backoff_ms: u64,
-    /// By how much each backoff may be longer than the one before. Default: 2.0. 1 to 100.
-    pub multiplier: f64,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -258,28 +219,27 @@ impl Default for Limits {
     }
 }
 
-impl Default for Callback {
-    fn default() -> Self {
-        Callback {
-            timeout_ms: 30_000,
-            connect_timeout_ms: 5000,
-            in_flight_max: 512,
-            in_flight_per_host_max: 64,
-            answer_bytes_max: 65_536,
-            answer_kept_bytes: 256,
-            misfire_window_ms: 60_000,
-            allow: Vec::new(),
-            deny: Vec::new(),
-            public_only: false,
-            retry: Retry::default(),
-        }
+const DAY_MS: u64 = 86_400_000;
+
+/// What is wrong with a value: the key, and what is expected of it.
+type Complaint = (&'static str, String);
+
+fn within(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Complaint> {
+    if (min..=max).contains(&value) {
+        return Ok(());
     }
+    Err((key, format!("is {value}; a number from {min} to {max} is expected")))
 }
 
-impl Default for Retry {
-    fn default() -> Self {
-        Retry { max_attempts: 5, min_backoff_ms: 1000, max_backoff_ms: 60_000, multiplier: 2.0 }
+/// What is wrong with a file, as its parser tells it. It quotes the line, which is left out where it can hold a secret.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let full = error.to_string();
+    if !["secret", "whsec"].iter().any(|word| full.contains(word)) {
+        return full.trim().to_owned();
     }
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("in line {line}, which is not shown since it is about a secret: an array of strings is expected")
 }
 
 /// A `host:port`, as a peer is named.
@@ -326,8 +286,7 @@ impl Config {
     /// # Errors
     /// [`Error::Malformed`].
     pub fn from_toml(text: &str, file: &Path) -> Result<Config, Error> {
-        toml::from_str(text)
-            .map_err(|e| Error::Malformed { file: file.to_owned(), detail: e.to_string().trim().into() })
+        toml::from_str(text).map_err(|e| Error::Malformed { file: file.to_owned(), detail: explain(text, &e) })
     }
 
     /// Whether the values can be meant.
@@ -349,13 +308,8 @@ impl Config {
             return fail("timezone", format!("{error}; an IANA name such as \"Europe/Berlin\" is expected"));
         }
         let whole = |key, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                Ok(())
-            } else {
-                fail(key, format!("is {value}; a number from {min} to {max} is expected"))
-            }
+            within(key, value, min, max).or_else(|(key, detail)| fail(key, detail))
         };
-        const DAY: u64 = 86_400_000;
         let (raft, store, limits, callback) = (&self.raft, &self.storage, &self.limits, &self.callback);
         whole("raft.heartbeat_ms", raft.heartbeat_ms, 10, 60_000)?;
         let min = raft.election_timeout_min_ms;
@@ -367,7 +321,7 @@ impl Config {
             );
         }
         whole("raft.election_timeout_max_ms", raft.election_timeout_max_ms, min + 1, 600_000)?;
-        whole("raft.max_clock_skew_ms", raft.max_clock_skew_ms, 10, DAY)?;
+        whole("raft.max_clock_skew_ms", raft.max_clock_skew_ms, 10, DAY_MS)?;
         whole("raft.snapshot_log_bytes", raft.snapshot_log_bytes, 1 << 20, 1 << 40)?;
         whole("storage.cache_mb", store.cache_mb, 16, 1 << 20)?;
         whole("storage.checkpoint_interval_ms", store.checkpoint_interval_ms, 10, 60_000)?;
@@ -379,26 +333,12 @@ impl Config {
         whole("limits.task_bytes_max", limits.task_bytes_max as u64, 256, limits.request_bytes_max as u64)?;
         whole("limits.tasks_max", limits.tasks_max as u64, 1, 1 << 40)?;
         whole("limits.retain_s", limits.retain_s, 0, 10 * 365 * 86_400)?;
-        whole("limits.ahead_ms_max", limits.ahead_ms_max, 1000, 200 * 365 * DAY)?;
+        whole("limits.ahead_ms_max", limits.ahead_ms_max, 1000, 200 * 365 * DAY_MS)?;
         whole("limits.request_timeout_ms", limits.request_timeout_ms, 100, 600_000)?;
         whole("limits.connections_max", limits.connections_max as u64, 1, 1 << 20)?;
-        whole("limits.idle_timeout_ms", limits.idle_timeout_ms, 100, DAY)?;
+        whole("limits.idle_timeout_ms", limits.idle_timeout_ms, 100, DAY_MS)?;
         whole("limits.queue_max", limits.queue_max as u64, 1, 1 << 24)?;
-        whole("callback.timeout_ms", callback.timeout_ms, 100, 600_000)?;
-        whole("callback.connect_timeout_ms", callback.connect_timeout_ms, 10, 600_000)?;
-        whole("callback.in_flight_max", callback.in_flight_max as u64, 1, 100_000)?;
-        let most = callback.in_flight_max as u64;
-        whole("callback.in_flight_per_host_max", callback.in_flight_per_host_max as u64, 1, most)?;
-        whole("callback.answer_bytes_max", callback.answer_bytes_max as u64, 1024, 16 << 20)?;
-        whole("callback.answer_kept_bytes", callback.answer_kept_bytes as u64, 0, 4096)?;
-        whole("callback.misfire_window_ms", callback.misfire_window_ms, 0, 365 * DAY)?;
-        whole("callback.retry.max_attempts", callback.retry.max_attempts.into(), 1, 1000)?;
-        whole("callback.retry.min_backoff_ms", callback.retry.min_backoff_ms, 1, DAY)?;
-        whole("callback.retry.max_backoff_ms", callback.retry.max_backoff_ms, callback.retry.min_backoff_ms, 7 * DAY)?;
-        if !(1.0..=100.0).contains(&callback.retry.multiplier) {
-            let value = callback.retry.multiplier;
-            return fail("callback.retry.multiplier", format!("is {value}; a number from 1.0 to 100.0 is expected"));
-        }
+        callback.validate().or_else(|(key, detail)| fail(key, detail))?;
         self.validate_peers(file)?;
         match self.guard() {
             Ok(_) => Ok(()),

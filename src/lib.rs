@@ -15,7 +15,7 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! clock · guard (which targets are allowed)
+//! clock · guard (which targets are allowed) · signature
 //! ```
 
 pub mod bench;
@@ -35,6 +35,7 @@ pub mod run;
 pub mod schedule;
 pub mod scheduler;
 pub mod server;
+pub mod signature;
 pub mod state;
 pub mod storage;
 pub mod task;

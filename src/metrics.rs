@@ -24,6 +24,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Attempts that are due and wait for a place.
     pub queued: Gauge,
+    /// Targets whose attempts wait until they can be reached.
+    pub targets_held: Gauge,
     /// Commands that this node, as the leader, proposed.
     pub commands: Counter,
     /// Entries of the Raft log that they went into.
@@ -44,6 +46,7 @@ impl Default for Metrics {
             duration: seconds(),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
+            targets_held: Gauge::default(),
             commands: Counter::default(),
             batches: Counter::default(),
             failed_writes: Family::default(),
@@ -63,6 +66,8 @@ impl Metrics {
         registry.register_with_unit("attempt_duration", duration, Unit::Seconds, self.duration.clone());
         registry.register("attempts_in_flight", "Attempts in flight", self.in_flight.clone());
         registry.register("attempts_queued", "Attempts that are due and wait for a place", self.queued.clone());
+        let held = "Targets that cannot be reached and whose attempts wait";
+        registry.register("targets_held", held, self.targets_held.clone());
         registry.register("commands", "Commands proposed by this node as the leader", self.commands.clone());
         registry.register("batches", "Log entries that the commands went into", self.batches.clone());
         registry.register("failed_writes", "Writes without a result", self.failed_writes.clone());

@@ -23,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const STEP_BACK_MS: u64 = 20;
 /// How often the leader looks for runs that are recorded as going and that nobody sends.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// Why a due time was missed, where there is nothing else to say.
+const NOTHING_FIRED: &str = "nothing could fire at the time: no leader, or no node";
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs for as long as the node.
@@ -102,7 +104,10 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
     for job in jobs {
         match exception(node, &job, now) {
             None => ready.push(job),
-            Some(command) => record(node, job, command),
+            Some(mut command) => {
+                blame_target(dispatcher, &job, &mut command);
+                record(node, job, command);
+            }
         }
     }
     dispatcher.submit(ready);
@@ -131,7 +136,7 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
             };
         if missed {
             let paused = task.paused.and_then(|pause| pause.to).is_some_and(|to| to > job.key.due);
-            let reason = if paused { "paused" } else { "nothing could fire at the time: no leader, or no node" };
+            let reason = if paused { "paused" } else { NOTHING_FIRED };
             return Some(Command::Misfire {
                 seq: job.seq,
                 from: job.key.due,
@@ -144,6 +149,18 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
         let overlaps = overlap != Overlap::Allow && task.runs().next().is_some();
         overlaps.then(|| Command::Overlap { seq: job.seq, due: job.key.due, queue: overlap == Overlap::Queue })
     })
+}
+
+/// Says that the target could not be reached where that is why due times were missed.
+fn blame_target(dispatcher: &Dispatcher, job: &Job, command: &mut Command) {
+    let Command::Misfire { from, reason, .. } = command else { return };
+    if reason != NOTHING_FIRED {
+        return;
+    }
+    if let Some((since, until)) = dispatcher.outage(&job.target, *from) {
+        let until = until.map_or_else(|| "on".to_owned(), |until| format!("to {}", until.as_ms()));
+        *reason = format!("the target {} could not be reached, from {} {until} (unix ms)", job.target, since.as_ms());
+    }
 }
 
 fn record(node: &Node, job: Job, command: Command) {
@@ -173,5 +190,5 @@ fn reconcile(node: &Node, dispatcher: &Dispatcher, now: Timestamp, give_up: bool
             Some(_) => {}
         }
     }
-    dispatcher.submit(again);
+    dispatcher.resume(again);
 }

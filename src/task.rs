@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::TaskId;
+use crate::signature::Secret;
 
 /// A task's definition. It does not change as the task runs; what changes is in [`crate::state`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct TaskSpec {
     pub name: Option<String>,
     /// For people and for lists.
     pub tags: BTreeMap<String, String>,
+    /// What its attempts are signed with; none: with the configuration's.
+    pub secrets: Vec<Secret>,
 }
 
 /// When a task is due.
@@ -367,7 +370,7 @@ impl TaskSpec {
     /// A definition with nothing but what must be there.
     pub fn new(timing: Timing, callback: Callback) -> Self {
         let options = Options::default();
-        TaskSpec { timing, options, callback, retry: None, name: None, tags: BTreeMap::new() }
+        TaskSpec { timing, options, callback, retry: None, name: None, tags: BTreeMap::new(), secrets: Vec::new() }
     }
 
     /// A fingerprint: two definitions with the same one are the same definition.

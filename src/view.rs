@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Timestamp;
 use crate::id::{RunId, TaskId};
 use crate::run::{Attempt, RunState};
@@ -76,7 +78,7 @@ pub struct RunFilter {
 }
 
 /// A part of a list, and where the next part begins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Page<T> {
     /// The part.
     pub items: Vec<T>,
@@ -122,4 +124,61 @@ pub struct NodeView {
     pub last_contact_ms: Option<u64>,
     /// How far its wall clock is from that of the node that answers, in ms.
     pub clock_offset_ms: Option<i64>,
+}
+
+/// Whether a target takes callbacks, as far as the leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TargetState {
+    /// It does, or is taken to.
+    Ok,
+    /// It could not be reached; its callbacks wait for the next probe.
+    Held,
+    /// A probe, or the first callback after one, is on its way.
+    Probing,
+}
+
+impl TargetState {
+    /// Every one.
+    pub const ALL: [TargetState; 3] = [TargetState::Ok, TargetState::Held, TargetState::Probing];
+
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TargetState::Ok => "ok",
+            TargetState::Held => "held",
+            TargetState::Probing => "probing",
+        }
+    }
+}
+
+/// Which targets to list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetFilter {
+    /// Only those in this state.
+    pub state: Option<TargetState>,
+    /// Only those whose names come after this one.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A target for which something is under way or waits, or which could not be reached of late.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetView {
+    /// `host:port`.
+    pub target: String,
+    /// Whether it takes callbacks.
+    pub state: TargetState,
+    /// Attempts that are under way.
+    pub in_flight: usize,
+    /// Attempts that are due and wait.
+    pub waiting: usize,
+    /// Attempts in a row that did not connect.
+    pub consecutive_failures: u64,
+    /// Why the last of them, or the last probe, did not.
+    pub last_error: Option<String>,
+    /// Since when its callbacks wait for it.
+    pub held_since: Option<Timestamp>,
+    /// When it is probed next.
+    pub next_probe: Option<Timestamp>,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use support::{
-    assert_distinct, config, named, node, node_with, now, once, pass, periodic, until, Hit, Say, Sink, TestNode,
+    assert_distinct, config, named, node, node_with, now, once, pass, periodic, until, with, Hit, Say, Sink, TestNode,
 };
 use xcron::clock::Clock;
 
@@ -188,6 +188,107 @@ async fn retry_after_is_waited_for() {
     let id = node.client.create(&once(&sink.url("/"), 0)).await;
     let hits = sink.await_of(&id, 2).await;
     assert!(hits[1].at.ms_since(hits[0].at) >= 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_can_be_a_date() {
+    let (_dir, node) = node().await;
+    let sink = Sink::saying(|hit| {
+        // The sink's server dates its answer by the same clock; a date has whole seconds.
+        let until = std::time::UNIX_EPOCH + Duration::from_secs(hit.at.as_secs() + 2);
+        match hit.attempt() {
+            1 => Say::status(503).header("retry-after", httpdate::fmt_http_date(until)),
+            _ => Say::ok(),
+        }
+    })
+    .await;
+    let id = node.client.create(&once(&sink.url("/"), 0)).await;
+    let hits = sink.await_of(&id, 2).await;
+    assert!(hits[1].at.ms_since(hits[0].at) >= 1000, "the backoff alone is at most 50 ms");
+}
+
+const SECRETS: [&str; 3] = [
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "whsec_c2Vjb25kc2Vjb25kc2Vjb25kc2Vjb25k",
+    "whsec_dGhpcmQtdGhpcmQtdGhpcmQtdGhpcmQt",
+];
+
+/// By which of the secrets the request is signed, in the order of its signatures; computed as a receiver does.
+fn signers(hit: &Hit) -> Vec<usize> {
+    use base64::prelude::{Engine, BASE64_STANDARD};
+    assert_eq!(hit.header("webhook-id"), hit.run());
+    let timestamp = hit.header("webhook-timestamp");
+    assert!(hit.at.as_secs().abs_diff(timestamp.parse().expect("seconds")) <= 5, "{timestamp}");
+    let mut signed = format!("{}.{timestamp}.", hit.run()).into_bytes();
+    signed.extend_from_slice(&hit.body);
+    let by = |signature: &str| {
+        let mac = BASE64_STANDARD.decode(signature.strip_prefix("v1,").expect("a version")).expect("base64");
+        SECRETS.iter().position(|secret| {
+            let key = BASE64_STANDARD.decode(&secret[6..]).expect("base64");
+            ring::hmac::verify(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key), &signed, &mac).is_ok()
+        })
+    };
+    hit.header("webhook-signature").split(' ').map(|s| by(s).expect("a signature by a known secret")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_signed_by_the_tasks_secrets_or_else_by_the_configurations() {
+    let (_dir, node) = node_with(|c| c.callback.secrets = vec![SECRETS[0].parse().unwrap()]).await;
+    let sink = Sink::saying(|h| if h.attempt() == 1 { Say::status(500) } else { Say::ok() }).await;
+    let own = with(once(&sink.url("/"), 0), json!({"secrets": [SECRETS[1], SECRETS[2]]}));
+    node.client.create(&named(own, "own")).await;
+    node.client.create(&named(once(&sink.url("/"), 0), "none")).await;
+    let mut get = named(once(&sink.url("/"), 0), "get");
+    get["callback"]["method"] = json!("GET");
+    node.client.create(&get).await;
+    for (id, by) in [("own", vec![1, 2]), ("none", vec![0]), ("get", vec![0])] {
+        let hits = sink.await_of(id, 2).await;
+        assert_eq!((signers(&hits[0]), signers(&hits[1])), (by.clone(), by), "{id}");
+    }
+    assert!(sink.of("get")[0].body.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_changed_by_updates_and_never_shown() {
+    let (_dir, node) = node().await;
+    let sink = Sink::start().await;
+    let task = |secrets: Value| {
+        let task = json!({"type": 1, "format": "@yearly", "task_id": "s", "callback": {"url": sink.url("/")}});
+        with(task, json!({"secrets": secrets}))
+    };
+    node.client.create(&task(json!([SECRETS[0]]))).await;
+    node.client.create(&task(json!([SECRETS[0]]))).await;
+    let other = node.client.post("/xcron/createTask", &task(json!([SECRETS[1]]))).await;
+    other.is(1041, 409, "another");
+    let steps = [
+        (json!({"name": "x"}), vec![0]),
+        (json!({"secrets": [SECRETS[1], SECRETS[0]]}), vec![1, 0]),
+        (json!({"callback": {"body": {"n": 1}}}), vec![1, 0]),
+        (json!({"secrets": [SECRETS[1]]}), vec![1]),
+        (json!({"secrets": null}), vec![]),
+    ];
+    for (i, (change, by)) in steps.into_iter().enumerate() {
+        node.client.post("/xcron/updateTask", &with(change, json!({"task_id": "s"}))).await.ok();
+        node.client.post("/xcron/triggerTask", &json!({"task_id": "s"})).await.ok();
+        let hit = sink.await_of("s", i + 1).await[i].clone();
+        match by.as_slice() {
+            [] => assert!(hit.headers.keys().all(|name| !name.as_str().starts_with("webhook-"))),
+            by => assert_eq!(signers(&hit), by, "{i}"),
+        }
+        let (task, list) = (node.client.task("s").await, node.client.pages("/xcron/listTasks?limit=9", "tasks").await);
+        assert_eq!(task["secret_count"].as_u64().unwrap_or(0), by.len() as u64);
+        assert!(!format!("{task} {list:?}").contains("whsec"), "{task}");
+    }
+    let set = json!({"task_id": "s", "secret_count": 1});
+    node.client.post("/xcron/updateTask", &set).await.is(1000, 400, "secret_count");
+    for bad in [json!("whsec_"), json!(["whsec_dG9vLXNob3J0"]), json!([SECRETS[0].replace('_', "-")]), json!([1])] {
+        for (call, sent) in [("createTask", task(bad.clone())), ("updateTask", json!({"task_id": "s", "secrets": bad}))]
+        {
+            let answer = node.client.post(&format!("/xcron/{call}"), &sent).await;
+            answer.is(1000, 400, "secrets");
+            assert!(!answer.message().contains("dG9v") && !answer.message().contains("MfKQ"), "{}", answer.message());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

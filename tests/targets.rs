@@ -1,14 +1,15 @@
-//! Which targets are refused: when a task is created, and when its callback is sent.
+//! Which targets are refused, when a task is created and when its callback is sent; and what becomes of the callbacks of
+//! targets that fail.
 
 mod support;
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{json, Value};
-use support::{config, once, with, Client, Say, Sink, TestNode};
+use support::{config, named, once, pass, until, with, Client, Cluster, Say, Sink, TestNode};
 use tempfile::TempDir;
 use xcron::config::Config;
 use xcron::dispatcher::transport::{Answer, Failure, Http, Lookup, Request, Transport};
@@ -211,4 +212,178 @@ async fn no_name_leads_to_a_port_of_the_cluster() {
     not_sent(send(&http, &format!("http://peer:{}/", port(&peer))).await, "a port of the cluster itself");
     assert_eq!(send(&http, &format!("http://alias.example:{}/", port(&other))).await.unwrap().status, 200);
     assert_eq!((node.count(), peer.count(), other.count()), (0, 0, 1));
+}
+
+/// An address that refuses connections, until a sink is opened there.
+fn closed() -> SocketAddr {
+    TcpListener::bind((support::node::own_address(), 0)).and_then(|l| l.local_addr()).expect("a port")
+}
+
+fn quick_probes(config: &mut Config) {
+    (config.callback.probe_min_ms, config.callback.probe_max_ms) = (20, 200);
+}
+
+/// What is told of a target, once it is as wanted.
+async fn await_target(client: &Client, address: SocketAddr, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    until(what, || async {
+        let targets = client.pages("/xcron/targets?limit=1", "targets").await;
+        targets.into_iter().find(|t| t["target"] == address.to_string()).filter(&holds)
+    })
+    .await
+}
+
+fn is_held(target: &Value) -> bool {
+    target["state"] != "ok"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_of_a_target_that_cannot_be_reached_wait_and_use_up_no_attempt() {
+    let (_dir, node) = node_with(|c| {
+        quick_probes(c);
+        c.callback.hold_after = 1;
+        c.callback.in_flight_per_host_max = 1;
+    })
+    .await;
+    let address = closed();
+    let url = format!("http://{address}/");
+    let tasks: Vec<Value> = (0..20).map(|i| named(once(&url, 10 * i), &format!("t{i}"))).collect();
+    node.client.create_all(&tasks).await;
+    let target = await_target(&node.client, address, "all that waits", |t| is_held(t) && t["waiting"] == 20).await;
+    assert!(target["consecutive_failures"] == 1 && target["held_since_ms"].is_u64(), "{target}");
+    assert!(target["last_error"].as_str().is_some_and(|e| e.contains("refused")), "{target}");
+    let metrics = node.monitor.plain("/metrics").await.2;
+    assert!(metrics.lines().any(|line| line == "xcron_targets_held 1"), "{metrics}");
+
+    let elsewhere = Sink::start().await;
+    node.client.delete("t17").await.ok();
+    node.client.post("/xcron/pauseTask", &json!({"task_id": "t18"})).await.ok();
+    let change = json!({"task_id": "t19", "callback": {"url": elsewhere.url("/")}});
+    node.client.post("/xcron/updateTask", &change).await.ok();
+    assert_eq!(elsewhere.await_of("t19", 1).await[0].attempt(), 1, "it does not wait for where it no longer goes");
+
+    let sink = Sink::open(address).await;
+    let hits = sink.await_count(17).await;
+    let again = hits.iter().filter(|hit| hit.attempt() > 1).count();
+    assert_eq!(again, 1, "the one that found out");
+    let firsts: Vec<u64> = hits.iter().filter(|hit| hit.attempt() == 1).map(support::Hit::due_ms).collect();
+    assert!(firsts.is_sorted(), "the earliest first: {firsts:?}");
+    assert!(hits.iter().all(|hit| hit.attempt() <= 2));
+    for i in 0..17 {
+        let task = node.client.await_task(&format!("t{i}"), "its end", |t| t["run_count"] == 1).await;
+        assert_eq!(task["last_run"]["state"], "succeeded");
+    }
+    assert_eq!(sink.by_task().len(), 17, "neither the deleted nor the paused one");
+    node.client.post("/xcron/resumeTask", &json!({"task_id": "t18"})).await.ok();
+    assert_eq!(sink.await_of("t18", 1).await[0].attempt(), 1);
+    until("no target with anything", || async {
+        node.client.pages("/xcron/targets?state=held", "targets").await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_run_alone_uses_up_its_attempts_and_fails() {
+    let (_dir, node) = node_with(|c| c.callback.retry.max_attempts = 6).await;
+    node.client.create(&named(once(&format!("http://{}/", closed()), 0), "a")).await;
+    assert_eq!(errors_of(&node.client, "a").await.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_stands_for_nothing_is_held_too() {
+    let (_dir, node) = node_with(quick_probes).await;
+    for i in 0..5 {
+        node.client.create(&named(once("http://nowhere.invalid:81/", 0), &format!("n{i}"))).await;
+    }
+    until("a hold", || async {
+        let held = node.client.pages("/xcron/targets?limit=9", "targets").await;
+        held.into_iter().find(|t| t["target"] == "nowhere.invalid:81" && is_held(t))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_hangs_holds_up_no_other() {
+    let (_dir, node) = node_with(|c| c.callback.timeout_ms = 30_000).await;
+    let (slow, quick) = (Sink::saying(|_| Say::nothing()).await, Sink::start().await);
+    let tasks: Vec<Value> = (0..300).map(|_| once(&slow.url("/"), 0)).collect();
+    node.client.create_all(&tasks).await;
+    slow.await_count(64).await;
+    let tasks: Vec<Value> = (0..200).map(|i| once(&quick.url("/"), 500 + 5 * i)).collect();
+    node.client.create_all(&tasks).await;
+    let hits = quick.await_count(200).await;
+    let mut late: Vec<u64> = hits.iter().map(support::Hit::lateness_ms).collect();
+    late.sort_unstable();
+    println!("lateness beside a target that hangs: p50 {} ms, max {} ms", late[100], late[199]);
+    assert_eq!((slow.count(), slow.most_at_once()), (64, 64), "none of its first ones has been answered");
+    let shown = node.client.pages("/xcron/targets?state=ok", "targets").await;
+    let of_slow = shown.iter().find(|t| slow.url("").ends_with(t["target"].as_str().expect("a name")));
+    let of_slow = of_slow.expect("it is shown");
+    assert_eq!((&of_slow["in_flight"], &of_slow["waiting"]), (&json!(64), &json!(236)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_is_kept_of_a_dead_target_stops_no_other_and_is_not_lost() {
+    // More than a line that is held keeps.
+    const MANY: usize = 10_500;
+    let (_dir, node) = node_with(quick_probes).await;
+    let (address, quick) = (closed(), Sink::start().await);
+    let dead: Vec<Value> = (0..MANY).map(|_| once(&format!("http://{address}/"), 0)).collect();
+    node.client.create_all(&dead).await;
+    await_target(&node.client, address, "all that waits", |t| is_held(t) && t["waiting"] == MANY).await;
+    let tasks: Vec<Value> = (0..50).map(|_| once(&quick.url("/"), 0)).collect();
+    node.client.create_all(&tasks).await;
+    quick.await_count(50).await;
+    let sink = Sink::open(address).await;
+    sink.await_count(MANY).await;
+    until("the end of all", || async {
+        node.client.pages("/xcron/targets?limit=9", "targets").await.is_empty().then_some(())
+    })
+    .await;
+    assert!(sink.by_run().len() == MANY && sink.count() == MANY, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_learns_anew_which_targets_cannot_be_reached() {
+    let mut cluster = Cluster::three_with(quick_probes).await;
+    let address = closed();
+    let (leader, followers) = (cluster.leader().await, cluster.followers().await);
+    let tasks: Vec<Value> = (0..20).map(|i| named(once(&format!("http://{address}/"), 0), &format!("t{i}"))).collect();
+    cluster.client(followers[0]).create_all(&tasks).await;
+    let held = |t: &Value| is_held(t) && t["waiting"] == 20;
+    await_target(cluster.client(followers[0]), address, "a hold, told by a follower", held).await;
+    let local = cluster.client(followers[0]).get("/xcron/targets?consistency=local").await.ok();
+    assert_eq!(local["targets"], json!([]), "only the leader knows");
+    cluster.crash(leader).await;
+    await_target(cluster.client(followers[1]), address, "a hold of the new leader", held).await;
+    cluster.crash(followers[0]).await;
+    // Its lease may still run.
+    let refused = || async { Some(cluster.client(followers[1]).get("/xcron/targets").await).filter(|a| a.code != 0) };
+    until("a node that does not lead any more", refused).await.is(1050, 503, "no leader");
+    cluster.start(followers[0]).await;
+    let sink = Sink::open(address).await;
+    until("all tasks", || async { (sink.by_task().len() == 20).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn due_times_that_a_dead_target_has_missed_say_so() {
+    let (_dir, node) = node_with(|c| {
+        quick_probes(c);
+        c.callback.hold_after = 1;
+        c.callback.misfire_window_ms = 1000;
+    })
+    .await;
+    let address = closed();
+    node.client.create(&named(support::periodic(&format!("http://{address}/"), "@every 1s"), "p")).await;
+    let target = await_target(&node.client, address, "a hold", is_held).await;
+    // Time passes in which it would be due some times.
+    pass(4000).await;
+    let sink = Sink::open(address).await;
+    sink.await_of("p", 2).await;
+    let missed = until("a missed due time", || async {
+        node.client.runs("p").await.into_iter().find(|run| run["state"] == "missed")
+    })
+    .await;
+    let reason = missed["reason"].as_str().expect("a reason");
+    let since = target["held_since_ms"].as_u64().expect("a time");
+    assert!(reason.contains(&format!("{address} could not be reached, from {since} to ")), "{reason}");
 }

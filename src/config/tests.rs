@@ -55,6 +55,7 @@ fn errors_name_file_key_and_expectation() {
         ("[callback]\nallow = [\"10.0.0.1/8\"]", vec!["callback.allow", "10.0.0.1/8", "\"10.0.0.0/8\" is expected"]),
         ("[callback]\nallow = [\"a\", \"http://b\"]", vec!["callback.allow", "http://b", "CIDR", "host name"]),
         ("[callback]\npublic_only = 1", vec!["public_only", "boolean"]),
+        ("[callback]\nsecrets = [\"whsec_eHh4\"]", vec!["callback.secrets", "numbered 1", "24 to 64 bytes"]),
         ("[callback.retry]\nmultiplier = 0.5", vec!["multiplier", "1.0"]),
     ] {
         let message = check(text).unwrap_err();
@@ -62,6 +63,28 @@ fn errors_name_file_key_and_expectation() {
             assert!(message.contains(part), "{text:?}: {part:?} is not in {message:?}");
         }
     }
+}
+
+#[test]
+fn no_message_shows_a_secret() {
+    let secret = "whsec_c2hvd25zaG93bnNob3duc2hvd25zaG93bg==";
+    let own = Config::default().callback.secrets.len();
+    assert_eq!(check(&format!("[callback]\nsecrets = [{secret:?}]")).unwrap().callback.secrets.len(), own + 1);
+    for text in [
+        format!("[callback]\nsecrets = {secret:?}"),
+        format!("[callback]\nsecrets = [\n{secret:?},\n5,\n]"),
+        format!("[callback]\nsecrets = [{secret:?}, 5]"),
+        format!("[callback]\nsecret = [{secret:?}]"),
+        format!("[callback]\nsecrets = [{secret}]"),
+        format!("[callback]\nsecrets = [\n{secret}\n]"),
+        format!("[callback]\nsecrets = [\"{}\"]", &secret[6..]),
+        format!("[callback]\nsecrets = [{}]", format!("{secret:?},").repeat(5)),
+    ] {
+        let message = check(&text).unwrap_err();
+        assert!(!message.contains("c2hvd25z"), "{text}: {message}");
+    }
+    let config = check(&format!("[callback]\nsecrets = [{secret:?}]")).unwrap();
+    assert!(!format!("{config:?}").contains("c2hvd25z"));
 }
 
 #[test]

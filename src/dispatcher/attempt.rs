@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::health::Reach;
 use super::outcome::Told;
 use super::request;
 use super::retry::Policy;
+use super::transport::{Answer, Failure};
 use super::Dispatcher;
 use crate::clock::monotonic;
 use crate::command::{Command, Steering, Verdict};
@@ -21,18 +23,18 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before an outcome is proposed again.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
-/// Frees the place of a request, once.
-struct Place<'a>(&'a Dispatcher, &'a Job);
+/// Frees the place of a request, once, and tells what it has shown of its target.
+struct Place<'a>(&'a Dispatcher, &'a Job, Reach);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.free(self.1);
+        self.0.free(self.1, std::mem::replace(&mut self.2, Reach::NotSent));
     }
 }
 
 pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
     let node = &dispatcher.0.node;
-    let place = Place(dispatcher, &job);
+    let mut place = Place(dispatcher, &job, Reach::NotSent);
     // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here.
     let Some(term) = node.may_fire() else {
         // It may lead again before anyone has noticed that it did not.
@@ -49,11 +51,13 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         }
     };
     let is_alert = job.key.is_alert();
-    let Some(request) = request::build(dispatcher, &job, &spec, parent, term) else { return };
+    let Some(mut request) = request::build(dispatcher, &job, &spec, parent, term) else { return };
     if !node.machine().with_state(|s| s.wants(job.seq, job.key, job.attempt)) {
         return;
     }
     let (started, clock) = (node.now(), monotonic());
+    let secrets = if spec.secrets.is_empty() { &node.config().callback.secrets } else { &spec.secrets };
+    request.sign(secrets, started);
     let lateness_ms = started.ms_since(job.at).min(u32::MAX.into()) as u32;
     let start = Command::RunStarted {
         seq: job.seq,
@@ -80,6 +84,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
             sending.await
         }
     };
+    place.2 = reach(&outcome);
     drop(place);
     let took = clock.elapsed();
     node.metrics().duration.observe(took.as_secs_f64());
@@ -147,6 +152,14 @@ async fn record_end(dispatcher: &Dispatcher, ended: Command) {
             return;
         }
         tokio::time::sleep(RECORD_PAUSE).await;
+    }
+}
+
+fn reach(outcome: &Result<Answer, Failure>) -> Reach {
+    match outcome {
+        Ok(_) | Err(Failure::Broken(_)) => Reach::Reached,
+        Err(Failure::Timeout(_) | Failure::Refused(_)) => Reach::Unclear,
+        Err(error @ Failure::Connect(_)) => Reach::Unreached(error.to_string()),
     }
 }
 

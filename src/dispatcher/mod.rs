@@ -9,10 +9,15 @@
 //!
 //! An attempt is *held* from when it is taken until its outcome is applied; what is held is not taken a second time. An
 //! outcome is proposed until it is written, by this leader or, forwarded, by the next.
+//!
+//! A target that cannot be connected to is *held*: its jobs wait in their line, and it is probed until it answers. Only
+//! the leader knows; the next one finds out for itself.
 
 mod alert;
 mod attempt;
+mod health;
 mod outcome;
+mod probe;
 mod queue;
 mod request;
 mod resolve;
@@ -22,21 +27,27 @@ pub mod transport;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{watch, Notify};
+use tokio::sync::{watch, Notify, Semaphore};
 
+use crate::clock::{monotonic, Timestamp};
 use crate::command::Seq;
 use crate::id::RunKey;
 use crate::node::Node;
 use crate::state::Job;
-use queue::Queue;
+use crate::view::{Page, TargetFilter, TargetView};
+use health::{Patience, Reach};
+use queue::{Bounds, Queue};
 use retry::Policy;
 use transport::Transport;
 
 /// Most attempts that are under way or whose outcomes wait to be written: where the log stalls, no more are made.
 const ACTIVE_MAX: usize = 20_000;
-/// Most jobs that wait for a place.
-const QUEUE_MAX: usize = 200_000;
+/// Most probes at once.
+const PROBES_MAX: usize = 64;
+/// Tasks that are given back in one hold of the state.
+const RELEASE_STEP: usize = 128;
 
 /// Sends attempts; cheap to clone.
 #[derive(Clone)]
@@ -53,6 +64,7 @@ struct Shared {
     fence: AtomicU64,
     /// Attempts that are under way or whose outcomes are not written yet.
     active: watch::Sender<usize>,
+    probes: Semaphore,
 }
 
 /// An attempt. A retry can be due before the hands that made the attempt before it are quite free.
@@ -71,10 +83,15 @@ impl Dispatcher {
     /// A dispatcher for this node's attempts.
     pub fn new(node: Node, transport: Arc<dyn Transport>) -> Self {
         let settings = &node.config().callback;
-        let table =
-            Table { queue: Queue::new(settings.in_flight_max, settings.in_flight_per_host_max), held: HashSet::new() };
+        let patience = Patience {
+            hold_after: settings.hold_after,
+            probe_min: Duration::from_millis(settings.probe_min_ms),
+            probe_max: Duration::from_millis(settings.probe_max_ms),
+        };
+        let (all, each) = (settings.in_flight_max, settings.in_flight_per_host_max);
+        let table = Table { queue: Queue::new(all, each, patience, Bounds::default()), held: HashSet::new() };
         let policy = Policy::from(&settings.retry);
-        Dispatcher(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             node,
             transport,
             policy,
@@ -82,7 +99,15 @@ impl Dispatcher {
             room: Notify::new(),
             fence: AtomicU64::new(0),
             active: watch::Sender::new(0),
-        }))
+            probes: Semaphore::new(PROBES_MAX),
+        });
+        // The node outlives this dispatcher, and must not keep it.
+        let weak = Arc::downgrade(&shared);
+        shared.node.show_targets(move |filter| match weak.upgrade() {
+            Some(shared) => Dispatcher(shared).targets(filter),
+            None => Page { items: Vec::new(), next_cursor: None },
+        });
+        Dispatcher(shared)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -91,7 +116,7 @@ impl Dispatcher {
 
     /// How many more jobs may be submitted now.
     pub fn room(&self) -> usize {
-        QUEUE_MAX.saturating_sub(self.table().queue.len())
+        self.table().queue.room()
     }
 
     /// Waits until a job has left the queue.
@@ -104,18 +129,50 @@ impl Dispatcher {
         self.table().held.contains(&(seq, key, attempt))
     }
 
-    /// Takes jobs; those that it holds already are passed over.
+    /// Takes jobs of tasks that were taken; those that it holds already are passed over, and those for which there is
+    /// no room now are due again later.
     pub fn submit(&self, jobs: impl IntoIterator<Item = Job>) {
-        {
+        self.take(jobs, true);
+    }
+
+    /// Takes jobs that are offered again and again until they are held.
+    pub fn resume(&self, jobs: impl IntoIterator<Item = Job>) {
+        self.take(jobs, false);
+    }
+
+    fn take(&self, jobs: impl IntoIterator<Item = Job>, again: bool) {
+        let returned = {
             let mut table = self.table();
             for job in jobs {
-                if table.held.insert(hold(&job)) {
-                    table.queue.push(job);
+                let held = hold(&job);
+                if table.held.insert(held) && !table.queue.push(job, again) {
+                    table.held.remove(&held);
                 }
             }
+            let returned = table.queue.returns(None, monotonic());
             self.0.node.metrics().queued.set(table.queue.len() as i64);
-        }
+            returned
+        };
+        self.give_back(&returned);
         self.pump();
+    }
+
+    /// Makes tasks due again of which something was spilled.
+    fn give_back(&self, seqs: &[Seq]) {
+        seqs.chunks(RELEASE_STEP).for_each(|part| self.0.node.machine().release_all(part));
+    }
+
+    /// If the target could not be reached at some time from `due` on: since when, and until when, if it can be by now.
+    pub fn outage(&self, target: &Arc<str>, due: Timestamp) -> Option<(Timestamp, Option<Timestamp>)> {
+        self.table().queue.outage(target, due)
+    }
+
+    fn targets(&self, filter: &TargetFilter) -> Page<TargetView> {
+        let mut items = self.table().queue.show(filter.state, filter.after.as_deref(), filter.limit + 1);
+        let more = items.len() > filter.limit;
+        items.truncate(filter.limit);
+        let last = items.last().filter(|_| more);
+        Page { next_cursor: last.map(|view| view.target.clone()), items }
     }
 
     /// Lets go of what waits: this node does not lead any more. What is under way ends.
@@ -125,6 +182,7 @@ impl Dispatcher {
             table.held.remove(&hold(&job));
         }
         self.0.node.metrics().queued.set(0);
+        self.0.node.metrics().targets_held.set(0);
     }
 
     /// Starts as many attempts as there are places for.
@@ -149,13 +207,19 @@ impl Dispatcher {
         }
     }
 
-    /// The request is over: its place is free.
-    fn free(&self, job: &Job) {
-        {
+    /// The request is over: its place is free, and something may be known of its target.
+    fn free(&self, job: &Job, reach: Reach) {
+        let (probe, returned) = {
             // Told under the lock, or of two that end at once the larger number could be told last, and stay.
             let mut table = self.table();
-            table.queue.release(&job.target);
+            let probe = table.queue.release(job, reach, self.0.node.now());
             self.0.node.metrics().in_flight.set(table.queue.in_flight() as i64);
+            self.0.node.metrics().targets_held.set(table.queue.held() as i64);
+            (probe, table.queue.returns(Some(&job.target), monotonic()))
+        };
+        self.give_back(&returned);
+        if let Some(probe) = probe {
+            tokio::spawn(probe::run(self.clone(), job.target.clone(), probe));
         }
         self.pump();
     }

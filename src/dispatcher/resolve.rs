@@ -23,6 +23,7 @@ pub(super) fn system() -> Lookup {
 }
 
 /// Resolves names and leaves out what is refused.
+#[derive(Clone)]
 pub(super) struct Resolver {
     lookup: Lookup,
     guard: Arc<Guard>,
@@ -36,16 +37,21 @@ impl Resolver {
     pub fn new(lookup: Lookup, guard: Arc<Guard>, port: u16) -> Arc<Resolver> {
         Arc::new(Resolver { lookup, guard, port })
     }
+
+    /// What this name stands for, without what is refused.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+        let found = (self.lookup)(name).await?;
+        let own = own_addresses(&self.lookup, &self.guard, self.port).await;
+        filter(&self.guard, name, found, self.port, &own)
+    }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (lookup, guard, port) = (self.lookup.clone(), self.guard.clone(), self.port);
+        let resolver = self.clone();
         Box::pin(async move {
-            let found = lookup(name.as_str()).await?;
-            let own = own_addresses(&lookup, &guard, port).await;
-            let allowed = filter(&guard, name.as_str(), found, port, &own)?;
-            Ok(Box::new(allowed.into_iter()) as Addrs)
+            let allowed = resolver.addresses(name.as_str()).await?.into_iter();
+            Ok(Box::new(allowed.map(|ip| SocketAddr::new(ip, 0))) as Addrs)
         })
     }
 }
@@ -68,7 +74,7 @@ fn filter(
     found: Vec<IpAddr>,
     port: u16,
     own: &[IpAddr],
-) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
     let mut refused = None;
     let judge = |ip: IpAddr| match own.contains(&ip.to_canonical()) {
         true => Err(Refused::Own(name.to_owned(), port)),
@@ -77,7 +83,7 @@ fn filter(
     let mut allowed = Vec::with_capacity(found.len());
     for ip in found {
         match judge(ip) {
-            Ok(()) => allowed.push(SocketAddr::new(ip, 0)),
+            Ok(()) => allowed.push(ip),
             Err(why) => refused = refused.or(Some(why)),
         }
     }
@@ -101,7 +107,7 @@ mod tests {
         let guard = Guard::default();
         let mixed = found(&["169.254.169.254", "192.0.2.7", "fe80::1", "2001:db8::7", "::ffff:169.254.0.1"]);
         let left = filter(&guard, "a", mixed, 0, &[]).unwrap();
-        assert_eq!(left.iter().map(SocketAddr::ip).collect::<Vec<_>>(), found(&["192.0.2.7", "2001:db8::7"]));
+        assert_eq!(left, found(&["192.0.2.7", "2001:db8::7"]));
         let error = filter(&guard, "a.example", found(&["169.254.169.254", "fe80::1"]), 0, &[]).unwrap_err();
         let message = error.downcast::<Refused>().unwrap().to_string();
         assert!(message.starts_with("169.254.169.254, for which a.example stands, is a cloud"), "{message}");

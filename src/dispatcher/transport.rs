@@ -1,22 +1,25 @@
 //! How a request reaches its target.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 pub use http::Method;
 use http::{HeaderMap, StatusCode};
+use tokio::net::TcpStream;
 use url::{Host, Url};
 
 use super::outcome::steering;
 pub use super::resolve::Lookup;
 use super::resolve::{own_addresses, system, Resolver};
+use crate::clock::{Clock, Timestamp};
 use crate::command::Steering;
 use crate::config::Callback;
 use crate::guard::{Guard, Refused};
+use crate::signature::{self, Secret};
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -33,6 +36,16 @@ pub struct Request {
     pub timeout: Duration,
     /// How much of the answer is wanted.
     pub answer_bytes: usize,
+}
+
+impl Request {
+    /// Signs it as it is by now, where there is a secret. What tells it from others is the key that it carries.
+    pub fn sign(&mut self, secrets: &[Secret], at: Timestamp) {
+        let id = self.headers.get("idempotency-key").and_then(|id| id.to_str().ok().map(str::to_owned));
+        if let Some(id) = id.filter(|_| !secrets.is_empty()) {
+            signature::sign(&mut self.headers, secrets, &id, at, self.body.as_deref().unwrap_or_default());
+        }
+    }
 }
 
 /// What a target answered.
@@ -71,6 +84,9 @@ pub enum Failure {
 pub trait Transport: Send + Sync + 'static {
     /// Sends one and waits for the answer.
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>>;
+
+    /// Connects to a target, `host:port`, and sends nothing.
+    fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>>;
 }
 
 /// The real one, over reqwest: no redirects, no proxy from the environment, answers read to a bound, and nothing but
@@ -166,14 +182,38 @@ impl Inner {
         client.as_ref().map_err(|error| Failure::Broken(error.to_string()))
     }
 
+    async fn connect(&self, target: &str) -> Result<(), Failure> {
+        let broken = |what: &dyn std::fmt::Display| Failure::Broken(what.to_string());
+        let url = Url::parse(&format!("http://{target}/")).map_err(|error| broken(&error))?;
+        self.admit(&url).await?;
+        let port = url.port_or_known_default().unwrap_or(0);
+        let ips = match url.host() {
+            Some(Host::Ipv4(ip)) => vec![ip.into()],
+            Some(Host::Ipv6(ip)) => vec![ip.into()],
+            Some(Host::Domain(name)) => {
+                let own = if self.careful.contains_key(&port) { port } else { 0 };
+                let resolver = Resolver::new(self.lookup.clone(), self.guard.clone(), own);
+                resolver.addresses(name).await.map_err(|error| match error.downcast::<Refused>() {
+                    Ok(refused) => Failure::Refused(*refused),
+                    Err(error) => Failure::Connect(describe(error.as_ref())),
+                })?
+            }
+            None => return Err(broken(&"no host")),
+        };
+        let addresses: Vec<SocketAddr> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        match TcpStream::connect(addresses.as_slice()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::Connect(error.to_string())),
+        }
+    }
+
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
         let Request { method, url, headers, body, answer_bytes: kept, .. } = request;
         let url = Url::parse(&url).map_err(|error| Failure::Broken(error.to_string()))?;
         let client = self.admit(&url).await?;
         let sending = client.request(method, url).headers(headers);
         let mut response = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send().await?;
-        let retry_after = response.headers().get(http::header::RETRY_AFTER);
-        let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+        let retry_after = retry_after(response.headers(), Clock::system().now());
         let (steering, no_retry) = steering(response.headers());
         let bytes_max = self.answer_bytes_max;
         let mut start = Vec::new();
@@ -209,6 +249,30 @@ impl Transport for Http {
             }
         })
     }
+
+    fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>> {
+        let (inner, target, timeout) = (self.0.clone(), target.to_owned(), self.0.settings.connect_timeout);
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, inner.connect(&target)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::Connect("no connection in time".to_owned())),
+            }
+        })
+    }
+}
+
+/// How long the answer asks to be left alone: in seconds, or until a time, which is held against the answer's own date,
+/// since the two clocks need not agree.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let asked = text(http::header::RETRY_AFTER)?;
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(asked).ok()?;
+    let date = text(http::header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    let now = date.unwrap_or(UNIX_EPOCH + Duration::from_millis(now.as_ms()));
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 fn causes<'a>(
@@ -220,4 +284,29 @@ fn causes<'a>(
 /// The innermost cause: the outer ones name the URL, which may hold what is not to be kept.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(retry_after_value: &str, date: Option<&str>) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", retry_after_value.parse().unwrap());
+        date.map(|date| headers.insert("date", date.parse().unwrap()));
+        // Sun, 06 Nov 1994 08:49:30 GMT
+        retry_after(&headers, Timestamp::from_secs(784_111_770)).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_in_seconds_or_a_date() {
+        assert_eq!((asked("120", None), asked(" 0 ", None)), (Some(120), Some(0)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT", None), Some(7));
+        let date = Some("Sun, 06 Nov 1994 08:00:00 GMT");
+        assert_eq!(asked("Sun, 06 Nov 1994 08:01:00 GMT", date), Some(60), "by the target's own clock");
+        assert_eq!(asked("Sun, 06 Nov 1994 07:00:00 GMT", date), Some(0), "past");
+        for none in ["-1", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "184467440737095516160"] {
+            assert_eq!(asked(none, None), None, "{none}");
+        }
+    }
 }

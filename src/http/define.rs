@@ -16,6 +16,7 @@ use url::Url;
 use super::error::{Code, Error};
 use super::extract::{given, json_text, Int, Object, Read};
 use super::options::{self, SentAlert, SentExpect, SentMisfire, SentOptions, SentRetry};
+use super::secrets::SentSecrets;
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::config::Config;
@@ -90,6 +91,8 @@ struct Sent<'a> {
     alert: Option<Object<SentAlert>>,
     #[serde(default, deserialize_with = "given")]
     retry: Option<Object<SentRetry>>,
+    #[serde(default)]
+    secrets: SentSecrets,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -201,7 +204,8 @@ impl Rules {
         let options = options::of_task(options, kind, &self.guard)?;
         let retry = options::retry(sent.retry, &self.retry)?;
         let callback = read_callback(callback)?;
-        let spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0 };
+        let SentSecrets(secrets) = sent.secrets;
+        let spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0, secrets };
         Ok(match sent.task_id {
             Some(Read(id)) => NewTask { id, id_is_ours: false, spec },
             None => NewTask { id: TaskId::generate(), id_is_ours: true, spec },

@@ -20,8 +20,10 @@ mod options;
 mod query;
 mod runs;
 mod schedule;
+mod secrets;
 pub mod serve;
 mod show;
+mod targets;
 mod tasks;
 mod update;
 
@@ -100,6 +102,7 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
         .route("/xcron/listRuns", get(runs::list))
         .route("/xcron/queryRun", get(runs::query))
         .route("/xcron/previewSchedule", post(schedule::preview))
+        .route("/xcron/targets", get(targets::list))
         .route("/xcron/cluster", get(cluster::cluster))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)

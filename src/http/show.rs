@@ -16,6 +16,7 @@ pub(super) fn task(out: &mut Vec<u8>, task: &TaskView) {
 pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
     o.plain("task_id", &task.id);
     definition(o, &task.spec);
+    secret_count(o, &task.spec);
     o.plain("create_time", task.created.as_secs());
     o.number("run_count", task.run_count);
     next_time(o, task.next);
@@ -26,7 +27,7 @@ pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
     }
 }
 
-/// A definition, in the form in which it is sent.
+/// A definition, in the form in which it is sent, but for its secrets.
 pub(super) fn definition(o: &mut Object<'_>, spec: &TaskSpec) {
     o.number("type", spec.type_number());
     match &spec.timing {
@@ -57,6 +58,13 @@ pub(super) fn definition(o: &mut Object<'_>, spec: &TaskSpec) {
     }
     if !spec.tags.is_empty() {
         o.texts("tags", &spec.tags);
+    }
+}
+
+/// How many secrets the task has; never which.
+fn secret_count(o: &mut Object<'_>, spec: &TaskSpec) {
+    if !spec.secrets.is_empty() {
+        o.number("secret_count", spec.secrets.len());
     }
 }
 

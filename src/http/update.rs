@@ -23,7 +23,7 @@ use crate::task::TaskSpec;
 /// Tries against others who change the same task.
 const TRIES: usize = 5;
 /// Of a task, those that say nothing of its definition: as `queryTask` answers them.
-const OF_THE_SERVER: [&str; 5] = ["create_time", "run_count", "next_time", "state", "last_run"];
+const OF_THE_SERVER: [&str; 6] = ["create_time", "run_count", "next_time", "state", "last_run", "secret_count"];
 
 type Fields = BTreeMap<String, Box<RawValue>>;
 
@@ -65,7 +65,11 @@ async fn attempt(api: &Api, id: &TaskId, sent: &Fields) -> Result<Option<Option<
         }
     }
     let merged = merged(&old, sent)?;
-    let spec = api.rules.read(&merged, api.node.now())?.spec;
+    let mut spec = api.rules.read(&merged, api.node.now())?.spec;
+    if !sent.contains_key("secrets") {
+        // They are not among what is shown, so they are not among what was laid over.
+        spec.secrets.clone_from(&old.secrets);
+    }
     let base = old.digest();
     let command = Command::Update { id: id.clone(), base, old: Box::new(old), spec: Box::new(spec) };
     match api.node.propose(command, api.deadline()).await? {

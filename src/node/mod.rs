@@ -11,6 +11,7 @@ mod peers;
 mod proposer;
 mod reads;
 mod status;
+mod targets;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -88,6 +89,8 @@ struct Inner {
     stopping: AtomicBool,
     handing_over: AtomicBool,
     closed: AtomicBool,
+    /// Set by whoever sends the callbacks.
+    targets: OnceLock<targets::Show>,
 }
 
 /// The other ends of a node's queues, for [`Node::run`].
@@ -158,6 +161,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            targets: OnceLock::new(),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
     }

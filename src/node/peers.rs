@@ -12,6 +12,7 @@ use super::{join, proposer, reads, Node};
 use crate::clock::monotonic;
 use crate::raft::wire::{ClaimRequest, ProposeRequest, Refused, Status};
 use crate::raft::{self, receive, Rejection};
+use crate::view::TargetFilter;
 
 /// Longest wait that a peer can ask for.
 const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -38,11 +39,15 @@ impl Node {
         async fn claim(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |request: ClaimRequest| async move { Ok(join::answer_claim(&node, request).await) }).await
         }
+        async fn targets(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |filter: TargetFilter| async move { Ok(node.targets_of_leader(&filter)) }).await
+        }
         let others = Router::new()
             .route("/peer/1/propose", post(propose))
             .route("/peer/1/read_index", post(read_index))
             .route("/peer/1/status", post(status))
             .route("/peer/1/claim", post(claim))
+            .route("/peer/1/targets", post(targets))
             .with_state(self.clone());
         raft::routes(self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), others)
     }

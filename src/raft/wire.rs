@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::command::{Command, Reply};
+use crate::view::{Page, TargetView};
 
 /// The header with the sender's node id; 0: it has none yet.
 pub const HEADER_FROM: &str = "xcron-from";
@@ -99,3 +100,6 @@ pub type ProposeAnswer = Result<Vec<Reply>, Refused>;
 
 /// The answer to the question up to where a linearizable read must have applied the log.
 pub type ReadIndexAnswer = Result<Option<u64>, Refused>;
+
+/// The answer to the question what the leader knows of the targets.
+pub type TargetsAnswer = Result<Page<TargetView>, Refused>;

@@ -33,14 +33,17 @@ impl Job {
     }
 
     fn of_run(seq: Seq, task: &Task, run: &OpenRun, attempt: u32, at: Timestamp) -> Job {
-        let mut job = Job::new(seq, task, run.key, attempt, at);
-        let alert = task.options_of(run).and_then(|options| options.alert.as_ref());
-        if let (true, Some(alert)) = (run.key.is_alert(), alert) {
-            job.target = target_of(&alert.url).into();
-        } else if let Some(spec) = &run.spec {
-            job.target = spec.callback.target().into();
-        }
-        job
+        Job { target: target_of_run(task, run), ..Job::new(seq, task, run.key, attempt, at) }
+    }
+}
+
+/// Where a run's attempts go: it ends under the definition under which it began. An alert has a target of its own.
+fn target_of_run(task: &Task, run: &OpenRun) -> Arc<str> {
+    let alert = task.options_of(run).and_then(|options| options.alert.as_ref());
+    match (alert.filter(|_| run.key.is_alert()), &run.spec) {
+        (Some(alert), _) => target_of(&alert.url).into(),
+        (None, Some(spec)) => spec.callback.target().into(),
+        (None, None) => task.target.clone(),
     }
 }
 
@@ -143,6 +146,15 @@ impl State {
         let reason = attempt.error.clone().unwrap_or_default();
         let verdict = Verdict::Unknown { reason };
         Some(Command::RunEnded { seq, key, attempt, term, verdict, steering: Steering::default() })
+    }
+
+    /// Whether a job that waits is still wanted, at the target that it waits for.
+    pub fn still_wants(&self, job: &Job) -> bool {
+        let same = |task: &Task| {
+            let run = task.open.iter().find(|run| run.key == job.key);
+            run.map_or_else(|| task.target.clone(), |run| target_of_run(task, run)) == job.target
+        };
+        self.wants(job.seq, job.key, job.attempt) && self.pages.get(job.seq).is_some_and(same)
     }
 
     /// Tasks whose wake time has come and that nobody acts on: 0 on a healthy leader.

@@ -186,6 +186,14 @@ impl Machine {
         self.0.changed.notify_one();
     }
 
+    /// The same, of several; for microseconds if they are few.
+    pub fn release_all(&self, seqs: &[Seq]) {
+        let mut core = self.core();
+        seqs.iter().for_each(|seq| core.state.release(*seq));
+        drop(core);
+        self.0.changed.notify_one();
+    }
+
     /// The last log entry that was applied.
     pub fn applied(&self) -> Option<LogId> {
         *self.0.applied.borrow()

@@ -160,7 +160,7 @@ pub struct Cluster {
 }
 
 /// A loopback address that no other test uses, so that no port on it is taken between its choice and its use.
-fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let pid = std::process::id();

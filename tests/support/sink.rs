@@ -120,8 +120,18 @@ impl Sink {
 
     /// One that answers as `script` says.
     pub async fn saying(script: impl Fn(&Hit) -> Say + Send + Sync + 'static) -> Sink {
-        let kept = Arc::new(Kept { hits: Mutex::default(), going: Mutex::default(), script: Box::new(script) });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Sink::on(listener, script)
+    }
+
+    /// One that answers 200, at an address that was closed until now.
+    pub async fn open(address: SocketAddr) -> Sink {
+        let listener = tokio::net::TcpListener::bind(address).await.expect("the port");
+        Sink::on(listener, |_| Say::ok())
+    }
+
+    fn on(listener: tokio::net::TcpListener, script: impl Fn(&Hit) -> Say + Send + Sync + 'static) -> Sink {
+        let kept = Arc::new(Kept { hits: Mutex::default(), going: Mutex::default(), script: Box::new(script) });
         let address = listener.local_addr().expect("an address");
         let router = Router::new().fallback(take).with_state(kept.clone());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });

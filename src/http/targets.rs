@@ -1,0 +1,59 @@
+//! The call that shows the targets.
+
+use std::str::FromStr;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::answer::{answered, Data, Object};
+use super::query::{Consistency, Query};
+use super::Shared;
+use crate::clock::Timestamp;
+use crate::view::{TargetFilter, TargetState, TargetView};
+
+/// `GET /xcron/targets`: what the leader knows, or with `consistency=local` this node.
+pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
+    answered(async {
+        let mut query = Query::parse(&uri, &["state", "limit", "cursor", "consistency"])?;
+        let filter = TargetFilter {
+            state: query.read::<Named>("state")?.map(|Named(state)| state),
+            limit: query.limit()?,
+            after: query.text("cursor"),
+        };
+        let page = match query.consistency()? {
+            Consistency::Linearizable => api.node.targets(&filter, api.deadline()).await?,
+            Consistency::Local => api.node.own_targets(&filter),
+        };
+        Ok(Data::object(|o| {
+            o.array("targets", &page.items, target);
+            o.text_or_null("next_cursor", page.next_cursor.as_deref());
+        }))
+    })
+    .await
+}
+
+fn target(out: &mut Vec<u8>, target: &TargetView) {
+    Object::write(out, |o| {
+        o.text("target", &target.target);
+        o.plain("state", target.state.name());
+        o.number("in_flight", target.in_flight);
+        o.number("waiting", target.waiting);
+        o.number("consecutive_failures", target.consecutive_failures);
+        o.text_or_null("last_error", target.last_error.as_deref());
+        o.number_or_null("held_since_ms", target.held_since.map(Timestamp::as_ms));
+        o.number_or_null("next_probe_ms", target.next_probe.map(Timestamp::as_ms));
+    });
+}
+
+/// A target's state by its name.
+struct Named(TargetState);
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Named, String> {
+        let state = TargetState::ALL.into_iter().find(|state| state.name() == text);
+        state.map(Named).ok_or_else(|| format!("ok, held or probing is expected, not {text:?}"))
+    }
+}
