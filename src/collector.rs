@@ -1,13 +1,15 @@
-//! What is over is forgotten: finished tasks and their runs, when their time has passed.
+//! What is over is forgotten: finished tasks and their runs when their time has passed, and the parts of the index of
+//! ended runs of which no run is kept.
 //!
-//! The leader looks through those that finished first, a few at a time, and has them removed by a command, in small
-//! steps, so that neither the looking nor the removing holds up what fires.
+//! The leader looks through those that finished first, and round and round through the index, a few at a time, and has
+//! them removed by a command, in small steps, so that neither the looking nor the removing holds up what fires.
 
 use std::time::Duration;
 
 use crate::clock::monotonic;
 use crate::command::Command;
-use crate::node::Node;
+use crate::node::{Error, Node};
+use crate::state::record::INDEXED_PER_CHUNK;
 use crate::state::Expiry;
 
 /// Between two passes.
@@ -19,24 +21,87 @@ const STEP_PAUSE: Duration = Duration::from_millis(5);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Before the first.
 const START: Expiry = (None, 0);
+/// Steps through the index in a pass.
+const INDEX_STEPS: u64 = 32;
+/// Most of them.
+const INDEX_STEPS_MAX: u64 = 150;
 
 /// Runs for as long as the node.
 pub async fn run(node: Node) {
+    let mut round = Round::default();
     loop {
         tokio::time::sleep(PASS_EVERY).await;
-        let mut after = START;
-        while node.may_fire().is_some() {
-            let (retain_s, now) = (node.config().limits.retain_s, node.now());
-            let (seqs, last) = node.machine().with_state(|state| state.expired(now, retain_s, after, LOOK));
-            let Some(last) = last else { break };
-            after = last;
-            if !seqs.is_empty() {
-                if let Err(error) = node.propose(Command::Collect { seqs }, monotonic() + TIMEOUT).await {
-                    tracing::debug!(%error, "what is over is forgotten later");
-                    break;
-                }
+        let passed = match forget_tasks(&node).await {
+            Ok(()) => round.forget_index(&node).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = passed {
+            tracing::debug!(%error, "what is over is forgotten later");
+        }
+    }
+}
+
+async fn forget_tasks(node: &Node) -> Result<(), Error> {
+    let mut after = START;
+    while node.may_fire().is_some() {
+        let (retain_s, now) = (node.config().limits.retain_s, node.now());
+        let (seqs, last) = node.machine().with_state(|state| state.expired(now, retain_s, after, LOOK));
+        let Some(last) = last else { break };
+        after = last;
+        if !seqs.is_empty() {
+            node.propose(Command::Collect { seqs }, monotonic() + TIMEOUT).await?;
+        }
+        tokio::time::sleep(STEP_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// The way through the index. It takes many passes where the index is long, and what it comes by at which time makes no
+/// difference: what is dead stays so.
+#[derive(Default)]
+struct Round {
+    /// The chunk to go on with; 0: at the beginning.
+    next: u64,
+    /// What of the state says that runs have gone, as it was when the round began.
+    began: Option<(u64, u64)>,
+    /// Runs that had ended at the last pass.
+    ended: u64,
+}
+
+impl Round {
+    async fn forget_index(&mut self, node: &Node) -> Result<(), Error> {
+        if node.may_fire().is_none() {
+            return Ok(());
+        }
+        let forgotten = node.machine().with_state(|state| state.forgotten());
+        if self.next == 0 && self.began == Some(forgotten) {
+            return Ok(());
+        }
+        // Looks at more than is added, so that what is dead stays a part of the whole, however fast runs end.
+        let added = forgotten.0.saturating_sub(self.ended) / INDEXED_PER_CHUNK;
+        self.ended = forgotten.0;
+        for _ in 0..(INDEX_STEPS + added / 2).min(INDEX_STEPS_MAX) {
+            if node.may_fire().is_none() {
+                break;
+            }
+            if self.next == 0 {
+                self.began = Some(node.machine().with_state(|state| state.forgotten()));
+            }
+            let (machine, from) = (node.machine().clone(), self.next);
+            let looked = tokio::task::spawn_blocking(move || machine.dead_index(from)).await;
+            let (chunks, next) = match looked {
+                Ok(looked) => looked.map_err(|e| Error::Damaged(e.to_string()))?,
+                Err(panic) => return Err(Error::Damaged(panic.to_string())),
+            };
+            if !chunks.is_empty() {
+                node.propose(Command::DropIndex { chunks }, monotonic() + TIMEOUT).await?;
+            }
+            self.next = next.unwrap_or(0);
+            if self.next == 0 {
+                break;
             }
             tokio::time::sleep(STEP_PAUSE).await;
         }
+        Ok(())
     }
 }

@@ -145,6 +145,12 @@ pub enum Command {
         /// The identity of the store, made when the store was.
         store: Uuid,
     },
+    /// Forgets parts of the index of ended runs of which no run is kept: the leader has looked, and what is not kept
+    /// never is again.
+    DropIndex {
+        /// The numbers of the chunks.
+        chunks: Vec<u64>,
+    },
 }
 
 impl Command {

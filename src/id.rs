@@ -160,6 +160,9 @@ pub struct RunId(Uuid);
 const HASH_BITS: u64 = (1 << 62) - 1;
 
 impl RunId {
+    /// No run has this id; every one sorts before it.
+    pub const MAX: RunId = RunId(Uuid::max());
+
     /// The id of the run `key` of the task `task`.
     pub fn new(task: &TaskId, key: RunKey) -> Self {
         let high = (key.due.0 << 16) | 0x8000 | u64::from(key.nonce & RunKey::NONCE);

@@ -2,10 +2,17 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{json, Value};
-use support::{config, node, node_with, now, once, pass, periodic, until, with, Client, Cluster, Sink, TestNode};
+use support::{
+    assert_distinct, config, named, node, node_with, now, once, pass, periodic, until, with, Client, Cluster, Say,
+    Sink, TestNode, PATIENCE,
+};
+use xcron::clock::{monotonic, Timestamp};
+use xcron::command::{Command, Reply, Steering, Verdict};
+use xcron::id::RunKey;
+use xcron::run::Attempt;
 
 const URL: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
@@ -695,4 +702,108 @@ impl Drop for Unmount<'_> {
         // Lazily: a node may still be closing its files.
         let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
     }
+}
+
+/// Ends runs of these one-shot tasks, as if their attempts had, in this order.
+async fn end_runs(node: &TestNode, ids: &[String]) {
+    let node = node.server().node();
+    let commands = node.machine().with_state(|state| {
+        let tasks = ids.iter().filter_map(|id| state.find(&id.parse().ok()?));
+        let dues = tasks.filter_map(|seq| Some((seq, state.task(seq)?.next?)));
+        dues.map(|(seq, due)| ended_run(seq, due)).collect::<Vec<_>>()
+    });
+    assert_eq!(commands.len(), ids.len());
+    for reply in node.propose_all(commands, monotonic() + PATIENCE).await {
+        assert_eq!(reply, Ok(Reply::Done));
+    }
+}
+
+fn ended_run(seq: u64, due: Timestamp) -> Command {
+    let attempt = Attempt {
+        number: 1,
+        node: 1,
+        started: due,
+        lateness_ms: 0,
+        duration_ms: Some(1),
+        status: Some(200),
+        error: None,
+        answer: None,
+    };
+    let (key, steering) = (RunKey::scheduled(due), Steering::default());
+    Command::RunEnded { seq, key, attempt, term: 1, verdict: Verdict::Succeeded, steering }
+}
+
+fn task_of(run: &Value) -> String {
+    run["task_id"].as_str().expect("a task_id").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_very_many_tasks_are_listed_once_each_while_others_end_and_tasks_go() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let hanging = Sink::saying(|_| Say::ok().after(60_000)).await;
+    let far = |n: usize| named(once("http://127.0.0.1:9/never", 3_600_000), &format!("t{n:05}"));
+    let ids = client.create_all(&(0..26_000).map(far).collect::<Vec<_>>()).await;
+    let ended: Vec<&[String]> = ids[..25_500].chunks(1500).collect();
+    for part in &ended {
+        end_runs(&node, part).await;
+    }
+    let going = client
+        .create_all(
+            &(0..5)
+                .map(|_| {
+                    with(
+                        once(&hanging.url("/"), 0),
+                        json!({"callback": {"url": hanging.url("/"), "timeout_ms": 60_000}}),
+                    )
+                })
+                .collect::<Vec<_>>(),
+        )
+        .await;
+    until("runs that are going", || async {
+        let runs = client.get("/xcron/listRuns?state=running").await.ok();
+        assert_eq!(runs["next_cursor"], Value::Null);
+        (runs["runs"].as_array()?.len() == going.len()).then_some(())
+    })
+    .await;
+
+    let (mut seen, mut later, mut deleted) = (Vec::new(), ids[25_500..].chunks(10), BTreeSet::new());
+    let mut cursor = String::new();
+    loop {
+        let page = client.get(&format!("/xcron/listRuns?limit=1000{cursor}")).await.ok();
+        seen.extend(page["runs"].as_array().unwrap().iter().map(task_of));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+        // Further runs end, and neighbouring tasks go, so that whole records of the index do: what was listed and what
+        // is yet to be.
+        end_runs(&node, later.next().unwrap()).await;
+        let first = (deleted.len() * 7919) % 25_000;
+        for id in &ids[first..first + 150] {
+            if deleted.insert(id.clone()) {
+                client.delete(id).await.ok();
+            }
+        }
+    }
+    assert_distinct(seen.clone());
+    let at_first: BTreeSet<&String> = seen[..5].iter().collect();
+    assert_eq!(at_first, going.iter().collect(), "what is going comes first");
+    let listed: BTreeSet<&String> = seen.iter().collect();
+    let lost: Vec<_> = ids[..25_500].iter().filter(|id| !deleted.contains(*id) && !listed.contains(id)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert!(ids[25_500..].iter().all(|id| !listed.contains(id)), "what ended since comes before the cursor");
+    let place: BTreeMap<&String, usize> =
+        ended.iter().enumerate().flat_map(|(n, part)| part.iter().map(move |id| (id, n))).collect();
+    let places: Vec<usize> = seen[5..].iter().map(|id| place[id]).collect();
+    assert!(places.is_sorted_by(|a, b| a >= b), "the newest outcome first");
+
+    // What has ended since is there at the next time, and first; what is deleted is not.
+    let page = client.get("/xcron/listRuns?limit=30&state=succeeded").await.ok();
+    assert!(page["runs"].as_array().unwrap().iter().all(|run| task_of(run) >= ids[25_500]), "{page}");
+    let all = client.pages("/xcron/listRuns?limit=1000", "runs").await;
+    assert!(all.iter().all(|run| !deleted.contains(&task_of(run))));
+    assert_eq!(client.pages("/xcron/listRuns?limit=1000&state=failed", "runs").await, Vec::<Value>::new());
+    let due = all[100]["due_time_ms"].as_u64().unwrap() / 1000;
+    let some = client.pages(&format!("/xcron/listRuns?limit=500&from={due}&to={due}"), "runs").await;
+    let expected: Vec<Value> = all.iter().filter(|run| run["due_time_ms"] == due * 1000).cloned().collect();
+    assert_eq!(some, expected);
 }

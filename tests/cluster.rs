@@ -10,6 +10,7 @@ use support::{assert_distinct, eventually, now, once, pass, periodic, until, wit
 use xcron::clock::{monotonic, Clock};
 use xcron::node::JoinError;
 use xcron::server::Error;
+use xcron::view::RunFilter;
 
 const NOWHERE: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
@@ -409,4 +410,50 @@ async fn a_leader_whose_clock_is_far_off_fires_nothing_and_another_does() {
     let quick = cluster.client(leader).create(&once(&sink.url("/"), 100)).await;
     assert!(sink.await_of(&quick, 1).await[0].lateness_ms() < 2000, "stamped by the clock of the one that leads");
     assert!(sink.of(&id).is_empty(), "nothing fires an hour early");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_runs_goes_on_at_another_node_after_the_leader_has_died() {
+    let mut cluster = Cluster::three().await;
+    let sink = Sink::start().await;
+    let leader = cluster.leader().await;
+    let tasks: Vec<Value> = (0..300).map(|i| named(once(&sink.url("/"), 0), &format!("n{i}"))).collect();
+    let ids = cluster.client(leader).create_all(&tasks).await;
+    let total = |node: &TestNode| node.server().node().machine().with_state(|state| state.runs_total());
+    eventually("all outcomes", || total(cluster.node(leader)) >= 300).await;
+    let read = |page: &Value, seen: &mut Vec<String>| {
+        seen.extend(page["runs"].as_array().unwrap().iter().map(|run| run["run_id"].as_str().unwrap().to_owned()));
+        page["next_cursor"].as_str().map(|next| format!("&cursor={next}"))
+    };
+    let whole = cluster.client(leader).pages("/xcron/listRuns?limit=1000", "runs").await;
+    let mut seen = Vec::new();
+    let page = cluster.client(leader).get("/xcron/listRuns?limit=70").await.ok();
+    let mut cursor = read(&page, &mut seen);
+    cluster.crash(leader).await;
+
+    let next = cluster.leader().await;
+    let more: Vec<Value> = (0..80).map(|i| named(once(&sink.url("/"), 0), &format!("m{i}"))).collect();
+    cluster.client(next).create_all(&more).await;
+    for i in 0.. {
+        let Some(at) = cursor else { break };
+        let nodes: Vec<usize> = cluster.running().map(|(i, _)| i).collect();
+        let page = cluster.client(nodes[i % 2]).get(&format!("/xcron/listRuns?limit=70{at}")).await.ok();
+        cursor = read(&page, &mut seen);
+    }
+    let whole: Vec<&str> = whole.iter().map(|run| run["run_id"].as_str().unwrap()).collect();
+    assert_eq!((seen.len(), &seen), (300, &whole.iter().map(|id| (*id).to_owned()).collect()));
+
+    // What is over is forgotten by each node, the one that comes back too.
+    cluster.start(leader).await;
+    eventually("all outcomes", || total(cluster.node(next)) >= 380).await;
+    let left = |node: &TestNode| {
+        let below = total(node) / 64 * 64;
+        node.server().node().machine().index_below(below, &RunFilter::default()).expect("it reads").looked_at
+    };
+    assert!(left(cluster.node(next)) >= 320, "there is one so far");
+    let made = ids.iter().map(String::as_str).chain(more.iter().filter_map(|task| task["task_id"].as_str()));
+    for id in made {
+        cluster.client(next).delete(id).await.ok();
+    }
+    eventually("no index of what is gone", || cluster.running().all(|(_, node)| left(node) == 0)).await;
 }

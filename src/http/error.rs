@@ -204,7 +204,6 @@ impl From<node::Error> for Error {
             node::Error::NoLeader | node::Error::Stopping => Code::NoLeader,
             node::Error::Unknown(_) => Code::Unknown,
             node::Error::Busy | node::Error::TooManyTasks(_) => Code::TooMany,
-            node::Error::TooWide(_) => Code::OverLimit,
             node::Error::Cursor => return Error::malformed("cursor: not one that this list gave out"),
             node::Error::Damaged(_) => return Error::internal(error.to_string()),
             node::Error::Storage(_) => {
@@ -252,7 +251,6 @@ mod tests {
         assert_eq!(told(node::Error::TooManyTasks(7)), (1070, 429));
         assert_eq!(told(node::Error::Storage("x".into())), (1071, 507));
         assert_eq!(told(node::Error::Damaged("x".into())), (1004, 500));
-        assert_eq!(told(node::Error::TooWide(7)), (1006, 400));
         assert_eq!(told(node::Error::Cursor), (1000, 400));
         assert_eq!(told(Error::of_read(node::Error::Unknown(Duration::ZERO))), (1050, 503));
     }

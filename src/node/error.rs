@@ -26,9 +26,6 @@ pub enum Error {
     /// A cursor that this version did not give out.
     #[error("not a cursor of this list")]
     Cursor,
-    /// Runs are listed across tasks only while there are few.
-    #[error("name a task_id: runs are listed across tasks only while there are at most {0} tasks")]
-    TooWide(usize),
     /// This node is stopping.
     #[error("this node is stopping")]
     Stopping,

@@ -1,18 +1,15 @@
-//! Lists of tasks and runs, in parts.
+//! Lists of tasks, in parts.
 
 use super::{Error, Node};
 use crate::command::Seq;
-use crate::id::RunId;
-use crate::view::{Page, RunFilter, RunView, TaskFilter, TaskView};
+use crate::view::{Page, TaskFilter, TaskView};
 
 /// Tasks looked at while the state is held.
 const SCAN_STEP: usize = 2048;
-/// Tasks looked at for one part of a list. A filter that few tasks pass gets short parts, and a cursor to go on.
-const SCAN_MAX: usize = 200_000;
-/// About how large one part of a list of tasks becomes.
-const BYTES_MAX: usize = 4 << 20;
-/// Most tasks over which runs are listed without naming a task.
-const RUNS_ACROSS_TASKS_MAX: usize = 10_000;
+/// Tasks, or runs, looked at for one part of a list. A filter that few pass gets short parts, and a cursor to go on.
+pub(super) const SCAN_MAX: usize = 200_000;
+/// About how large one part of a list becomes.
+pub(super) const BYTES_MAX: usize = 4 << 20;
 
 impl Node {
     /// Tasks in the order of their creation.
@@ -70,51 +67,6 @@ impl Node {
     fn part(&self, items: Vec<TaskView>, from: Seq) -> Page<TaskView> {
         let more = self.0.machine.with_state(|state| state.tasks_from(from).next().is_some());
         Page { items, next_cursor: more.then(|| format!("t{from}")) }
-    }
-
-    /// Runs, newest first; none: the filter names a task that is not there.
-    ///
-    /// # Errors
-    /// A cursor that is none; a record that cannot be read; more tasks than runs are listed across.
-    pub fn list_runs(
-        &self,
-        filter: &RunFilter,
-        limit: usize,
-        cursor: Option<&str>,
-    ) -> Result<Option<Page<RunView>>, Error> {
-        let after: Option<RunId> = match cursor {
-            Some(text) => Some(text.strip_prefix('r').and_then(|id| id.parse().ok()).ok_or(Error::Cursor)?),
-            None => None,
-        };
-        let machine = &self.0.machine;
-        let seqs: Vec<Seq> = match &filter.task {
-            Some(id) => match machine.with_state(|state| state.find(id)) {
-                Some(seq) => vec![seq],
-                None => return Ok(None),
-            },
-            None => machine.with_state(|state| {
-                if state.len() > RUNS_ACROSS_TASKS_MAX {
-                    return Err(Error::TooWide(RUNS_ACROSS_TASKS_MAX));
-                }
-                Ok(state.tasks_from(0).map(|(seq, _)| seq).collect())
-            })?,
-        };
-        let mut runs = Vec::new();
-        for seq in seqs {
-            let of_task = self.read_result(machine.runs(seq))?;
-            runs.extend(of_task.into_iter().flatten().filter(|run| {
-                filter.state.is_none_or(|s| s == run.state)
-                    && filter.from.is_none_or(|t| run.due >= t)
-                    && filter.to.is_none_or(|t| run.due <= t)
-                    && after.is_none_or(|id| run.id < id)
-            }));
-        }
-        // Run ids begin with the due time: their order is the order of the runs.
-        runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.id));
-        let more = runs.len() > limit;
-        runs.truncate(limit);
-        let next_cursor = runs.last().filter(|_| more).map(|run| format!("r{}", run.id));
-        Ok(Some(Page { items: runs, next_cursor }))
     }
 }
 

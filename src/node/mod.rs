@@ -10,6 +10,7 @@ mod lists;
 mod peers;
 mod proposer;
 mod reads;
+mod runs;
 mod status;
 mod targets;
 

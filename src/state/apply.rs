@@ -64,6 +64,10 @@ impl State {
                 Ok(Reply::Done)
             }
             Command::ClaimNode { node, store } => self.claim(node, store),
+            Command::DropIndex { chunks } => {
+                self.drop_index(&chunks);
+                Ok(Reply::Done)
+            }
         };
         result.unwrap_or_else(Reply::Refused)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::record::HOT_PER_PAGE;
+use super::record::{Indexed, HOT_PER_PAGE};
 use crate::command::Seq;
 use crate::run::Run;
 use crate::task::TaskSpec;
@@ -19,6 +19,8 @@ pub struct Changes {
     pub specs: HashMap<Seq, Option<Arc<TaskSpec>>>,
     /// Histories.
     pub runs: BTreeMap<Seq, RunChanges>,
+    /// The index of ended runs.
+    pub index: IndexChanges,
     /// Whether something that belongs to no task has changed.
     pub globals: bool,
     weight: usize,
@@ -33,6 +35,17 @@ pub struct RunChanges {
     pub added: Vec<(u64, Arc<Run>)>,
     /// Runs from the first of these numbers up to, not including, the second are to go.
     pub dropped: Option<(u64, u64)>,
+}
+
+/// What has changed in the index of ended runs.
+#[derive(Default)]
+pub struct IndexChanges {
+    /// The serial number of the first of `added`.
+    pub first: u64,
+    /// Entries of runs that ended, one after the other.
+    pub added: Vec<Indexed>,
+    /// Chunks that are to go. None of their runs is kept.
+    pub dropped: BTreeSet<u64>,
 }
 
 impl Changes {
@@ -60,6 +73,21 @@ impl Changes {
         let history = self.runs.entry(seq).or_default();
         history.once = once;
         history.added.push((number, run));
+    }
+
+    /// The entry with the serial number `serial`, which follows that of the last.
+    pub(super) fn index_run(&mut self, serial: u64, entry: Indexed) {
+        if self.index.added.is_empty() {
+            self.index.first = serial;
+        }
+        self.weight += 40;
+        self.index.added.push(entry);
+    }
+
+    pub(super) fn drop_index(&mut self, chunk: u64) {
+        self.weight += 32;
+        self.globals = true;
+        self.index.dropped.insert(chunk);
     }
 
     pub(super) fn drop_runs(&mut self, seq: Seq, once: bool, from: u64, to: u64) {

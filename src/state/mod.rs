@@ -8,7 +8,7 @@
 //!  ids: hash of id → seq        pages: seq → Task (64 to a page, as they are stored)
 //!                                  │ wake time
 //!  alarms: wheel ── due ──► fresh ── taken by the leader ──► taken
-//!  changes: dirty pages · definitions · ended runs ──► checkpoint
+//!  changes: dirty pages · definitions · ended runs and their index ──► checkpoint
 //! ```
 //!
 //! Alarms are the same on every node: a follower's due tasks wait in `fresh` until the leader's outcome moves them on,
@@ -19,6 +19,7 @@ mod apply;
 mod changes;
 mod due;
 mod follow;
+mod index;
 mod pages;
 pub mod record;
 mod runs;
@@ -37,7 +38,7 @@ use crate::id::{RunId, TaskId};
 use crate::schedule::{Schedule, Zone};
 
 pub use alarms::Alarm;
-pub use changes::{Changes, RunChanges};
+pub use changes::{Changes, IndexChanges, RunChanges};
 pub use due::Job;
 pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
 
@@ -65,6 +66,8 @@ pub struct State {
     changes: Changes,
     cluster: Option<Uuid>,
     claims: BTreeMap<u64, Uuid>,
+    /// Runs that ever ended; the serial number of the next.
+    runs_total: u64,
 }
 
 impl State {
@@ -82,6 +85,7 @@ impl State {
             changes: Changes::default(),
             cluster: None,
             claims: BTreeMap::new(),
+            runs_total: 0,
         }
     }
 
@@ -251,11 +255,17 @@ impl State {
         self.next_seq = self.next_seq.max(globals.next_seq);
         self.cluster = globals.cluster;
         self.claims = globals.claims;
+        self.runs_total = globals.runs_total;
     }
 
     /// What belongs to no task, for storage.
     pub fn globals(&self) -> record::Globals {
-        record::Globals { next_seq: self.next_seq, cluster: self.cluster, claims: self.claims.clone() }
+        record::Globals {
+            next_seq: self.next_seq,
+            cluster: self.cluster,
+            claims: self.claims.clone(),
+            runs_total: self.runs_total,
+        }
     }
 }
 

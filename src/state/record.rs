@@ -6,6 +6,7 @@
 //!  D <seq>           one large definition
 //!  r <seq / 16>      ended runs of 16 neighbouring one-shot tasks
 //!  R <seq> <n / 16>  16 consecutive ended runs of one periodic task
+//!  i <n / 64>        which runs came to their outcomes, 64 one after the other
 //! ```
 //!
 //! Neighbours share a record because what a store costs is paid per key. Keys are big-endian, so their order is the
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::TaskId;
-use crate::run::{OpenRun, Run};
+use crate::run::{OpenRun, Run, RunState};
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
@@ -31,6 +32,9 @@ pub const HOT_PER_PAGE: u64 = 64;
 pub const SPECS_PER_PAGE: u64 = 16;
 /// Runs in one record of a periodic task; one-shot tasks whose runs share a record.
 pub const RUNS_PER_CHUNK: u64 = 16;
+/// Entries in one record of the index of ended runs. More would cost the store fewer keys, and keep more of what is dead:
+/// a record goes when all of its runs have gone.
+pub const INDEXED_PER_CHUNK: u64 = 64;
 /// An encoded definition above this has a record of its own.
 pub const SPEC_PAGED_BYTES_MAX: usize = 4096;
 
@@ -47,6 +51,8 @@ pub enum Key {
     OnceRuns(u64),
     /// Runs of a periodic task: its number, and the number of the chunk.
     Runs(Seq, u64),
+    /// A part of the index of ended runs.
+    Index(u64),
 }
 
 impl Key {
@@ -67,6 +73,7 @@ impl Key {
             Key::Spec(seq) => (b'D', seq, None),
             Key::OnceRuns(page) => (b'r', page, None),
             Key::Runs(seq, chunk) => (b'R', seq, Some(chunk)),
+            Key::Index(chunk) => (b'i', chunk, None),
         };
         let mut bytes = Vec::with_capacity(17);
         bytes.push(tag);
@@ -86,6 +93,7 @@ impl Key {
             (b'd', 8) => number(rest).map(Key::SpecPage),
             (b'D', 8) => number(rest).map(Key::Spec),
             (b'r', 8) => number(rest).map(Key::OnceRuns),
+            (b'i', 8) => number(rest).map(Key::Index),
             (b'R', 16) => Some(Key::Runs(number(&rest[..8])?, number(&rest[8..])?)),
             _ => None,
         }
@@ -146,6 +154,69 @@ pub type SpecPage = Vec<(Seq, Bytes)>;
 /// The value of [`Key::OnceRuns`] and [`Key::Runs`]: in the order of task and run number.
 pub type RunChunk = Vec<(Seq, u64, Run)>;
 
+/// An entry of the index of ended runs: what tells whether a run is asked for without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indexed {
+    /// The task.
+    pub seq: Seq,
+    /// The run's number in its task's history.
+    pub number: u64,
+    /// Its due time.
+    pub due: Timestamp,
+    /// Its outcome.
+    pub state: RunState,
+}
+
+/// The value of [`Key::Index`] begins with this: what a whole chunk can be passed over by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexHead {
+    /// The earliest due time.
+    pub first: Timestamp,
+    /// The latest.
+    pub last: Timestamp,
+    /// A bit for each outcome that occurs.
+    pub states: u16,
+}
+
+impl IndexHead {
+    /// Whether a run with this outcome is in the chunk.
+    pub fn has(&self, state: RunState) -> bool {
+        self.states >> state as u16 & 1 == 1
+    }
+}
+
+/// The value of [`Key::Index`]: after its head the entries, in the order of their serial numbers, due times as distances
+/// from the earliest.
+pub type IndexChunk = (IndexHead, Vec<(Seq, u64, u64, RunState)>);
+
+/// A chunk of these entries, which are at least one.
+pub fn index_chunk(entries: &[Indexed]) -> IndexChunk {
+    let due = || entries.iter().map(|entry| entry.due);
+    let (first, last) = (due().min().unwrap_or_default(), due().max().unwrap_or_default());
+    let states = entries.iter().fold(0, |states, entry| states | 1 << entry.state as u16);
+    let packed = entries.iter().map(|e| (e.seq, e.number, e.due.0 - first.0, e.state)).collect();
+    (IndexHead { first, last, states }, packed)
+}
+
+/// The entries of an encoded chunk, oldest first; none of them where its head does not pass.
+///
+/// # Errors
+/// As [`decode`].
+pub fn indexed(bytes: &[u8], passes: impl FnOnce(&IndexHead) -> bool) -> Result<Vec<Indexed>, DecodeError> {
+    let rest = match bytes.split_first() {
+        None => return Err(DecodeError::Empty),
+        Some((&RECORD_FORMAT, rest)) => rest,
+        Some((&other, _)) => return Err(DecodeError::Format(other)),
+    };
+    let (head, rest): (IndexHead, &[u8]) = postcard::take_from_bytes(rest)?;
+    if !passes(&head) {
+        return Ok(Vec::new());
+    }
+    let packed: Vec<(Seq, u64, u64, RunState)> = postcard::from_bytes(rest)?;
+    let entry = |(seq, number, after, state)| Indexed { seq, number, due: head.first.plus_ms(after), state };
+    Ok(packed.into_iter().map(entry).collect())
+}
+
 /// What belongs to no task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Globals {
@@ -155,6 +226,8 @@ pub struct Globals {
     pub cluster: Option<Uuid>,
     /// Which store may act under which node's id.
     pub claims: BTreeMap<u64, Uuid>,
+    /// The serial number that the next run to end will get.
+    pub runs_total: u64,
 }
 
 /// Why a value is not a record.
@@ -212,6 +285,7 @@ mod tests {
             Key::SpecPage(0),
             Key::Hot(1),
             Key::Hot(256),
+            Key::Index(3),
             Key::OnceRuns(9),
         ];
         let bytes: Vec<_> = keys.iter().map(|k| k.to_bytes()).collect();
@@ -221,6 +295,26 @@ mod tests {
         }
         assert_eq!(Key::from_bytes(b"h123"), None);
         assert_eq!(Key::from_bytes(b""), None);
+    }
+
+    #[test]
+    fn a_chunk_of_the_index_reads_back_and_is_passed_over_by_its_head() {
+        let entry = |seq, due, state| Indexed { seq, number: seq * 3, due: Timestamp(due), state };
+        let entries = [
+            entry(9, 1_800_000_000_500, RunState::Succeeded),
+            entry(1, 1_800_000_000_100, RunState::Unknown),
+            entry(70_000, 1_800_000_900_000, RunState::Succeeded),
+        ];
+        let bytes = encode(&index_chunk(&entries)).unwrap();
+        let seen = |head: &IndexHead| {
+            assert_eq!((head.first.0, head.last.0), (1_800_000_000_100, 1_800_000_900_000));
+            assert!(head.has(RunState::Succeeded) && head.has(RunState::Unknown) && !head.has(RunState::Failed));
+            true
+        };
+        assert_eq!(indexed(&bytes, seen).unwrap(), entries);
+        assert_eq!(indexed(&bytes, |_| false).unwrap(), []);
+        assert!(indexed(&bytes[..bytes.len() - 1], |_| true).is_err());
+        assert!(matches!(indexed(&[], |_| true), Err(DecodeError::Empty)));
     }
 
     #[test]

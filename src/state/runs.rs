@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::record::Indexed;
 use super::{State, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
 use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
@@ -135,12 +136,15 @@ impl State {
         Ok(Reply::Done)
     }
 
-    /// Writes an ended run into the task's history, and drops the oldest beyond what is kept.
+    /// Writes an ended run into the task's history and into the index, and drops the oldest beyond what is kept.
     pub(super) fn record(&mut self, seq: Seq, run: Run) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let number = task.runs_recorded;
         task.runs_recorded += 1;
         let once = task.is_once();
+        let entry = Indexed { seq, number, due: run.key.due, state: run.state };
+        self.changes.index_run(self.runs_total, entry);
+        self.runs_total += 1;
         self.changes.add_run(seq, once, number, Arc::new(run));
         if let Some(oldest) = task.runs_recorded.checked_sub(RUNS_KEPT_MAX + 1) {
             self.changes.drop_runs(seq, once, oldest, oldest + 1);

@@ -2,6 +2,7 @@
 
 mod calls;
 mod follow;
+mod index;
 
 use super::*;
 use crate::command::{Command, Refusal, Reply, Steering, Verdict};

@@ -11,9 +11,10 @@ use crate::command::Seq;
 use crate::raft::{LogId, Membership};
 use crate::run::Run;
 use crate::state::record::{
-    self, Globals, HotPage, Key, RunChunk, SpecPage, RUNS_PER_CHUNK, SPECS_PER_PAGE, SPEC_PAGED_BYTES_MAX,
+    self, Globals, HotPage, IndexChunk, Key, RunChunk, SpecPage, INDEXED_PER_CHUNK, RUNS_PER_CHUNK, SPECS_PER_PAGE,
+    SPEC_PAGED_BYTES_MAX,
 };
-use crate::state::Changes;
+use crate::state::{Changes, IndexChanges};
 use crate::task::TaskSpec;
 
 /// What changed up to a log entry. While it is being written, reads look here for what the store does not have yet.
@@ -37,6 +38,7 @@ pub(super) fn write(
     }
     out.specs(cut)?;
     out.runs(cut)?;
+    out.index(cut)?;
     let changes = out.changes;
     for (key, value) in &changes {
         ledger.put(key, value.as_deref());
@@ -139,6 +141,35 @@ impl Records<'_> {
         Ok(())
     }
 
+    fn index(&mut self, cut: &Cut) -> Result<(), Error> {
+        let IndexChanges { first, added, dropped } = &cut.changes.index;
+        for &number in dropped {
+            self.put::<IndexChunk>(Key::Index(number), None)?;
+        }
+        let (mut serial, mut added) = (*first, added.as_slice());
+        while !added.is_empty() {
+            let (number, at) = (serial / INDEXED_PER_CHUNK, serial % INDEXED_PER_CHUNK);
+            let (entries, rest) = added.split_at(added.len().min((INDEXED_PER_CHUNK - at) as usize));
+            added = rest;
+            serial += entries.len() as u64;
+            if dropped.contains(&number) {
+                continue;
+            }
+            let key = Key::Index(number);
+            // Only the chunk that is being filled has a part in the store already.
+            let mut chunk = match self.store.get(key)?.filter(|_| at > 0) {
+                Some(payload) => record::indexed(&payload, |_| true).map_err(|e| bad(key, e))?,
+                None => Vec::new(),
+            };
+            if chunk.len() as u64 != at {
+                return Err(bad(key, format!("it has {} entries and should have {at}", chunk.len())));
+            }
+            chunk.extend(entries);
+            self.put(key, Some(&record::index_chunk(&chunk)))?;
+        }
+        Ok(())
+    }
+
     fn chunk<'c>(&self, chunks: &'c mut BTreeMap<Key, RunChunk>, key: Key) -> Result<&'c mut RunChunk, Error> {
         match chunks.entry(key) {
             std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -147,7 +178,7 @@ impl Records<'_> {
     }
 }
 
-fn bad(key: Key, error: impl std::fmt::Display) -> Error {
+pub(super) fn bad(key: Key, error: impl std::fmt::Display) -> Error {
     Error::damaged(std::path::Path::new("the store"), format!("{key:?}: {error}"))
 }
 

@@ -3,9 +3,11 @@
 //! openraft applies committed entries through it; the node reads from it; the scheduler asks it what is due. One mutex
 //! guards the state, held for microseconds; what takes longer (checkpoints, snapshots) works on a cut of it.
 
+mod index;
 mod raft;
 mod read;
 
+pub use index::Found;
 pub use read::Cause;
 
 use std::path::{Path, PathBuf};

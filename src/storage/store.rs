@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,6 +139,29 @@ impl Store {
             Some(payload) => Ok(Some(payload.to_vec())),
             None => Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
         }
+    }
+
+    /// The payloads of chunks of the index with these numbers, as many as there are up to `limit`: the lowest numbers, or
+    /// the highest, first.
+    pub fn index(
+        &self,
+        numbers: RangeInclusive<u64>,
+        highest: bool,
+        limit: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        let (first, last) = (Key::Index(*numbers.start()).to_bytes(), Key::Index(*numbers.end()).to_bytes());
+        let mut range = self.db.range(first..=last);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let next = if highest { range.next_back() } else { range.next() };
+            let Some(next) = next else { break };
+            let (key, sealed) = next.map_err(self.sled_error("read"))?;
+            match (Key::from_bytes(&key), envelope::open(&sealed)) {
+                (Some(Key::Index(number)), Some(payload)) => found.push((number, payload.to_vec())),
+                _ => return Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
+            }
+        }
+        Ok(found)
     }
 
     /// Writes changes and the mark in one atomic batch, and makes them durable.

@@ -50,7 +50,7 @@ pub struct Cause {
 }
 
 /// The layers above the store, newest first.
-fn layers(core: &Core) -> impl Iterator<Item = &Changes> {
+pub(super) fn layers(core: &Core) -> impl Iterator<Item = &Changes> {
     std::iter::once(core.state.changes()).chain(core.cut.as_deref().map(|cut| &cut.changes))
 }
 
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     /// Ended runs from the number `from` on to, not including, `to`.
-    fn recorded(&self, seq: Seq, once: bool, from: u64, to: u64) -> Result<BTreeMap<u64, Arc<Run>>, Error> {
+    pub(super) fn recorded(&self, seq: Seq, once: bool, from: u64, to: u64) -> Result<BTreeMap<u64, Arc<Run>>, Error> {
         let newer: Vec<(u64, Arc<Run>)> = {
             let core = self.core();
             let added = layers(&core).filter_map(|changes| changes.runs.get(&seq)).flat_map(|h| &h.added);
@@ -160,7 +160,7 @@ impl Machine {
     }
 }
 
-fn run_view(task: &TaskId, run: &Run) -> RunView {
+pub(super) fn run_view(task: &TaskId, run: &Run) -> RunView {
     RunView {
         id: RunId::new(task, run.key),
         task: task.clone(),
@@ -174,7 +174,7 @@ fn run_view(task: &TaskId, run: &Run) -> RunView {
     }
 }
 
-fn open_view(task: &TaskId, open: &OpenRun) -> RunView {
+pub(super) fn open_view(task: &TaskId, open: &OpenRun) -> RunView {
     let (state, next_attempt) = match open.phase {
         OpenPhase::Queued => (RunState::Pending, None),
         OpenPhase::Waiting { at, .. } => (RunState::Pending, Some(at)),
