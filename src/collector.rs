@@ -62,7 +62,7 @@ async fn forget_tasks(node: &Node) -> Result<(), Error> {
 struct Round {
     /// The chunk to go on with; 0: at the beginning.
     next: u64,
-    /// What of the state says that runs have gone, as it was when the round began.
+    /// How old the index was when the round began, if all of it was stored. While it stays so there is nothing to find.
     began: Option<(u64, u64)>,
     /// Runs that had ended at the last pass.
     ended: u64,
@@ -73,19 +73,19 @@ impl Round {
         if node.may_fire().is_none() {
             return Ok(());
         }
-        let forgotten = node.machine().with_state(|state| state.forgotten());
-        if self.next == 0 && self.began == Some(forgotten) {
+        if self.next == 0 && self.began.is_some() && self.began == node.machine().index_age() {
             return Ok(());
         }
         // Looks at more than is added, so that what is dead stays a part of the whole, however fast runs end.
-        let added = forgotten.0.saturating_sub(self.ended) / INDEXED_PER_CHUNK;
-        self.ended = forgotten.0;
+        let ended = node.machine().with_state(|state| state.runs_total());
+        let added = ended.saturating_sub(self.ended) / INDEXED_PER_CHUNK;
+        self.ended = ended;
         for _ in 0..(INDEX_STEPS + added / 2).min(INDEX_STEPS_MAX) {
             if node.may_fire().is_none() {
                 break;
             }
             if self.next == 0 {
-                self.began = Some(node.machine().with_state(|state| state.forgotten()));
+                self.began = node.machine().index_age();
             }
             let (machine, from) = (node.machine().clone(), self.next);
             let looked = tokio::task::spawn_blocking(move || machine.dead_index(from)).await;

@@ -67,6 +67,8 @@ struct Part {
     limit: usize,
     bytes: usize,
     looked_at: usize,
+    /// Runs that had ended when it was begun. One that ended since may be in it already, as one that is going.
+    ended: u64,
 }
 
 impl Part {
@@ -75,6 +77,10 @@ impl Part {
         self.bytes += 256 + text(&run.reason);
         self.bytes += run.attempts.iter().map(|a| 160 + text(&a.error) + text(&a.answer)).sum::<usize>();
         self.items.push(run);
+    }
+
+    fn has(&self, serial: u64, id: RunId) -> bool {
+        serial >= self.ended && self.items.iter().any(|run| run.id == id)
     }
 
     fn is_full(&self) -> bool {
@@ -126,7 +132,8 @@ impl Node {
             None if filter.state.is_some() && !only_open => Some(Place::Ended(u64::MAX)),
             None => Some(Place::Open(Seq::MAX)),
         };
-        let mut part = Part { items: Vec::new(), limit, bytes: 0, looked_at: 0 };
+        let ended = self.0.machine.with_state(|state| state.runs_total());
+        let mut part = Part { items: Vec::new(), limit, bytes: 0, looked_at: 0, ended };
         while let Some(at) = place.filter(|_| !part.is_over()) {
             place = match at {
                 Place::Ended(_) if only_open => None,
@@ -179,7 +186,8 @@ impl Node {
             if part.is_full() {
                 return Ok(Some(Place::Ended(serial + 1)));
             }
-            if let Some(run) = self.read_result(machine.ended_run(entry))? {
+            let run = self.read_result(machine.ended_run(entry))?;
+            if let Some(run) = run.filter(|run| !part.has(*serial, run.id)) {
                 part.push(run);
             }
         }

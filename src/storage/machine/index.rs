@@ -97,6 +97,14 @@ impl Machine {
         })
     }
 
+    /// What changes when there may be more dead chunks to be found; none: there will be when a checkpoint has stored what
+    /// is in memory.
+    pub fn index_age(&self) -> Option<(u64, u64)> {
+        let core = self.core();
+        let stored = layers(&core).all(|changes| changes.index.added.is_empty());
+        stored.then(|| core.state.forgotten())
+    }
+
     /// Looks at chunks of the index from the number `from` on: those of which no run is kept, and from where to go on;
     /// none: that was the last.
     ///
