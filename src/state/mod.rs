@@ -16,6 +16,7 @@
 
 mod alarms;
 mod apply;
+pub mod audit;
 mod changes;
 mod due;
 mod follow;
@@ -65,6 +66,7 @@ pub struct State {
     changes: Changes,
     cluster: Option<Uuid>,
     claims: BTreeMap<u64, Uuid>,
+    last_written: Option<Timestamp>,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
             changes: Changes::default(),
             cluster: None,
             claims: BTreeMap::new(),
+            last_written: None,
         }
     }
 
@@ -108,6 +111,11 @@ impl State {
     /// Which store may act under which node's id.
     pub fn claims(&self) -> &BTreeMap<u64, Uuid> {
         &self.claims
+    }
+
+    /// The time of the batch that was applied last, by the clock of the leader that made it.
+    pub fn last_written(&self) -> Option<Timestamp> {
+        self.last_written
     }
 
     /// The number that the next task will get.
@@ -251,11 +259,13 @@ impl State {
         self.next_seq = self.next_seq.max(globals.next_seq);
         self.cluster = globals.cluster;
         self.claims = globals.claims;
+        self.last_written = globals.last_written;
     }
 
     /// What belongs to no task, for storage.
     pub fn globals(&self) -> record::Globals {
-        record::Globals { next_seq: self.next_seq, cluster: self.cluster, claims: self.claims.clone() }
+        let (next_seq, cluster, claims) = (self.next_seq, self.cluster, self.claims.clone());
+        record::Globals { next_seq, cluster, claims, last_written: self.last_written }
     }
 }
 

@@ -99,6 +99,7 @@ pub struct HotTask {
     pub id: TaskId,
     pub digest: u128,
     pub created: Timestamp,
+    pub since: Timestamp,
     pub rhythm: HotRhythm,
     pub state: TaskState,
     pub next: Option<Timestamp>,
@@ -155,6 +156,8 @@ pub struct Globals {
     pub cluster: Option<Uuid>,
     /// Which store may act under which node's id.
     pub claims: BTreeMap<u64, Uuid>,
+    /// The time of the last batch.
+    pub last_written: Option<Timestamp>,
 }
 
 /// Why a value is not a record.

@@ -1,5 +1,6 @@
 //! Unit tests of the state, by commands only.
 
+mod audit;
 mod calls;
 mod follow;
 
@@ -41,6 +42,7 @@ fn attempt(number: u32, status: u16) -> Attempt {
         status: Some(status),
         error: None,
         answer: None,
+        late: None,
     }
 }
 
