@@ -53,6 +53,7 @@ fn ended(seq: u64, due: Timestamp) -> Command {
         status: Some(200),
         error: None,
         answer: Some("ok".to_owned()),
+        late: None,
     };
     let key = RunKey::scheduled(due);
     Command::RunEnded { seq, key, attempt, term: 1, verdict: Verdict::Succeeded, steering: Steering::default() }

@@ -81,6 +81,8 @@ pub struct Attempt {
     pub error: Option<String>,
     /// The first bytes of the answer, as text.
     pub answer: Option<String>,
+    /// Why it was late, where that is known.
+    pub late: Option<String>,
 }
 
 /// A run that has come to an outcome.
@@ -144,6 +146,7 @@ impl OpenRun {
                 status: None,
                 error: None,
                 answer: None,
+                late: None,
             }),
             OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{monotonic, Timestamp};
 use crate::command::Command;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, Gap};
 use crate::node::Node;
 use crate::state::{Job, State};
 use crate::task::{Misfire, MisfirePolicy, Overlap};
@@ -25,12 +25,16 @@ const STEP_BACK_MS: u64 = 20;
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
 /// Why a due time was missed, where there is nothing else to say.
 const NOTHING_FIRED: &str = "nothing could fire at the time: no leader, or no node";
+/// What is late by less is not missed, whatever the window: some milliseconds always pass.
+const PUNCTUAL_MS: u64 = 100;
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs for as long as the node.
 pub async fn run(node: Node, dispatcher: Dispatcher) {
     let mut group = node.watch();
     let mut term = None;
+    // When this node last ceased to fire.
+    let mut stopped = None;
     let mut reconciled = monotonic();
     // Whether it has led for as long as a reconciliation takes.
     let mut settled = false;
@@ -42,8 +46,16 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
             dispatcher.clear();
             node.machine().with_alarms(State::release_taken);
             match fires {
-                Some(term) => tracing::info!(term, "this node fires"),
-                None => tracing::info!("this node does not fire"),
+                Some(term) => {
+                    tracing::info!(term, "this node fires");
+                    if let Some(gap) = gap(&node, stopped, now) {
+                        dispatcher.resumes(gap);
+                    }
+                }
+                None => {
+                    tracing::info!("this node does not fire");
+                    stopped = Some(now);
+                }
             }
             term = fires;
         }
@@ -79,6 +91,15 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
     }
 }
 
+/// The time before `now` in which no node fired: since this one ceased to, or heard the leader last. A node that was
+/// started in it knows only when a leader last wrote something.
+fn gap(node: &Node, stopped: Option<Timestamp>, now: Timestamp) -> Option<Gap> {
+    let known = stopped.max(node.heard_leader());
+    let written = node.machine().with_state(State::last_written);
+    let from = known.max(written)?;
+    Some(Gap { from, to: now, exact: known >= written })
+}
+
 fn advance(state: &mut State, now: Timestamp) -> Progress {
     if state.elapsed().ms_since(now) > STEP_BACK_MS {
         tracing::warn!(by_ms = state.elapsed().ms_since(now), "the wall clock was set back");
@@ -105,7 +126,7 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
         match exception(node, &job, now) {
             None => ready.push(job),
             Some(mut command) => {
-                blame_target(dispatcher, &job, &mut command);
+                blame(dispatcher, &job, &mut command);
                 record(node, job, command);
             }
         }
@@ -126,7 +147,8 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
         let misfire = options.and_then(|o| o.misfire).unwrap_or(default);
         // Each due time is moved by its task's jitter.
         let jitter_ms = task.jitter_ms();
-        let old = |due: Timestamp| now.ms_since(due.plus_ms(jitter_ms)) > misfire.window_ms;
+        let window_ms = misfire.window_ms.max(PUNCTUAL_MS);
+        let old = |due: Timestamp| now.ms_since(due.plus_ms(jitter_ms)) > window_ms;
         let missed = old(job.key.due)
             && match misfire.policy {
                 MisfirePolicy::All => false,
@@ -140,7 +162,7 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
             return Some(Command::Misfire {
                 seq: job.seq,
                 from: job.key.due,
-                upto: Timestamp(now.0.saturating_sub(misfire.window_ms + jitter_ms)),
+                upto: Timestamp(now.0.saturating_sub(window_ms + jitter_ms)),
                 reason: reason.to_owned(),
                 latest_fires: misfire.policy == MisfirePolicy::Latest,
             });
@@ -151,15 +173,13 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
     })
 }
 
-/// Says that the target could not be reached where that is why due times were missed.
-fn blame_target(dispatcher: &Dispatcher, job: &Job, command: &mut Command) {
-    let Command::Misfire { from, reason, .. } = command else { return };
-    if reason != NOTHING_FIRED {
-        return;
-    }
-    if let Some((since, until)) = dispatcher.outage(&job.target, *from) {
-        let until = until.map_or_else(|| "on".to_owned(), |until| format!("to {}", until.as_ms()));
-        *reason = format!("the target {} could not be reached, from {} {until} (unix ms)", job.target, since.as_ms());
+/// Says why due times were missed, where this node knows better.
+fn blame(dispatcher: &Dispatcher, job: &Job, command: &mut Command) {
+    let Command::Misfire { reason, .. } = command else { return };
+    if reason == NOTHING_FIRED {
+        if let Some(cause) = dispatcher.cause(job, job.at) {
+            *reason = cause;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::{RunId, TaskId};
-use crate::run::{Attempt, RunState};
+use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
 use crate::task::{TaskSpec, TaskState};
 
 /// A task.
@@ -49,6 +49,86 @@ pub struct RunView {
     pub next_attempt: Option<Timestamp>,
     /// Its attempts, oldest first; the last may be going.
     pub attempts: Vec<Attempt>,
+}
+
+impl RunView {
+    /// Of a run that has ended.
+    pub fn of_ended(task: &TaskId, run: &Run) -> RunView {
+        RunView {
+            id: RunId::new(task, run.key),
+            task: task.clone(),
+            due: run.key.due,
+            state: run.state,
+            reason: run.reason.clone(),
+            parent: run.parent,
+            upto: run.upto,
+            next_attempt: None,
+            attempts: run.attempts.clone(),
+        }
+    }
+
+    /// Of a run that has not.
+    pub fn of_open(task: &TaskId, open: &OpenRun) -> RunView {
+        let (state, next_attempt) = match open.phase {
+            OpenPhase::Queued => (RunState::Pending, None),
+            OpenPhase::Waiting { at, .. } => (RunState::Pending, Some(at)),
+            OpenPhase::Running { .. } => (RunState::Running, None),
+        };
+        RunView {
+            id: RunId::new(task, open.key),
+            task: task.clone(),
+            due: open.key.due,
+            state,
+            reason: None,
+            parent: open.parent,
+            upto: None,
+            next_attempt,
+            attempts: open.attempts.iter().cloned().chain(open.going()).collect(),
+        }
+    }
+}
+
+/// What became of a due time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DueState {
+    /// What became of its run.
+    Run(RunState),
+    /// It is to come.
+    Scheduled,
+    /// There was a run, which the history no longer has.
+    NotKept,
+}
+
+impl DueState {
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DueState::Run(state) => state.name(),
+            DueState::Scheduled => "scheduled",
+            DueState::NotKept => "not_kept",
+        }
+    }
+}
+
+/// A due time, and what became of it.
+#[derive(Clone, Debug)]
+pub struct DueView {
+    /// The due time, or the moment of a trigger.
+    pub due: Timestamp,
+    /// What became of it.
+    pub state: DueState,
+    /// Why.
+    pub reason: Option<String>,
+    /// The run that it has, or would have.
+    pub run: RunId,
+    /// Whether a trigger, and not the schedule, has asked for it.
+    pub triggered: bool,
+    /// The run whose outcome has triggered it.
+    pub parent: Option<RunId>,
+    /// How late the first attempt was.
+    pub lateness_ms: Option<u64>,
+    /// How many attempts were made.
+    pub attempts: usize,
 }
 
 /// Which tasks to list.

@@ -724,6 +724,7 @@ fn ended_run(seq: u64, due: Timestamp) -> Command {
         node: 1,
         started: due,
         lateness_ms: 0,
+        late: None,
         duration_ms: Some(1),
         status: Some(200),
         error: None,

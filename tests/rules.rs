@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{json, Value};
-use support::{config, once, pass, periodic, until, with, Hit, Say, Sink, TestNode};
+use support::{config, eventually, named, once, pass, periodic, until, with, Cluster, Hit, Say, Sink, TestNode};
 
 const EVERY_SECOND: &str = "* * * * * *";
 const NOWHERE: &str = "http://127.0.0.1:9/never";
@@ -146,4 +146,84 @@ async fn readiness_and_metrics_are_answered_while_the_group_is_busy() {
     };
     let both = async { futures::join!(asking, writing) };
     tokio::time::timeout(std::time::Duration::from_secs(60), both).await.expect("every call is answered");
+}
+
+/// Every due time of a task up to now, page by page.
+async fn audit(client: &support::Client, id: &str) -> Vec<Value> {
+    client.pages(&format!("/xcron/audit?task_id={id}&limit=7"), "due_times").await
+}
+
+/// That no second is missing and none is there twice, and that all but the last few have come to an end.
+fn assert_each_second_once(due_times: &[Value]) {
+    let dues: Vec<u64> = due_times.iter().map(|due| due["due_time_ms"].as_u64().expect("a time")).collect();
+    assert!(dues.windows(2).all(|w| w[1] - w[0] == 1000), "{dues:?}");
+    for due in &due_times[..due_times.len().saturating_sub(3)] {
+        assert!(["succeeded", "missed"].contains(&due["state"].as_str().expect("a state")), "{due}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_is_exact_over_a_change_of_leader_and_says_why_runs_were_late() {
+    let mut cluster = Cluster::three().await;
+    let sink = Sink::start().await;
+    let leader = cluster.leader().await;
+    cluster.client(leader).create(&named(periodic(&sink.url("/"), EVERY_SECOND), "a")).await;
+    sink.await_of("a", 2).await;
+    // So that the next due time falls into the gap: no leader is elected within less than 300 ms.
+    eventually("the end of a second", || (750..900).contains(&(support::now().as_ms() % 1000))).await;
+    cluster.crash(leader).await;
+    let next = cluster.leader().await;
+    let client = cluster.client(next);
+    let late = |due: &Value| due["reason"].as_str().is_some_and(|reason| reason.starts_with("no leader for "));
+    let due_times = until("a run that was late", || async {
+        let due_times = audit(client, "a").await;
+        due_times.iter().any(late).then_some(due_times)
+    })
+    .await;
+    assert_each_second_once(&due_times);
+    for due in due_times.iter().filter(|due| late(due)) {
+        assert!(due["lateness_ms"].as_u64() >= Some(100) && due["state"] == "succeeded", "{due}");
+        assert!(!due["reason"].as_str().unwrap().contains("at most"), "{due}");
+    }
+    let runs: Vec<Value> = due_times.iter().map(|due| due["run_id"].clone()).collect();
+    for hit in sink.of("a") {
+        assert!(
+            runs.contains(&json!(hit.run()))
+                || hit.due_ms() > due_times.last().unwrap()["due_time_ms"].as_u64().unwrap()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_accounts_for_the_time_in_which_no_node_ran() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let sink = Sink::start().await;
+    let misfire = json!({"task_id": "a", "misfire": {"policy": "skip", "window_ms": 0}});
+    node.client.create(&with(periodic(&sink.url("/"), EVERY_SECOND), misfire)).await;
+    sink.await_of("a", 1).await;
+    let settings = node.crash().await;
+    pass(3500).await;
+    let node = TestNode::start(settings).await.ready().await;
+    let back = support::now().as_ms();
+    until("the present", || async { sink.of("a").last().filter(|hit| hit.due_ms() > back).cloned() }).await;
+    let due_times = until("every outcome", || async {
+        let due_times = audit(&node.client, "a").await;
+        due_times.iter().all(|due| due["state"] != "pending" && due["state"] != "running").then_some(due_times)
+    })
+    .await;
+    assert_each_second_once(&due_times);
+    let missed: Vec<&Value> = due_times.iter().filter(|due| due["state"] == "missed").collect();
+    assert!(missed.len() >= 2, "{due_times:?}");
+    for due in missed {
+        assert!(due["reason"].as_str().unwrap().starts_with("no leader for at most "), "{due}");
+    }
+    let later = support::now().as_secs() + 2;
+    let to_come = node.client.get(&format!("/xcron/audit?task_id=a&from={later}&to={}", later + 2)).await.ok();
+    let states: Vec<&Value> = to_come["due_times"].as_array().unwrap().iter().map(|due| &due["state"]).collect();
+    assert_eq!(states, ["scheduled"; 3]);
+    node.client.get("/xcron/audit?task_id=b").await.is(1040, 404, "no such task");
+    node.client.get("/xcron/audit").await.is(1000, 400, "task_id");
+    node.client.get("/xcron/audit?task_id=a&from=9&to=8").await.is(1000, 400, "to");
+    node.client.get("/xcron/audit?task_id=a&cursor=x").await.is(1000, 400, "cursor");
 }

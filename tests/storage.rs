@@ -87,6 +87,7 @@ fn ended(seq: u64, due: Timestamp) -> Command {
         status: Some(200),
         error: None,
         answer: Some("ok".to_owned()),
+        late: None,
     };
     Command::RunEnded {
         seq,

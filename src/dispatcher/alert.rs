@@ -49,7 +49,7 @@ struct AlertedAttempt {
 
 impl From<Attempt> for AlertedAttempt {
     fn from(attempt: Attempt) -> Self {
-        let Attempt { number, node, started, lateness_ms, duration_ms, status, error, answer } = attempt;
+        let Attempt { number, node, started, lateness_ms, duration_ms, status, error, answer, .. } = attempt;
         AlertedAttempt { number, node, started_ms: started.as_ms(), lateness_ms, duration_ms, status, error, answer }
     }
 }

@@ -115,6 +115,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
             let kept = a.start.len().min(kept);
             String::from_utf8_lossy(&a.start[..kept]).into_owned()
         }),
+        late: if job.attempt == 1 { dispatcher.lateness_cause(&job, started) } else { None },
     };
     let steering = told.steering;
     record_end(dispatcher, Command::RunEnded { seq: job.seq, key: job.key, attempt, term, verdict, steering }).await;
@@ -137,8 +138,17 @@ async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> bool {
     }
     // It is known that nothing has left, so this one may follow.
     let error = Some("not sent: the task had changed, or the node led no longer, before the start was recorded".into());
-    let attempt =
-        Attempt { number, node: id, started, lateness_ms, duration_ms: Some(0), status: None, error, answer: None };
+    let attempt = Attempt {
+        number,
+        node: id,
+        started,
+        lateness_ms,
+        duration_ms: Some(0),
+        status: None,
+        error,
+        answer: None,
+        late: None,
+    };
     let verdict = Verdict::Retry { at: node.now() };
     record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering: Steering::default() }).await;
     false

@@ -16,6 +16,7 @@
 mod alert;
 mod attempt;
 mod health;
+mod late;
 mod outcome;
 mod probe;
 mod queue;
@@ -38,6 +39,8 @@ use crate::node::Node;
 use crate::state::Job;
 use crate::view::{Page, TargetFilter, TargetView};
 use health::{Patience, Reach};
+pub use late::Gap;
+use late::Gaps;
 use queue::{Bounds, Queue};
 use retry::Policy;
 use transport::Transport;
@@ -65,6 +68,7 @@ struct Shared {
     /// Attempts that are under way or whose outcomes are not written yet.
     active: watch::Sender<usize>,
     probes: Semaphore,
+    gaps: Gaps,
 }
 
 /// An attempt. A retry can be due before the hands that made the attempt before it are quite free.
@@ -100,6 +104,7 @@ impl Dispatcher {
             fence: AtomicU64::new(0),
             active: watch::Sender::new(0),
             probes: Semaphore::new(PROBES_MAX),
+            gaps: Gaps::default(),
         });
         // The node outlives this dispatcher, and must not keep it.
         let weak = Arc::downgrade(&shared);

@@ -11,6 +11,7 @@
 //! of a panic. JSON that goes out is written, not built: the shapes are few and creating a task is the hot path.
 
 mod answer;
+mod audit;
 mod cluster;
 mod define;
 mod error;
@@ -101,6 +102,7 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
         .route("/xcron/cancelRun", post(runs::cancel))
         .route("/xcron/listRuns", get(runs::list))
         .route("/xcron/queryRun", get(runs::query))
+        .route("/xcron/audit", get(audit::audit))
         .route("/xcron/previewSchedule", post(schedule::preview))
         .route("/xcron/targets", get(targets::list))
         .route("/xcron/cluster", get(cluster::cluster))

@@ -1,8 +1,11 @@
-//! Lists of tasks, in parts.
+//! Lists of tasks, and of the due times of one, in parts.
 
 use super::{Error, Node};
+use crate::clock::Timestamp;
 use crate::command::Seq;
-use crate::view::{Page, TaskFilter, TaskView};
+use crate::id::{RunKey, TaskId};
+use crate::state::audit::Period;
+use crate::view::{DueView, Page, TaskFilter, TaskView};
 
 /// Tasks looked at while the state is held.
 const SCAN_STEP: usize = 2048;
@@ -62,6 +65,21 @@ impl Node {
                 return Ok(self.part(items, from));
             }
         }
+    }
+
+    /// What became of each due time of a task; none: there is no such task.
+    ///
+    /// # Errors
+    /// A cursor that is none; a record that cannot be read.
+    pub fn audit(&self, id: &TaskId, mut period: Period, cursor: Option<&str>) -> Result<Option<Page<DueView>>, Error> {
+        if let Some(text) = cursor {
+            let parts = text.strip_prefix('d').and_then(|text| text.split_once('.'));
+            let key =
+                parts.and_then(|(due, n)| Some(RunKey { due: Timestamp(due.parse().ok()?), nonce: n.parse().ok()? }));
+            period.after = Some(key.ok_or(Error::Cursor)?);
+        }
+        let found = self.read_result(self.0.machine.course(id))?;
+        Ok(found.map(|(course, runs)| course.audit(&runs, period, self.now())))
     }
 
     fn part(&self, items: Vec<TaskView>, from: Seq) -> Page<TaskView> {

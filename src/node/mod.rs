@@ -28,7 +28,7 @@ use crate::command::{Command, Refusal, Reply};
 use crate::config::{Config, HostPort};
 use crate::id::{RunId, TaskId};
 use crate::metrics::Metrics;
-use crate::raft::{self, GroupSlot, Lease, Links, TypeConfig};
+use crate::raft::{self, GroupSlot, Heard, Lease, Links, TypeConfig};
 use crate::storage::identity::Identity;
 use crate::storage::log::RaftLog;
 use crate::storage::machine::LogEnds;
@@ -74,6 +74,7 @@ struct Inner {
     group: GroupSlot,
     links: Links,
     lease: Arc<Lease>,
+    heard: Heard,
     metrics: Metrics,
     registry: prometheus_client::registry::Registry,
     identity: Mutex<Option<Identity>>,
@@ -148,6 +149,7 @@ impl Node {
             group: GroupSlot::default(),
             links,
             lease: Arc::new(lease),
+            heard: Heard::default(),
             metrics,
             registry,
             identity: Mutex::new(identity),
@@ -244,6 +246,11 @@ impl Node {
 
     fn leads(&self) -> bool {
         self.0.raft_metrics.borrow().as_ref().is_some_and(|m| m.state == ServerState::Leader)
+    }
+
+    /// When this node last heard another one as its leader.
+    pub fn heard_leader(&self) -> Option<Timestamp> {
+        self.0.heard.last()
     }
 
     /// The term in which this node may fire now: it leads, a majority has said so lately, its clock is right, and it

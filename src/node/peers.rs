@@ -49,7 +49,7 @@ impl Node {
             .route("/peer/1/claim", post(claim))
             .route("/peer/1/targets", post(targets))
             .with_state(self.clone());
-        raft::routes(self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), others)
+        raft::routes(self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), self.0.heard.clone(), others)
     }
 
     /// What this node tells of itself to a peer that asks.

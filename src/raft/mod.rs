@@ -11,7 +11,7 @@ pub mod wire;
 
 pub use lease::Lease;
 pub use network::{CallError, Links, Network, Presence};
-pub use serve::{receive, routes, GroupSlot, Rejection};
+pub use serve::{receive, routes, GroupSlot, Heard, Rejection};
 pub use types::{Payload, Replies, TypeConfig};
 
 /// The Raft group of this node.

@@ -1,5 +1,6 @@
 //! The peers' calls, received.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
@@ -9,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
+use openraft::raft::AppendEntriesResponse;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use uuid::Uuid;
@@ -37,6 +39,17 @@ impl IntoResponse for Rejection {
     }
 }
 
+/// When this node last heard its leader, by its own clock.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    /// None: never since it was started.
+    pub fn last(&self) -> Option<Timestamp> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Timestamp)
+    }
+}
+
 /// Reads a message, has it handled, and writes the answer.
 ///
 /// # Errors
@@ -60,16 +73,24 @@ fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
 }
 
 /// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil.
-pub fn routes(slot: GroupSlot, links: Links, clock: Clock, others: Router) -> Router {
-    async fn append(State(slot): State<GroupSlot>, body: Bytes) -> Result<Response, Rejection> {
+pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others: Router) -> Router {
+    type Own = (GroupSlot, Clock, Heard);
+    async fn append(State((slot, clock, heard)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
-        receive(body, |request| async { Ok(raft.append_entries(request).await) }).await
+        receive(body, |request| async {
+            let answer = raft.append_entries(request).await;
+            if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+                heard.0.store(clock.now().as_ms(), Ordering::Relaxed);
+            }
+            Ok(answer)
+        })
+        .await
     }
-    async fn vote(State(slot): State<GroupSlot>, body: Bytes) -> Result<Response, Rejection> {
+    async fn vote(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
         receive(body, |request| async { Ok(raft.vote(request).await) }).await
     }
-    async fn snapshot(State(slot): State<GroupSlot>, body: Bytes) -> Result<Response, Rejection> {
+    async fn snapshot(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
         receive(body, |request| async { Ok(raft.install_snapshot(request).await) }).await
     }
@@ -77,7 +98,7 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, others: Router) -> Ro
         .route("/peer/1/append", post(append))
         .route("/peer/1/vote", post(vote))
         .route("/peer/1/snapshot", post(snapshot))
-        .with_state(slot)
+        .with_state((slot, clock.clone(), heard))
         .merge(others)
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

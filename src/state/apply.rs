@@ -18,6 +18,7 @@ impl State {
     /// Applies the commands of a batch, in order.
     pub fn apply_batch(&mut self, batch: Batch) -> Vec<Reply> {
         let now = batch.now;
+        self.last_written = self.last_written.max(Some(now));
         batch.commands.into_iter().map(|command| self.apply(now, command)).collect()
     }
 
@@ -88,6 +89,7 @@ impl State {
             id,
             digest,
             created: now,
+            since: now,
             rhythm,
             state: TaskState::Active,
             next: Some(next),
@@ -156,6 +158,7 @@ impl State {
         if let Some((rhythm, next)) = times {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
             task.next = Some(next);
+            task.since = now;
             task.came_up = true;
             task.fired = 0;
             if task.state == TaskState::Finished {

@@ -16,6 +16,7 @@
 
 mod alarms;
 mod apply;
+pub mod audit;
 mod changes;
 mod due;
 mod follow;
@@ -68,6 +69,7 @@ pub struct State {
     claims: BTreeMap<u64, Uuid>,
     /// Runs that ever ended; the serial number of the next.
     runs_total: u64,
+    last_written: Option<Timestamp>,
 }
 
 impl State {
@@ -86,6 +88,7 @@ impl State {
             cluster: None,
             claims: BTreeMap::new(),
             runs_total: 0,
+            last_written: None,
         }
     }
 
@@ -112,6 +115,11 @@ impl State {
     /// Which store may act under which node's id.
     pub fn claims(&self) -> &BTreeMap<u64, Uuid> {
         &self.claims
+    }
+
+    /// The time of the batch that was applied last, by the clock of the leader that made it.
+    pub fn last_written(&self) -> Option<Timestamp> {
+        self.last_written
     }
 
     /// The number that the next task will get.
@@ -256,6 +264,7 @@ impl State {
         self.cluster = globals.cluster;
         self.claims = globals.claims;
         self.runs_total = globals.runs_total;
+        self.last_written = globals.last_written;
     }
 
     /// What belongs to no task, for storage.
@@ -265,6 +274,7 @@ impl State {
             cluster: self.cluster,
             claims: self.claims.clone(),
             runs_total: self.runs_total,
+            last_written: self.last_written,
         }
     }
 }

@@ -107,6 +107,7 @@ pub struct HotTask {
     pub id: TaskId,
     pub digest: u128,
     pub created: Timestamp,
+    pub since: Timestamp,
     pub rhythm: HotRhythm,
     pub state: TaskState,
     pub next: Option<Timestamp>,
@@ -228,6 +229,8 @@ pub struct Globals {
     pub claims: BTreeMap<u64, Uuid>,
     /// The serial number that the next run to end will get.
     pub runs_total: u64,
+    /// The time of the last batch.
+    pub last_written: Option<Timestamp>,
 }
 
 /// Why a value is not a record.

@@ -13,6 +13,9 @@ use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
 
+/// Due times that were missed together and have a record each.
+const MISSED_SINGLE_MAX: usize = 50;
+
 /// How an attempt started.
 #[derive(Clone, Copy)]
 pub(super) struct Start {
@@ -100,6 +103,11 @@ impl State {
         if !key.is_alert() {
             task.run_count += 1;
             let OpenRun { attempts, spec, parent, .. } = open;
+            let late = attempts.first().and_then(|first| first.late.clone());
+            let reason = match (reason, late) {
+                (Some(reason), Some(late)) => Some(format!("{reason} (the first attempt was late: {late})")),
+                (reason, late) => reason.or(late),
+            };
             self.record(seq, Run { key, state, reason, ended: now, attempts, parent, upto: None });
             self.follow(now, seq, key, state, spec);
             self.steer(now, seq, key, steering);
@@ -192,7 +200,14 @@ impl State {
         }
         task.came_up = true;
         let newest = past.last().copied();
-        for due in past {
+        let single = past.split_off(past.len().saturating_sub(MISSED_SINGLE_MAX));
+        // The rest, however many, is one record: there is no room for each, nor would anybody read them.
+        if let Some(last) = past.pop() {
+            let upto = Some(last).filter(|last| *last > from);
+            let run = Run::unfired(RunKey::scheduled(from), RunState::Missed, reason, now);
+            self.record(seq, Run { upto, ..run });
+        }
+        for due in single {
             self.record(seq, Run::unfired(RunKey::scheduled(due), RunState::Missed, reason, now));
         }
         if let Some(newest) = newest {

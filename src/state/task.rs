@@ -57,6 +57,8 @@ pub struct Task {
     pub digest: u128,
     /// When the leader took it.
     pub created: Timestamp,
+    /// When its schedule was given to it.
+    pub since: Timestamp,
     /// How its due times follow each other.
     pub rhythm: Rhythm,
     /// Whether it fires.
@@ -201,6 +203,7 @@ impl Task {
             id: stored.id,
             digest: stored.digest,
             created: stored.created,
+            since: stored.since,
             rhythm,
             state: stored.state,
             next: stored.next,
@@ -225,6 +228,7 @@ impl Task {
             id: self.id.clone(),
             digest: self.digest,
             created: self.created,
+            since: self.since,
             rhythm: match &self.rhythm {
                 Rhythm::Once => HotRhythm::Once,
                 Rhythm::Periodic(t) => HotRhythm::Periodic { format: t.format.clone(), timezone: t.timezone.clone() },

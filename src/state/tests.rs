@@ -1,5 +1,6 @@
 //! Unit tests of the state, by commands only.
 
+mod audit;
 mod calls;
 mod follow;
 mod index;
@@ -42,6 +43,7 @@ fn attempt(number: u32, status: u16) -> Attempt {
         status: Some(status),
         error: None,
         answer: None,
+        late: None,
     }
 }
 

@@ -25,7 +25,7 @@ pub use node::{config, node, node_with, Cluster, TestNode};
 pub use sink::{Hit, Say, Sink};
 
 /// How long anything may take that is awaited: far more than it takes, even on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The wall clock.
 pub fn now() -> Timestamp {

@@ -1,7 +1,7 @@
 //! Reading the index of ended runs, and what of it is dead.
 
 use super::super::{checkpoint, Error};
-use super::read::{layers, open_view, run_view};
+use super::read::layers;
 use super::Machine;
 use crate::command::Seq;
 use crate::id::RunKey;
@@ -86,14 +86,14 @@ impl Machine {
         let task = self.with_state(|state| state.task(entry.seq).map(|task| (task.id.clone(), task.is_once())));
         let Some((id, once)) = task else { return Ok(None) };
         let mut runs = self.recorded(entry.seq, once, entry.number, entry.number + 1)?;
-        Ok(runs.pop_first().map(|(_, run)| run_view(&id, &run)))
+        Ok(runs.pop_first().map(|(_, run)| RunView::of_ended(&id, &run)))
     }
 
     /// A run that is going; none: it is no longer.
     pub fn open_run(&self, seq: Seq, key: RunKey) -> Option<RunView> {
         self.with_state(|state| {
             let task = state.task(seq)?;
-            task.runs().find(|run| run.key == key).map(|run| open_view(&task.id, run))
+            task.runs().find(|run| run.key == key).map(|run| RunView::of_open(&task.id, run))
         })
     }
 

@@ -8,7 +8,8 @@ use super::{Core, Machine};
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::{RunId, RunKey, TaskId};
-use crate::run::{OpenPhase, OpenRun, Run, RunState};
+use crate::run::{OpenRun, Run};
+use crate::state::audit::Course;
 use crate::state::{Changes, Task, RUNS_KEPT_MAX};
 use crate::task::TaskSpec;
 use crate::view::{RunView, TaskView};
@@ -108,11 +109,11 @@ impl Machine {
         let known = self.core().state.task(seq).map(Known::of);
         let (Some(known), Some(spec)) = (known, self.spec(seq)?) else { return Ok(None) };
         let last_run = match known.open.last() {
-            Some(open) => Some(open_view(&known.id, open)),
+            Some(open) => Some(RunView::of_open(&known.id, open)),
             None => {
                 let last = known.recorded.checked_sub(1);
                 let runs = last.map(|n| self.recorded(seq, known.once, n, known.recorded)).transpose()?;
-                runs.and_then(|mut runs| runs.pop_last()).map(|(_, run)| run_view(&known.id, &run))
+                runs.and_then(|mut runs| runs.pop_last()).map(|(_, run)| RunView::of_ended(&known.id, &run))
             }
         };
         let Known { id, created, state, next, run_count, .. } = known;
@@ -126,12 +127,30 @@ impl Machine {
     /// A record that cannot be read.
     pub fn runs(&self, seq: Seq) -> Result<Option<Vec<RunView>>, Error> {
         let Some(known) = self.core().state.task(seq).map(Known::of) else { return Ok(None) };
+        self.runs_of(seq, &known).map(Some)
+    }
+
+    fn runs_of(&self, seq: Seq, known: &Known) -> Result<Vec<RunView>, Error> {
         let oldest = known.recorded.saturating_sub(RUNS_KEPT_MAX);
         let ended = self.recorded(seq, known.once, oldest, known.recorded)?;
-        let mut runs: Vec<RunView> = known.open.iter().map(|open| open_view(&known.id, open)).collect();
-        runs.extend(ended.values().map(|run| run_view(&known.id, run)));
+        let mut runs: Vec<RunView> = known.open.iter().map(|open| RunView::of_open(&known.id, open)).collect();
+        runs.extend(ended.values().map(|run| RunView::of_ended(&known.id, run)));
         runs.sort_by_key(|run| std::cmp::Reverse(run.id));
-        Ok(Some(runs))
+        Ok(runs)
+    }
+
+    /// A task's course and all of its runs that are kept, both at the same moment; none: there is no such task.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn course(&self, id: &TaskId) -> Result<Option<(Course, Vec<RunView>)>, Error> {
+        let found = {
+            let core = self.core();
+            let seq = core.state.find(id);
+            seq.and_then(|seq| core.state.task(seq).map(|task| (seq, Course::of(task), Known::of(task))))
+        };
+        let Some((seq, course, known)) = found else { return Ok(None) };
+        Ok(Some((course, self.runs_of(seq, &known)?)))
     }
 
     /// One run; none: there is none with this id.
@@ -157,38 +176,5 @@ impl Machine {
             }
         }
         Ok(runs)
-    }
-}
-
-pub(super) fn run_view(task: &TaskId, run: &Run) -> RunView {
-    RunView {
-        id: RunId::new(task, run.key),
-        task: task.clone(),
-        due: run.key.due,
-        state: run.state,
-        reason: run.reason.clone(),
-        parent: run.parent,
-        upto: run.upto,
-        next_attempt: None,
-        attempts: run.attempts.clone(),
-    }
-}
-
-pub(super) fn open_view(task: &TaskId, open: &OpenRun) -> RunView {
-    let (state, next_attempt) = match open.phase {
-        OpenPhase::Queued => (RunState::Pending, None),
-        OpenPhase::Waiting { at, .. } => (RunState::Pending, Some(at)),
-        OpenPhase::Running { .. } => (RunState::Running, None),
-    };
-    RunView {
-        id: RunId::new(task, open.key),
-        task: task.clone(),
-        due: open.key.due,
-        state,
-        reason: None,
-        parent: open.parent,
-        upto: None,
-        next_attempt,
-        attempts: open.attempts.iter().cloned().chain(open.going()).collect(),
     }
 }

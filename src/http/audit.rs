@@ -1,0 +1,59 @@
+//! The call that tells what became of each due time.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::answer::{answered, Data, Object};
+use super::error::Error;
+use super::query::{Query, SECONDS_MAX};
+use super::{aside, Shared};
+use crate::clock::Timestamp;
+use crate::command::Refusal;
+use crate::id::TaskId;
+use crate::state::audit::Period;
+use crate::view::DueView;
+
+/// `GET /xcron/audit`
+pub(super) async fn audit(State(api): Shared, uri: Uri) -> Response {
+    answered(async {
+        let mut query = Query::parse(&uri, &["task_id", "from", "to", "limit", "cursor", "consistency"])?;
+        let id: TaskId = query.must("task_id")?;
+        let from = query.number("from", 0, SECONDS_MAX)?.map_or(Timestamp(0), Timestamp::from_secs);
+        // To the end of the second that is named.
+        let to = query.number("to", 0, SECONDS_MAX)?.map(|s| Timestamp::from_secs(s).plus_ms(999));
+        let to = to.unwrap_or_else(|| api.node.now());
+        if to < from {
+            return Err(Error::malformed("to: is before from"));
+        }
+        let period = Period { from, to, after: None, limit: query.limit()? };
+        let cursor = query.text("cursor");
+        api.settle(query.consistency()?).await?;
+        aside(move || match api.node.audit(&id, period, cursor.as_deref())? {
+            Some(page) => Ok(Data::object(|o| {
+                o.plain("task_id", &id);
+                o.array("due_times", &page.items, due);
+                o.text_or_null("next_cursor", page.next_cursor.as_deref());
+            })),
+            None => Err(Refusal::NoSuchTask.into()),
+        })
+        .await
+    })
+    .await
+}
+
+fn due(out: &mut Vec<u8>, due: &DueView) {
+    Object::write(out, |o| {
+        o.number("due_time_ms", due.due.as_ms());
+        o.plain("state", due.state.name());
+        o.text_or_null("reason", due.reason.as_deref());
+        o.plain("run_id", due.run);
+        o.number_or_null("lateness_ms", due.lateness_ms);
+        o.number("attempts", due.attempts);
+        o.number("triggered", due.triggered);
+        match due.parent {
+            Some(parent) => o.plain("parent_run_id", parent),
+            None => o.raw("parent_run_id", "null"),
+        }
+    });
+}
