@@ -19,7 +19,7 @@ use crate::collector;
 use crate::config::{Config, HostPort};
 use crate::dispatcher::transport::{Http, SetupError, Transport};
 use crate::dispatcher::Dispatcher;
-use crate::guard::Guard;
+use crate::guard::{Guard, OwnHost};
 use crate::http;
 use crate::node::{JoinError, Node, StartError};
 use crate::scheduler;
@@ -141,6 +141,11 @@ impl Server {
         let (node, queues) = opened.map_err(|panic| Error::Failed(panic.to_string()))??;
 
         let guard = guard(&config)?;
+        let (calls, creates) = (transport.clone(), guard.clone());
+        node.tell_ports(move |host, port| {
+            calls.learn(host, port);
+            creates.learn(OwnHost::of(host), port);
+        });
         let dispatcher = Dispatcher::new(node.clone(), transport);
         let (close, closing) = watch::channel(false);
         let closed = || {

@@ -95,6 +95,21 @@ async fn the_nodes_own_ports_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_ports_of_the_other_nodes_are_refused_wherever_they_are() {
+    let cluster = Cluster::three().await;
+    for (a, b) in [(0, 1), (1, 2), (2, 0)] {
+        let own_of_other = cluster.node(b).api.port();
+        assert_ne!(cluster.node(a).api.port(), own_of_other);
+        let task = once(&format!("http://{}/xcron/createTask", cluster.node(b).api), 3_600_000);
+        until("a node that knows where the other serves", || async {
+            Some(cluster.client(a).post("/xcron/createTask", &task).await).filter(|answer| answer.code == 1003)
+        })
+        .await
+        .is(1003, 400, "a port of the cluster itself");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_judged_by_the_address_that_is_connected_to() {
     let (_dir, node) = node_with(|c| c.callback.deny = texts(&["127.0.0.0/8", "::1"])).await;
     let sink = Sink::start().await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use super::resolve::{own_addresses, system, Resolver};
 use crate::clock::{Clock, Timestamp};
 use crate::command::Steering;
 use crate::config::Callback;
-use crate::guard::{Guard, Refused};
+use crate::guard::{Guard, OwnHost, Refused};
 use crate::signature::{self, Secret};
 
 /// A request.
@@ -87,6 +87,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Connects to a target, `host:port`, and sends nothing.
     fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>>;
+
+    /// A port of the cluster's own, which is no target.
+    fn learn(&self, _host: &str, _port: u16) {}
 }
 
 /// The real one, over reqwest: no redirects, no proxy from the environment, answers read to a bound, and nothing but
@@ -99,7 +102,7 @@ struct Inner {
     client: reqwest::Client,
     /// For each of the cluster's own ports, a client that knows to which port its names lead. Few tasks ask for one of
     /// these ports, so it is made when one does.
-    careful: BTreeMap<u16, OnceLock<Result<reqwest::Client, SetupError>>>,
+    careful: Mutex<BTreeMap<u16, Result<reqwest::Client, SetupError>>>,
     settings: Settings,
     answer_bytes_max: usize,
 }
@@ -137,8 +140,7 @@ impl Http {
             pool_max_idle_per_host: settings.in_flight_per_host_max,
         };
         let client = settings.client(Resolver::new(lookup.clone(), guard.clone(), 0))?;
-        let careful = guard.own().ports().into_iter().map(|port| (port, OnceLock::new())).collect();
-        let inner = Inner { guard, lookup, client, careful, settings, answer_bytes_max };
+        let inner = Inner { guard, lookup, client, careful: Mutex::default(), settings, answer_bytes_max };
         Ok(Arc::new(Http(Arc::new(inner))))
     }
 }
@@ -162,10 +164,12 @@ impl Settings {
 impl Inner {
     /// The client for this URL, unless its target is refused. Names are resolved, and what they stand for is judged,
     /// when the client connects; a literal address passes by every resolver, so it is judged here.
-    async fn admit(&self, url: &Url) -> Result<&reqwest::Client, Failure> {
+    async fn admit(&self, url: &Url) -> Result<reqwest::Client, Failure> {
         self.guard.check_url(url)?;
         let port = url.port_or_known_default().unwrap_or(0);
-        let Some(careful) = self.careful.get(&port) else { return Ok(&self.client) };
+        if !self.guard.own().has_port(port) {
+            return Ok(self.client.clone());
+        }
         let literal = match url.host() {
             Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
@@ -175,11 +179,12 @@ impl Inner {
             if own_addresses(&self.lookup, &self.guard, port).await.contains(&ip.to_canonical()) {
                 return Err(Refused::Own(ip.to_string(), port).into());
             }
-            return Ok(&self.client);
+            return Ok(self.client.clone());
         }
-        let client =
-            careful.get_or_init(|| self.settings.client(Resolver::new(self.lookup.clone(), self.guard.clone(), port)));
-        client.as_ref().map_err(|error| Failure::Broken(error.to_string()))
+        let mut careful = self.careful.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || self.settings.client(Resolver::new(self.lookup.clone(), self.guard.clone(), port));
+        let client = careful.entry(port).or_insert_with(make);
+        client.clone().map_err(|error| Failure::Broken(error.to_string()))
     }
 
     async fn connect(&self, target: &str) -> Result<(), Failure> {
@@ -191,7 +196,7 @@ impl Inner {
             Some(Host::Ipv4(ip)) => vec![ip.into()],
             Some(Host::Ipv6(ip)) => vec![ip.into()],
             Some(Host::Domain(name)) => {
-                let own = if self.careful.contains_key(&port) { port } else { 0 };
+                let own = if self.guard.own().has_port(port) { port } else { 0 };
                 let resolver = Resolver::new(self.lookup.clone(), self.guard.clone(), own);
                 resolver.addresses(name).await.map_err(|error| match error.downcast::<Refused>() {
                     Ok(refused) => Failure::Refused(*refused),
@@ -258,6 +263,10 @@ impl Transport for Http {
                 Err(_) => Err(Failure::Connect("no connection in time".to_owned())),
             }
         })
+    }
+
+    fn learn(&self, host: &str, port: u16) {
+        self.0.guard.learn(OwnHost::of(host), port);
     }
 }
 

@@ -16,6 +16,7 @@ mod own;
 pub mod rule;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use url::{Host, Url};
 
@@ -46,12 +47,12 @@ pub enum Refused {
 }
 
 /// The rules of one node.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Guard {
     allow: Vec<Rule>,
     deny: Vec<Rule>,
     public_only: bool,
-    own: Own,
+    own: RwLock<Arc<Own>>,
 }
 
 /// Names under which clouds serve metadata. What they stand for is refused too, where it is link-local.
@@ -79,12 +80,19 @@ impl Guard {
             texts.iter().map(|text| Rule::parse(text).map_err(|error| (key, error))).collect()
         };
         let (allow, deny) = (rules("callback.allow", allow)?, rules("callback.deny", deny)?);
-        Ok(Guard { allow, deny, public_only, own })
+        Ok(Guard { allow, deny, public_only, own: RwLock::new(Arc::new(own)) })
     }
 
-    /// The cluster's own ports.
-    pub fn own(&self) -> &Own {
-        &self.own
+    /// The cluster's own ports, as far as they are known.
+    pub fn own(&self) -> Arc<Own> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another of them is known: a peer has told where it serves.
+    pub fn learn(&self, host: OwnHost, port: u16) {
+        if !self.own().has(&host, port) {
+            Arc::make_mut(&mut self.own.write().unwrap_or_else(PoisonError::into_inner)).add(host, port);
+        }
     }
 
     /// Judges what can be told from the URL alone: a literal address wholly, a name by the rules for names.
@@ -113,7 +121,8 @@ impl Guard {
         // These stand for loopback whatever a resolver says (RFC 6761, section 6.3).
         let local = name == "localhost" || name.ends_with(".localhost");
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        if self.own.is_name(&name, port) || local && loopback.iter().any(|ip| self.own.is_address(*ip, port)) {
+        let own = self.own();
+        if own.is_name(&name, port) || local && loopback.iter().any(|ip| own.is_address(*ip, port)) {
             return Err(Refused::Own(name, port));
         }
         if let Some(rule) = self.deny.iter().find(|r| r.names(&name)) {
@@ -136,7 +145,7 @@ impl Guard {
     /// # Errors
     /// Why it is refused.
     pub fn check_address(&self, name: Option<&str>, ip: IpAddr, port: u16) -> Result<(), Refused> {
-        let canonical = ip.to_canonical();
+        let (canonical, own) = (ip.to_canonical(), self.own());
         let shown = || match name {
             Some(name) => format!("{canonical}, for which {name} stands,"),
             None if canonical != ip => format!("{ip} ({canonical})"),
@@ -147,7 +156,7 @@ impl Guard {
             if let Some(kind) = address::never(view) {
                 return Err(Refused::Never(shown(), kind));
             }
-            if self.own.is_address(view, port) {
+            if own.is_address(view, port) {
                 return Err(Refused::Own(view.to_string(), port));
             }
         }

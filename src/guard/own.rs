@@ -33,17 +33,18 @@ pub struct Own(Vec<(OwnHost, u16)>);
 impl Own {
     /// Adds a port; 0 stands for none.
     pub fn add(&mut self, host: OwnHost, port: u16) {
-        if port != 0 && !self.0.contains(&(host.clone(), port)) {
+        if port != 0 && !self.has(&host, port) {
             self.0.push((host, port));
         }
     }
 
-    /// Each port once.
-    pub fn ports(&self) -> Vec<u16> {
-        let mut ports: Vec<u16> = self.0.iter().map(|(_, port)| *port).collect();
-        ports.sort_unstable();
-        ports.dedup();
-        ports
+    pub(super) fn has(&self, host: &OwnHost, port: u16) -> bool {
+        self.0.iter().any(|(known, own)| known == host && *own == port)
+    }
+
+    /// Whether it is one of the ports, on whichever host.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.0.iter().any(|(_, own)| *own == port)
     }
 
     fn hosts(&self, port: u16) -> impl Iterator<Item = &OwnHost> {

@@ -129,7 +129,7 @@ fn a_node_on_every_address_has_its_ports_on_every_address() {
     let mut own = Own::default();
     own.add(OwnHost::of("0.0.0.0"), 8000);
     own.add(OwnHost::of("0.0.0.0"), 0);
-    assert_eq!(own.ports(), [8000]);
+    assert!(own.has_port(8000) && !own.has_port(8001));
     let guard = Guard::new(&[], &[], false, own).unwrap();
     let own = ["http://127.0.0.1:8000/", "http://127.9.9.9:8000/", "http://[::1]:8000/", "http://localhost:8000/"];
     says(&guard, &own, "the cluster itself");

@@ -126,6 +126,7 @@ async fn watch_clock(node: &Node) {
         let links = &node.0.links;
         let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), Duration::from_secs(1)));
         let answers = futures::future::join_all(asked).await;
+        answers.iter().flatten().for_each(|status| node.learn_ports(&status.http, status.monitor));
         let room = answers.iter().flatten().any(|status| !status.full);
         note(node, |faults| faults.others_have_room = room);
         let heard = peers.iter().filter_map(|peer| links.presence(peer)).filter(|p| p.heard >= steady_now);

@@ -93,6 +93,8 @@ struct Inner {
     closed: AtomicBool,
     /// Set by whoever sends the callbacks.
     targets: OnceLock<targets::Show>,
+    /// Told where the peers serve.
+    ports: OnceLock<targets::Learn>,
 }
 
 /// The other ends of a node's queues, for [`Node::run`].
@@ -165,6 +167,7 @@ impl Node {
             handing_over: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             targets: OnceLock::new(),
+            ports: OnceLock::new(),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
     }

@@ -12,6 +12,9 @@ use crate::view::{Page, TargetFilter, TargetView};
 /// Tells what is known of the targets.
 pub(super) type Show = Box<dyn Fn(&TargetFilter) -> Page<TargetView> + Send + Sync>;
 
+/// Is told a host of the cluster and one of its ports.
+pub(super) type Learn = Box<dyn Fn(&str, u16) + Send + Sync>;
+
 /// Between two questions while there is no leader.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -19,6 +22,19 @@ impl Node {
     /// Has `show` tell what is known of the targets on this node. The first one counts.
     pub fn show_targets(&self, show: impl Fn(&TargetFilter) -> Page<TargetView> + Send + Sync + 'static) {
         let _ = self.0.targets.set(Box::new(show));
+    }
+
+    /// Has `learn` told where the peers serve, which is no target. The first one counts.
+    pub fn tell_ports(&self, learn: impl Fn(&str, u16) + Send + Sync + 'static) {
+        let _ = self.0.ports.set(Box::new(learn));
+    }
+
+    /// A peer has told where it serves.
+    pub(super) fn learn_ports(&self, http: &str, monitor: u16) {
+        let (Some(learn), Some((host, port))) = (self.0.ports.get(), http.rsplit_once(':')) else { return };
+        for port in port.parse().into_iter().chain([monitor]) {
+            learn(host.trim_matches(['[', ']']), port);
+        }
     }
 
     /// The targets that this node, if it leads, has something to do with.

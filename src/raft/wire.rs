@@ -29,6 +29,8 @@ pub struct Status {
     pub formed: bool,
     /// `host:http_port` of its public API.
     pub http: String,
+    /// Its `monitor_port`.
+    pub monitor: u16,
     /// Its version.
     pub version: String,
     /// The last log entry that it has applied.
