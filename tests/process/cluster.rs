@@ -82,6 +82,31 @@ async fn two_of_three_that_are_gone_stop_all_writes_and_fires_until_one_is_back(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_that_hang_on_a_leader_that_stands_still_are_done_by_the_next() {
+    let cluster = Cluster::start(3, "").await;
+    let (leader, _) = cluster.leader().await;
+    let others: Vec<u16> = (0..3).filter(|at| *at != leader).map(|at| cluster.nodes[at].ports.http).collect();
+    let due = now_ms() + 3_600_000;
+    let url = "http://127.0.0.1:9/";
+    assert_eq!(code(&cluster.api.create(others[0], &once("known", due, url)).await), Some(0));
+    cluster.nodes[leader].signal("STOP");
+    // One after the other, so that they do not travel together: more than a follower has on its way at once.
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..16 {
+        let (api, port) = (cluster.api.clone(), others[n % 2]);
+        calls.spawn(async move { api.create(port, &once(&format!("hung-{n}"), due, url)).await });
+        let (api, port) = (cluster.api.clone(), others[n % 2]);
+        calls.spawn(async move { api.query(port, "known").await });
+        sleep_ms(10).await;
+    }
+    let answers = calls.join_all().await;
+    let bad: Vec<_> = answers.iter().filter(|answer| code(answer) != Some(0)).collect();
+    assert!(bad.is_empty(), "{} of {} were not done: {bad:#?}", bad.len(), answers.len());
+    cluster.nodes[leader].signal("CONT");
+    assert!(cluster.all_ready(READY_MAX).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_of_the_leader_hands_over() {
     let mut cluster = Cluster::start(3, "").await;
     let sink = Sink::start().await;
