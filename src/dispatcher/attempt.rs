@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::outcome::Told;
 use super::request;
 use super::retry::Policy;
+use super::transport::Failure;
 use super::Dispatcher;
 use crate::clock::monotonic;
 use crate::command::{Command, Steering, Verdict};
@@ -18,6 +19,8 @@ use crate::task::{Delivery, Expect};
 const RECORDED_AFTER: Duration = Duration::from_millis(50);
 /// How long a record may take before it is proposed again.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a job is taken again for which there was no socket.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before an outcome is proposed again.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
@@ -75,11 +78,22 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         Ok(outcome) => outcome,
         Err(_) => {
             if !at_most_once {
-                record_start(dispatcher, start);
+                record_start(dispatcher, start.clone());
             }
             sending.await
         }
     };
+    if let Err(failure @ Failure::Exhausted(_)) = &outcome {
+        // No attempt: the target has had no chance to answer. The place is kept meanwhile, which slows down the others.
+        tracing::warn!(task = %job.id, %failure, "an attempt waits");
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        if at_most_once {
+            not_sent(dispatcher, &start, failure.to_string()).await;
+        } else {
+            node.machine().release(job.seq);
+        }
+        return;
+    }
     drop(place);
     let took = clock.elapsed();
     node.metrics().duration.observe(took.as_secs_f64());
@@ -118,7 +132,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
 /// Has the attempt recorded before it is sent; whether it may be sent now.
 async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> bool {
     let node = &dispatcher.0.node;
-    let Command::RunStarted { node: id, term, started, lateness_ms, .. } = *start else { return false };
+    let Command::RunStarted { node: id, term, .. } = *start else { return false };
     if let Err(error) = node.propose(start.clone(), monotonic() + RECORD_TIMEOUT).await {
         tracing::debug!(%error, "an attempt is not sent, since it could not be recorded before");
         // Had it been written after all, nobody sends what is recorded as going, and its outcome is unknown.
@@ -130,13 +144,19 @@ async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> bool {
     if stands && node.may_fire() == Some(term) {
         return true;
     }
-    // It is known that nothing has left, so this one may follow.
-    let error = Some("not sent: the task had changed, or the node led no longer, before the start was recorded".into());
-    let attempt =
-        Attempt { number, node: id, started, lateness_ms, duration_ms: Some(0), status: None, error, answer: None };
-    let verdict = Verdict::Retry { at: node.now() };
-    record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering: Steering::default() }).await;
+    let reason = "not sent: the task had changed, or the node led no longer, before the start was recorded";
+    not_sent(dispatcher, start, reason.to_owned()).await;
     false
+}
+
+/// It is known that nothing has left of the attempt whose start was recorded, so that another may follow.
+async fn not_sent(dispatcher: &Dispatcher, start: &Command, reason: String) {
+    let Command::RunStarted { seq, key, attempt: number, node, term, started, lateness_ms } = *start else { return };
+    let error = Some(reason);
+    let attempt =
+        Attempt { number, node, started, lateness_ms, duration_ms: Some(0), status: None, error, answer: None };
+    let (verdict, steering) = (Verdict::Retry { at: dispatcher.0.node.now() }, Steering::default());
+    record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering }).await;
 }
 
 /// Nothing else knows this outcome. It is proposed until it is written: to this leader, or to the next one.

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::behind::memory_peak_kb;
 use crate::harness::{has_tool, run, sleep_ms};
+use crate::sink::Call;
 use crate::trial::{rounds, turn, Trial};
 
 /// Bodies that are refused take no memory worth mention beside what a node has anyway.
@@ -37,6 +38,8 @@ async fn a_leader_that_is_out_of_file_descriptors_loses_nothing() {
         sleep_ms(1000).await;
     }
     trial.check("40 file descriptors on the leader for 6 s", times, "").await;
+    let repeated: Vec<Call> = trial.sink.calls().into_iter().filter(|call| call.attempt > 1).collect();
+    assert!(repeated.is_empty(), "what never left has counted as an attempt: {repeated:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
