@@ -10,16 +10,22 @@ async fn kills_of_the_leader() {
     let _turn = turn().await;
     let mut trial = Trial::of(3, "").await;
     let times = rounds(3, 50);
+    let mut first_ms = Vec::new();
     for round in 0..times {
         sleep_ms(1000 + 137 * (round as u64 % 11)).await;
         let (leader, term) = trial.cluster.leader().await;
+        let killed_ms = now_ms();
         trial.cluster.nodes[leader].kill();
-        first_fire_after(&trial.sink, term).await;
+        first_ms.push(first_fire_after(&trial.sink, term).await.at_ms.saturating_sub(killed_ms));
         sleep_ms(100 * (round as u64 % 7)).await;
         trial.cluster.nodes[leader].spawn();
         assert!(trial.cluster.all_ready(READY_MAX).await, "round {round}");
     }
-    trial.check_failover("kill -9 of the leader", times, "").await;
+    first_ms.sort_unstable();
+    let (median, most) = (first_ms[times / 2], first_ms[times - 1]);
+    let over = first_ms.iter().filter(|ms| **ms > 2000).count();
+    let note = format!("next leader's first callback after {median} ms (median), {most} ms (most), {over} over 2 s");
+    trial.check_failover("kill -9 of the leader", times, &note).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::api::{code, once, Api};
+use crate::api::{code, once, Answer, Api};
 use crate::harness::{holds_within, now_ms, sleep_ms};
 use crate::sink::Sink;
 
@@ -122,6 +122,8 @@ fn between((from, to): (u64, u64)) -> u64 {
 struct Worker {
     api: Api,
     ports: Vec<u16>,
+    /// Which of the ports it uses.
+    at: AtomicUsize,
     url: String,
     shape: Shape,
     book: Arc<Mutex<Book>>,
@@ -164,8 +166,26 @@ impl Worker {
         self.note(id, change);
     }
 
+    /// Mostly the node that answered before, and another one now and then: so not all workers wait for one that does
+    /// not answer.
     fn port(&self) -> u16 {
-        self.ports[between((0, self.ports.len() as u64 - 1)) as usize]
+        if between((1, 30)) == 1 {
+            self.move_on();
+        }
+        self.ports[self.at.load(Ordering::Relaxed)]
+    }
+
+    fn move_on(&self) {
+        self.at.store(between((0, self.ports.len() as u64 - 1)) as usize, Ordering::Relaxed);
+    }
+
+    /// The code of an answer; a node that does not answer is left alone.
+    fn code(&self, answer: &Answer) -> Option<u64> {
+        let code = code(answer);
+        if code.is_none() {
+            self.move_on();
+        }
+        code
     }
 
     /// Creates a task, by whichever node answers; whether it was acknowledged.
@@ -175,7 +195,7 @@ impl Worker {
         let task = once(id, due_ms, &self.url);
         loop {
             let answer = self.api.create(self.port(), &task).await;
-            match code(&answer) {
+            match self.code(&answer) {
                 Some(0) => {
                     self.written(id, |task| task.created = true);
                     return true;
@@ -204,7 +224,7 @@ impl Worker {
                 Ending::Delete => self.api.delete(self.port(), id).await,
                 Ending::Pause => self.api.pause(self.port(), id).await,
             };
-            match code(&answer) {
+            match self.code(&answer) {
                 Some(0) => return self.written(id, |task| task.ended_ms = Some(now_ms())),
                 // An earlier delete of which nothing was heard, or a task that is over.
                 Some(1040) if !first && ending == Ending::Delete => {
@@ -231,7 +251,8 @@ impl Worker {
 impl Load {
     pub fn start(api: &Api, ports: &[u16], sink: &Sink, shape: Shape) -> Load {
         let (book, stopping) = (Arc::<Mutex<Book>>::default(), Arc::<AtomicBool>::default());
-        let worker = || Worker {
+        let worker = |n: usize| Worker {
+            at: AtomicUsize::new(n % ports.len()),
             api: api.waiting(PATIENCE),
             ports: ports.to_vec(),
             url: sink.url.clone(),
@@ -239,7 +260,7 @@ impl Load {
             book: book.clone(),
             stopping: stopping.clone(),
         };
-        let workers = (0..shape.workers).map(|_| tokio::spawn(worker().run())).collect();
+        let workers = (0..shape.workers).map(|n| tokio::spawn(worker(n).run())).collect();
         Load { sink: sink.clone(), book, stopping, workers }
     }
 
