@@ -76,11 +76,11 @@ async fn an_answer_steers_its_task() {
     let (_dir, node) = node().await;
     let client = &node.client;
     let later = support::now().as_secs() + 3600;
+    let soon = std::sync::atomic::AtomicBool::new(true);
     let sink = Sink::saying(move |hit| match hit.path.as_str() {
         "/next" => Say::ok().header("Xcron-Next-At", later.to_string()),
-        "/soon" if hit.attempt() == 1 && hit.due_ms() % 10 != 7 => {
-            let next = (support::now().as_ms() / 10 + 30) * 10 + 7;
-            Say::ok().header("Xcron-Next-At", next.to_string())
+        "/soon" if soon.swap(false, std::sync::atomic::Ordering::Relaxed) => {
+            Say::ok().header("Xcron-Next-At", (support::now().as_ms() + 300).to_string())
         }
         "/pause" => Say::ok().header("Xcron-Pause", "true"),
         "/delete" => Say::ok().header("Xcron-Delete", "true"),
@@ -109,7 +109,7 @@ async fn an_answer_steers_its_task() {
     let enough = ended(client, "enough").await;
     assert_eq!((enough["state"].as_str(), attempts(&enough)), (Some("failed"), 1), "{enough}");
     let soon = sink.await_of("soon", 2).await;
-    assert!(soon[1].due_ms() % 10 == 7 && soon[1].lateness_ms() < 5000, "a one-shot that goes on: {soon:?}");
+    assert!(soon[1].due_ms() >= soon[0].due_ms() + 300, "a one-shot that goes on: {soon:?}");
     for path in ["next", "pause", "delete", "gone"] {
         assert_eq!(sink.of(path).len(), 1, "{path}");
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{json, Value};
 use support::{config, named, once, pass, until, with, Client, Cluster, Say, Sink, TestNode};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xcron::config::Config;
 use xcron::dispatcher::transport::{Answer, Failure, Http, Lookup, Request, Transport};
 use xcron::guard::{Own, OwnHost};
@@ -401,4 +402,69 @@ async fn due_times_that_a_dead_target_has_missed_say_so() {
     let reason = missed["reason"].as_str().expect("a reason");
     let since = target["held_since_ms"].as_u64().expect("a time");
     assert!(reason.contains(&format!("{address} could not be reached, from {since} to ")), "{reason}");
+}
+
+/// A target that answers `head` and then `piece` for ever, with a pause before each: its URL, and how many bytes it has
+/// got rid of once the node had enough of it.
+async fn endless(
+    head: &'static [u8],
+    piece: Vec<u8>,
+    pause: Duration,
+) -> (String, tokio::task::JoinHandle<std::io::Result<u64>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let target = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await?;
+        stream.write_all(head).await?;
+        let mut bytes = head.len() as u64;
+        while stream.write_all(&piece).await.is_ok() {
+            bytes += piece.len() as u64;
+            tokio::time::sleep(pause).await;
+        }
+        Ok(bytes)
+    });
+    (url, target)
+}
+
+/// Answers that never end, of every kind: each attempt ends, and takes no more of them than it must.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_ends_the_attempt_and_is_not_kept() {
+    /// What is read of an answer at most, and what lies in the sockets' buffers by then.
+    const TAKEN_MAX: u64 = 32 << 20;
+    let (none, some) = (Duration::ZERO, Duration::from_millis(20));
+    let large = |start: &str, end: &str| [start.as_bytes(), &[b'x'; 4096], end.as_bytes()].concat();
+    let chunk = format!("1000\r\n{}\r\n", "x".repeat(4096)).into_bytes();
+    let ok = b"HTTP/1.1 200 OK\r\n";
+    // What is sent, and whether it is an answer: one of which the start has come is.
+    type Kind = (&'static str, &'static [u8], Vec<u8>, Duration, bool);
+    let kinds: [Kind; 8] = [
+        ("headers", ok, large("x: ", "\r\n"), none, false),
+        ("one header", b"HTTP/1.1 200 OK\r\nx: ", large("", ""), none, false),
+        ("a status line", b"HTTP/1.1 200 ", large("", ""), none, false),
+        ("interim answers", b"", b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100), none, false),
+        ("a dripping head", ok, b"x".to_vec(), some, false),
+        ("a body", b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n", large("", ""), none, true),
+        ("chunks", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", chunk, none, true),
+        ("a dripping body", b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n", b"x".to_vec(), some, false),
+    ];
+    let http = Http::new(&Config::default().callback, Arc::default()).unwrap();
+    for (kind, head, piece, pause, answers) in kinds {
+        let (url, target) = endless(head, piece, pause).await;
+        let (method, headers, timeout) = (xcron::dispatcher::transport::Method::POST, Default::default(), 1000);
+        let timeout = Duration::from_millis(timeout);
+        let outcome = http.send(Request { method, url, headers, body: None, timeout, answer_bytes: 256 }).await;
+        match outcome {
+            Ok(answer) => {
+                assert!(answers, "{kind}: {answer:?}");
+                assert_eq!((answer.status.as_u16(), answer.start.len()), (200, 256), "{kind}");
+            }
+            Err(failure) => assert!(!answers, "{kind}: {failure}"),
+        }
+        let bytes = tokio::time::timeout(Duration::from_secs(10), target).await;
+        let bytes = bytes.unwrap_or_else(|_| panic!("{kind}: the connection is kept")).unwrap().unwrap_or(0);
+        println!("{kind}: {bytes} bytes were taken");
+        assert!(bytes <= TAKEN_MAX, "{kind}: {bytes} bytes were taken");
+    }
 }

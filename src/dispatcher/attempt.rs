@@ -20,6 +20,8 @@ use crate::task::{Delivery, Expect};
 const RECORDED_AFTER: Duration = Duration::from_millis(50);
 /// How long a record may take before it is proposed again.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a job is taken again for which there was no socket.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before an outcome is proposed again.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,28 +34,38 @@ impl Drop for Place<'_> {
     }
 }
 
-pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
+/// What came of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is done with.
+    Done,
+    /// Nothing was done: its task is due again, as soon as nothing holds the job any more.
+    Undone,
+}
+
+pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let node = &dispatcher.0.node;
     let mut place = Place(dispatcher, &job, Reach::NotSent);
     // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here.
     let Some(term) = node.may_fire() else {
         // It may lead again before anyone has noticed that it did not.
-        node.machine().release(job.seq);
-        return;
+        return Outcome::Undone;
     };
     let Cause { spec, parent } = match node.machine().cause_of_run(job.seq, job.key) {
         Ok(Some(known)) => known,
-        Ok(None) => return,
+        Ok(None) => return Outcome::Done,
         Err(error) => {
             // What was stored is not what is read. Another node has it whole, and this one is rebuilt when it starts.
             node.fail(format!("the definition of the task {} cannot be read: {error}", job.id));
-            return;
+            return Outcome::Done;
         }
     };
     let is_alert = job.key.is_alert();
-    let Some(mut request) = request::build(dispatcher, &job, &spec, parent, term) else { return };
+    let Some(mut request) = request::build(dispatcher, &job, &spec, parent, term) else {
+        return Outcome::Done;
+    };
     if !node.machine().with_state(|s| s.wants(job.seq, job.key, job.attempt)) {
-        return;
+        return Outcome::Done;
     }
     let (started, clock) = (node.now(), monotonic());
     let secrets = if spec.secrets.is_empty() { &node.config().callback.secrets } else { &spec.secrets };
@@ -69,8 +81,12 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         lateness_ms,
     };
     let at_most_once = spec.options.delivery == Delivery::AtMostOnce && !is_alert;
-    if at_most_once && !commit(dispatcher, &job, &start).await {
-        return;
+    if at_most_once {
+        match commit(dispatcher, &job, &start).await {
+            Commit::Sendable => {}
+            Commit::NotSent => return Outcome::Done,
+            Commit::Unrecorded => return Outcome::Undone,
+        }
     }
     node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
     let mut sending = dispatcher.0.transport.send(request);
@@ -79,12 +95,22 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
         Ok(outcome) => outcome,
         Err(_) => {
             if !at_most_once {
-                record_start(dispatcher, start);
+                record_start(dispatcher, start.clone());
             }
             sending.await
         }
     };
     place.2 = reach(&outcome);
+    if let Err(failure @ Failure::Exhausted(_)) = &outcome {
+        // No attempt: the target has had no chance to answer. The place is kept meanwhile, which slows down the others.
+        tracing::warn!(task = %job.id, %failure, "an attempt waits");
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        if !at_most_once {
+            return Outcome::Undone;
+        }
+        not_sent(dispatcher, &start, failure.to_string()).await;
+        return Outcome::Done;
+    }
     drop(place);
     let took = clock.elapsed();
     node.metrics().duration.observe(took.as_secs_f64());
@@ -119,28 +145,45 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
     };
     let steering = told.steering;
     record_end(dispatcher, Command::RunEnded { seq: job.seq, key: job.key, attempt, term, verdict, steering }).await;
+    Outcome::Done
 }
 
-/// Has the attempt recorded before it is sent; whether it may be sent now.
-async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> bool {
+/// What came of recording an attempt before it is sent.
+enum Commit {
+    /// It may be sent now.
+    Sendable,
+    /// It may not any more, and that is recorded.
+    NotSent,
+    /// Nobody knows whether it is recorded. Had it been after all, nobody sends what is recorded as going, and its
+    /// outcome is unknown.
+    Unrecorded,
+}
+
+/// Has the attempt recorded before it is sent.
+async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> Commit {
     let node = &dispatcher.0.node;
-    let Command::RunStarted { node: id, term, started, lateness_ms, .. } = *start else { return false };
+    let Command::RunStarted { node: id, term, .. } = *start else { return Commit::NotSent };
     if let Err(error) = node.propose(start.clone(), monotonic() + RECORD_TIMEOUT).await {
         tracing::debug!(%error, "an attempt is not sent, since it could not be recorded before");
-        // Had it been written after all, nobody sends what is recorded as going, and its outcome is unknown.
-        node.machine().release(job.seq);
-        return false;
+        return Commit::Unrecorded;
     }
     let Job { seq, key, attempt: number, .. } = *job;
     let stands = node.machine().with_state(|state| state.has_started(seq, key, number, id, term));
     if stands && node.may_fire() == Some(term) {
-        return true;
+        return Commit::Sendable;
     }
-    // It is known that nothing has left, so this one may follow.
-    let error = Some("not sent: the task had changed, or the node led no longer, before the start was recorded".into());
+    let reason = "not sent: the task had changed, or the node led no longer, before the start was recorded";
+    not_sent(dispatcher, start, reason.to_owned()).await;
+    Commit::NotSent
+}
+
+/// It is known that nothing has left of the attempt whose start was recorded, so that another may follow.
+async fn not_sent(dispatcher: &Dispatcher, start: &Command, reason: String) {
+    let Command::RunStarted { seq, key, attempt: number, node, term, started, lateness_ms } = *start else { return };
+    let error = Some(reason);
     let attempt = Attempt {
         number,
-        node: id,
+        node,
         started,
         lateness_ms,
         duration_ms: Some(0),
@@ -149,9 +192,8 @@ async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> bool {
         answer: None,
         late: None,
     };
-    let verdict = Verdict::Retry { at: node.now() };
-    record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering: Steering::default() }).await;
-    false
+    let (verdict, steering) = (Verdict::Retry { at: dispatcher.0.node.now() }, Steering::default());
+    record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering }).await;
 }
 
 /// Nothing else knows this outcome. It is proposed until it is written: to this leader, or to the next one.
@@ -168,7 +210,7 @@ async fn record_end(dispatcher: &Dispatcher, ended: Command) {
 fn reach(outcome: &Result<Answer, Failure>) -> Reach {
     match outcome {
         Ok(_) | Err(Failure::Broken(_)) => Reach::Reached,
-        Err(Failure::Timeout(_) | Failure::Refused(_)) => Reach::Unclear,
+        Err(Failure::Timeout(_) | Failure::Refused(_) | Failure::Exhausted(_)) => Reach::Unclear,
         Err(error @ Failure::Connect(_)) => Reach::Unreached(error.to_string()),
     }
 }

@@ -205,9 +205,13 @@ impl Dispatcher {
             self.0.active.send_modify(|n| *n += 1);
             let dispatcher = self.clone();
             tokio::spawn(async move {
-                let guard = Active(dispatcher.clone(), job.clone());
-                attempt::make(&dispatcher, job).await;
+                let (guard, seq) = (Active(dispatcher.clone(), job.clone()), job.seq);
+                let outcome = attempt::make(&dispatcher, job).await;
                 drop(guard);
+                // Not before the job is let go of: what is held is passed over.
+                if outcome == attempt::Outcome::Undone {
+                    dispatcher.0.node.machine().release(seq);
+                }
             });
         }
     }

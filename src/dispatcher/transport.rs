@@ -75,6 +75,9 @@ pub enum Failure {
     /// The target is one that the configuration, or any configuration, refuses.
     #[error("not sent: {0}")]
     Refused(#[from] Refused),
+    /// This node has no socket left for it: nothing was sent, and it is not the target's fault.
+    #[error("not sent: this node is out of sockets: {0}")]
+    Exhausted(String),
     /// The exchange broke off.
     #[error("{0}")]
     Broken(String),
@@ -238,6 +241,7 @@ impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Failure {
         match causes(&error).find_map(|cause| cause.downcast_ref::<Refused>()) {
             Some(refused) => Failure::Refused(refused.clone()),
+            None if is_exhausted(&error) => Failure::Exhausted(describe(&error)),
             None if error.is_connect() => Failure::Connect(describe(&error)),
             None => Failure::Broken(describe(&error)),
         }
@@ -290,6 +294,12 @@ fn causes<'a>(
     std::iter::successors(Some(error), |e| e.source())
 }
 
+/// Whether it is this process, or this machine, that can open no more sockets.
+fn is_exhausted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let os_error = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>()?.raw_os_error();
+    causes(error).filter_map(os_error).any(|code| [libc::EMFILE, libc::ENFILE].contains(&code))
+}
+
 /// The innermost cause: the outer ones name the URL, which may hold what is not to be kept.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
@@ -317,5 +327,16 @@ mod tests {
         for none in ["-1", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "184467440737095516160"] {
             assert_eq!(asked(none, None), None, "{none}");
         }
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("tcp open error")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn only_this_nodes_own_lack_is_exhaustion() {
+        let of = |code| Outer(std::io::Error::from_raw_os_error(code));
+        assert!(is_exhausted(&of(libc::EMFILE)) && is_exhausted(&of(libc::ENFILE)));
+        assert!(!is_exhausted(&of(libc::ECONNREFUSED)) && !is_exhausted(&of(libc::EADDRNOTAVAIL)));
     }
 }

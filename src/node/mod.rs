@@ -52,6 +52,15 @@ pub enum StartError {
     Log(#[from] storage::log::Error),
 }
 
+/// What a leader may still say after another is known.
+const LAST_WORD: Duration = Duration::from_millis(200);
+
+/// The address of the leader, where it is another node.
+fn leader_of(metrics: &raft::Metrics) -> Option<&str> {
+    let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
+    metrics.membership_config.membership().get_node(&leader).map(|node| node.addr.as_str())
+}
+
 /// Where the log begins and ends. openraft's trait is async; this log's answer never waits.
 fn log_ends(log: &RaftLog<TypeConfig>) -> Result<LogEnds, storage::Error> {
     use openraft::storage::RaftLogStorage;
@@ -283,10 +292,29 @@ impl Node {
     }
 
     fn leader_address(&self) -> Option<String> {
-        let metrics = self.0.raft_metrics.borrow();
-        let metrics = metrics.as_ref()?;
-        let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
-        metrics.membership_config.membership().get_node(&leader).map(|node| node.addr.clone())
+        self.0.raft_metrics.borrow().as_ref().and_then(|metrics| leader_of(metrics).map(str::to_owned))
+    }
+
+    /// What the leader at this address answers; none, once another is known to lead and the answer does not come soon
+    /// after: the old one may hang for long.
+    async fn while_it_leads<T>(&self, address: &str, answer: impl std::future::Future<Output = T>) -> Option<T> {
+        let mut group = self.watch();
+        let replaced = async {
+            let other = group.wait_for(|metrics| {
+                metrics.as_ref().is_some_and(|m| {
+                    m.state == ServerState::Leader || leader_of(m).is_some_and(|leader| leader != address)
+                })
+            });
+            if other.await.is_err() {
+                // Nobody will tell any more.
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        tokio::select! {
+            answer = answer => Some(answer),
+            () = replaced => None,
+        }
     }
 
     /// Why this node can write nothing, if that is so.

@@ -178,7 +178,10 @@ async fn forward(node: &Node, address: &str, commands: Vec<Command>, deadline: I
     // The leader gives up a little earlier, so that its word on what became of it still arrives.
     let timeout_ms = wait.saturating_sub(Duration::from_millis(50)).as_millis() as u64;
     let request = ProposeRequest { commands, timeout_ms };
-    let answer = node.0.links.call::<_, ProposeAnswer>(address, "propose", &request, wait).await;
+    let began = monotonic();
+    let call = node.0.links.call::<_, ProposeAnswer>(address, "propose", &request, wait);
+    // The few places for batches on their way must not wait for a leader that hangs when there is another.
+    let Some(answer) = node.while_it_leads(address, call).await else { return Err(Error::Unknown(began.elapsed())) };
     match answer {
         Ok(Ok(replies)) if replies.len() == count => Ok(replies),
         Ok(Ok(_)) => Err(Error::Damaged("the leader's answer does not fit the question".to_owned())),

@@ -38,11 +38,11 @@ async fn barrier(node: &Node) -> Result<(), Error> {
         Some(address) => {
             let wait = node.0.config.request_timeout();
             let began = monotonic();
-            let answer = node.0.links.call::<_, ReadIndexAnswer>(&address, "read_index", &(), wait).await;
-            match answer {
-                Ok(Ok(index)) => index,
-                Ok(Err(refused)) => return Err(proposer::from_refused(refused, began.elapsed())),
-                Err(_) => return Err(Error::NoLeader),
+            let call = node.0.links.call::<_, ReadIndexAnswer>(&address, "read_index", &(), wait);
+            match node.while_it_leads(&address, call).await {
+                Some(Ok(Ok(index))) => index,
+                Some(Ok(Err(refused))) => return Err(proposer::from_refused(refused, began.elapsed())),
+                Some(Err(_)) | None => return Err(Error::NoLeader),
             }
         }
         None => return Err(Error::NoLeader),

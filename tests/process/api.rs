@@ -1,5 +1,7 @@
 //! A client of the HTTP API.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +14,14 @@ use serde_json::{json, Value};
 /// More than a node takes to answer in any case.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A client; cheap to clone.
+/// A client; cheap to clone. A port names a node.
 #[derive(Clone)]
-pub struct Api(Client<HttpConnector, Full<Bytes>>);
+pub struct Api {
+    client: Client<HttpConnector, Full<Bytes>>,
+    /// Where ports are that are not on loopback.
+    hosts: Arc<BTreeMap<u16, String>>,
+    timeout: Duration,
+}
 
 /// An answer: the HTTP status and the JSON.
 pub type Answer = Result<(u16, Value), String>;
@@ -25,32 +32,43 @@ pub fn code(answer: &Answer) -> Option<u64> {
 }
 
 impl Api {
-    pub fn new() -> Api {
+    pub fn new(hosts: BTreeMap<u16, String>) -> Api {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
-        Api(Client::builder(TokioExecutor::new()).build(connector))
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Api { client, hosts: hosts.into(), timeout: TIMEOUT }
+    }
+
+    /// The same client, which waits no longer than this for an answer.
+    pub fn waiting(&self, timeout: Duration) -> Api {
+        Api { timeout, ..self.clone() }
+    }
+
+    fn url(&self, port: u16, path: &str) -> String {
+        format!("http://{}:{port}{path}", self.hosts.get(&port).map_or("127.0.0.1", String::as_str))
     }
 
     async fn send(&self, request: http::Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
         let exchange = async {
-            let answer = self.0.request(request).await.map_err(|e| format!("{e:?}"))?;
+            let answer = self.client.request(request).await.map_err(|e| format!("{e:?}"))?;
             let status = answer.status().as_u16();
             let body = answer.into_body().collect().await.map_err(|e| format!("{e:?}"))?.to_bytes();
             Ok((status, body))
         };
-        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")))
+        let within = self.timeout;
+        tokio::time::timeout(within, exchange).await.unwrap_or_else(|_| Err(format!("no answer in {within:?}")))
     }
 
     pub async fn post(&self, port: u16, path: &str, body: &Value) -> Answer {
-        let request = http::Request::post(format!("http://127.0.0.1:{port}{path}"));
+        let request = http::Request::post(self.url(port, path));
         let request = request.body(Full::from(body.to_string())).map_err(|e| e.to_string())?;
         let (status, body) = self.send(request).await?;
         Ok((status, serde_json::from_slice(&body).map_err(|e| e.to_string())?))
     }
 
     pub async fn text(&self, port: u16, path: &str) -> Result<(u16, String), String> {
-        let request = http::Request::get(format!("http://127.0.0.1:{port}{path}"));
+        let request = http::Request::get(self.url(port, path));
         let (status, body) = self.send(request.body(Full::default()).map_err(|e| e.to_string())?).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
@@ -71,6 +89,11 @@ impl Api {
 
     pub async fn delete(&self, port: u16, id: &str) -> Answer {
         self.post(port, "/xcron/deleteTask", &json!({ "task_id": id })).await
+    }
+
+    /// Pauses a task.
+    pub async fn pause(&self, port: u16, id: &str) -> Answer {
+        self.post(port, "/xcron/pauseTask", &json!({ "task_id": id })).await
     }
 
     /// The task as this node has it.

@@ -90,9 +90,26 @@ impl Ports {
     }
 }
 
+/// Where a node runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address that it listens on.
+    pub host: String,
+    /// The network namespace; none: that of the tests.
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    /// Here, on loopback.
+    pub fn here() -> Place {
+        Place { host: "127.0.0.1".to_owned(), namespace: None }
+    }
+}
+
 /// A node: its configuration file and, while it runs, its process.
 pub struct Node {
     pub name: String,
+    pub place: Place,
     pub ports: Ports,
     pub conf: PathBuf,
     pub data: PathBuf,
@@ -104,11 +121,19 @@ pub struct Node {
 
 impl Node {
     /// A node whose files are under `base`, and which stores in `data`. `more` is added to its configuration.
-    pub fn new(base: &Path, name: &str, data: &Path, ports: Ports, peers: &[u16], more: &str) -> Node {
+    pub fn new(
+        base: &Path,
+        name: &str,
+        data: &Path,
+        (place, ports): (Place, Ports),
+        peers: &[String],
+        more: &str,
+    ) -> Node {
         let conf = base.join(format!("{name}.toml"));
-        let peers: Vec<String> = peers.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        let peers: Vec<String> = peers.iter().map(|peer| format!("{peer:?}")).collect();
         let text = format!(
-            "http_port = {}\npeer_port = {}\nmonitor_port = {}\nraft_dir = {:?}\n{}\n[peer]\npeer_hosts = [{}]\n{more}\n",
+            "bind = {:?}\nhttp_port = {}\npeer_port = {}\nmonitor_port = {}\nraft_dir = {:?}\n{}\n[peer]\npeer_hosts = [{}]\n{more}\n",
+            place.host,
             ports.http,
             ports.peer,
             ports.monitor,
@@ -118,7 +143,7 @@ impl Node {
         );
         std::fs::write(&conf, text).expect("write the configuration");
         let log = base.join(format!("{name}.log"));
-        Node { name: name.to_owned(), ports, conf, data: data.to_owned(), log, env: Vec::new(), child: None }
+        Node { name: name.to_owned(), place, ports, conf, data: data.to_owned(), log, env: Vec::new(), child: None }
     }
 
     /// Starts the process.
@@ -127,6 +152,11 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("open the log");
         let error = log.try_clone().expect("share the log");
         let mut command = Command::new(binary());
+        if let Some(namespace) = &self.place.namespace {
+            // It becomes the server: the process stays the same.
+            command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{namespace}")).arg(binary());
+        }
         command.arg("--conf").arg(&self.conf).stdin(Stdio::null()).stdout(log).stderr(error);
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         self.child = Some(command.spawn().expect("start the server"));
@@ -231,12 +261,26 @@ impl Cluster {
 
     /// Nodes that store in these directories.
     pub fn with_data(dir: TempDir, data: &[PathBuf], more: &str) -> Cluster {
-        let ports: Vec<Ports> = data.iter().map(|_| Ports::free()).collect();
-        let peers: Vec<u16> = if data.len() < 2 { Vec::new() } else { ports.iter().map(|p| p.peer).collect() };
-        let nodes = data.iter().zip(&ports).enumerate();
-        let nodes =
-            nodes.map(|(at, (data, ports))| Node::new(dir.path(), &format!("n{}", at + 1), data, *ports, &peers, more));
-        Cluster { nodes: nodes.collect(), api: Api::new(), dir }
+        Self::in_places(dir, &data.iter().map(|data| (Place::here(), data.clone())).collect::<Vec<_>>(), more)
+    }
+
+    /// Nodes that run there and store in these directories.
+    pub fn in_places(dir: TempDir, places: &[(Place, PathBuf)], more: &str) -> Cluster {
+        let ports: Vec<Ports> = places.iter().map(|_| Ports::free()).collect();
+        let mut peers: Vec<String> =
+            places.iter().zip(&ports).map(|((place, _), ports)| format!("{}:{}", place.host, ports.peer)).collect();
+        if peers.len() < 2 {
+            peers.clear();
+        }
+        let node = |(at, ((place, data), ports)): (usize, (&(Place, PathBuf), &Ports))| {
+            Node::new(dir.path(), &format!("n{}", at + 1), data, (place.clone(), *ports), &peers, more)
+        };
+        let nodes: Vec<Node> = places.iter().zip(&ports).enumerate().map(node).collect();
+        let hosts = nodes.iter().flat_map(|node| {
+            let Ports { http, monitor, .. } = node.ports;
+            [http, monitor].map(|port| (port, node.place.host.clone()))
+        });
+        Cluster { api: Api::new(hosts.collect()), nodes, dir }
     }
 
     /// `count` nodes that are ready. Where another process takes one of their ports first, it tries others.

@@ -33,12 +33,17 @@ pub struct Sink {
 
 impl Sink {
     pub async fn start() -> Sink {
-        Self::start_slow(0).await
+        Self::start_at("127.0.0.1", 0).await
     }
 
     /// One that answers only after `pause_ms`.
     pub async fn start_slow(pause_ms: u64) -> Sink {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the sink");
+        Self::start_at("127.0.0.1", pause_ms).await
+    }
+
+    /// One that listens on this address of the machine.
+    pub async fn start_at(host: &str, pause_ms: u64) -> Sink {
+        let listener = TcpListener::bind((host, 0)).await.expect("bind the sink");
         let url = format!("http://{}/hook", listener.local_addr().expect("the sink's address"));
         let sink = Sink { url, calls: Arc::default() };
         let to = sink.clone();

@@ -19,7 +19,7 @@ use super::status::Gauges;
 use crate::storage::fsutil;
 
 /// Kept free at the end of a segment for truncations, so that a full disk does not stop them.
-const CONTROL_ROOM: u64 = 512;
+pub(super) const CONTROL_ROOM: u64 = 512;
 
 /// A segment that can be read.
 #[derive(Clone, Debug)]

@@ -9,7 +9,8 @@
 //!    durable). Then it is damage.
 //! 2. Any other header that fails its CRC is damage: a disk writes a sector whole.
 //! 3. A record that fails its CRC without such a hole is damage.
-//! 4. Sequence numbers, indexes and terms must follow on, also from one segment to the next.
+//! 4. A file that ends sooner behind an entry than it did when that was written has lost what followed.
+//! 5. Sequence numbers, indexes and terms must follow on, also from one segment to the next.
 //!
 //! What stays has perhaps reached only the page cache of a process that died: the part that is not known durable is
 //! written again and synced before anybody hears of it (a failed fsync leaves pages that look clean).
@@ -19,7 +20,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::appender::{Segment, Tail};
+use super::appender::{Segment, Tail, CONTROL_ROOM};
 use super::error::Error;
 use super::index::{Index, Slot};
 use super::meta::Meta;
@@ -120,6 +121,8 @@ impl Scan<'_> {
         // A segment is begun when all before it is durable.
         self.durable = self.durable.max(seq - 1);
         self.unproven.clear();
+        // Before an entry is written the file is filled beyond it, durably.
+        let mut least = 0;
         let mut at = FIRST_RECORD;
         let end = loop {
             let bytes = window.get(at, HEADER).map_err(read)?;
@@ -157,7 +160,14 @@ impl Scan<'_> {
             }
             at += len as u64;
             seq += 1;
+            if header.kind == Kind::Entry {
+                least = at + CONTROL_ROOM;
+            }
         };
+        if window.len() < least {
+            let detail = format!("the file ends here; when record {} was written it had {least} bytes", seq - 1);
+            return Err(Error::corrupt(path, window.len(), detail));
+        }
         self.seq = Some(seq);
         Ok((at, end))
     }

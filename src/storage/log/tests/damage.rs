@@ -73,6 +73,29 @@ async fn a_lost_tail_after_a_clean_close_is_damage() {
 }
 
 #[tokio::test]
+async fn a_file_that_has_become_shorter_is_damage_wherever_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    fill(&log, 1, 0, 3, 200).await;
+    log.clone().truncate(id(1, 2)).await.unwrap();
+    fill(&log, 2, 2, 4, 100).await;
+    let slot = log.shared().lock().index.slot(3).unwrap();
+    let crashed = image(dir.path());
+    let path = segments(crashed.path()).remove(0);
+    let good = std::fs::read(&path).unwrap();
+    for end in 0..(slot.offset + slot.len) as usize {
+        std::fs::write(&path, &good[..end]).unwrap();
+        match scan(crashed.path()) {
+            // Nothing was ever in it, or the truncation is its last record.
+            Ok(found) => assert!(end >= 512 && found.index.last() <= Some(id(1, 1)), "cut at {end}: {:?}", found.index),
+            Err(e) => assert!(e.is_corrupt(), "cut at {end}: {e}"),
+        }
+    }
+    std::fs::write(&path, &good).unwrap();
+    assert_eq!(scan(crashed.path()).unwrap().index.last(), Some(id(2, 3)));
+}
+
+#[tokio::test]
 async fn a_flipped_bit_is_never_a_shorter_log() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());

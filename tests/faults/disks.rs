@@ -1,0 +1,241 @@
+//! Disks that are full, fail, are slow, or stand still.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::api::{code, once, Answer};
+use crate::check::{first_fire_after, SETTLE_MAX};
+use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
+use crate::load::{Load, Shape};
+use crate::machine::{Disk, Inner, Slot, MIB};
+use crate::power::missing;
+use crate::sink::Sink;
+use crate::trial::{line, rounds, turn, Trial};
+
+const EIO: i64 = 5;
+
+/// A node on a disk of which `room` bytes are free, and a file that takes the rest.
+async fn nearly_full(reserve_mb: u64, room: u64) -> Option<(Cluster, Disk, PathBuf)> {
+    let dir = TempDir::new().expect("make a directory");
+    let disk = Disk::new(dir.path(), "disk", 160 * MIB)?;
+    let more = format!("[storage]\nlog_segment_bytes = 1048576\nreserve_mb = {reserve_mb}\n");
+    let data = [disk.mount.join("data")];
+    let mut cluster = Cluster::with_data(dir, &data, &more);
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let ballast = disk.mount.join("ballast");
+    let bytes = disk.free_bytes().checked_sub(room).expect("more is free than is to be left");
+    std::fs::write(&ballast, vec![1; bytes as usize]).expect("write the ballast");
+    Some((cluster, disk, ballast))
+}
+
+/// Creates large tasks until one is refused: those that were acknowledged, and the answer to the other.
+async fn fill(cluster: &Cluster, sink: &Sink) -> (Vec<String>, Answer) {
+    let filler = "x".repeat(50_000);
+    let mut kept = Vec::new();
+    for n in 0..4000 {
+        let id = format!("fill-{n}");
+        let mut task = once(&id, now_ms() + 3_600_000, &sink.url);
+        task["callback"]["body"] = json!({ "filler": filler });
+        let answer = cluster.api.create(cluster.nodes[0].ports.http, &task).await;
+        if code(&answer) != Some(0) {
+            println!("{n} tasks of 50 kB were taken, then: {:.200}", format!("{answer:?}"));
+            return (kept, answer);
+        }
+        kept.push(id);
+    }
+    panic!("the disk is never full");
+}
+
+/// After space was freed and the node started again, what was acknowledged is there, and the node works.
+async fn nothing_is_lost(cluster: &mut Cluster, sink: &Sink, kept: &[String]) {
+    cluster.nodes[0].kill();
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let missing = missing(cluster, 0, kept).await;
+    assert!(missing.is_empty(), "{} of {} are gone: {missing:?}", missing.len(), kept.len());
+    let http = cluster.nodes[0].ports.http;
+    let after = cluster.api.create(http, &once("after", now_ms() + 300, &sink.url)).await;
+    assert_eq!(code(&after), Some(0), "{after:?}");
+    eventually("it fires", Duration::from_secs(10), async || !sink.of("after").is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_nearly_full_refuses_tasks_and_still_fires() {
+    let _turn = turn().await;
+    let Some((mut cluster, disk, ballast)) = nearly_full(32, 48 * MIB).await else { return };
+    let sink = Sink::start().await;
+    let http = cluster.nodes[0].ports.http;
+    let due = now_ms() + 10_000;
+    assert_eq!(code(&cluster.api.create(http, &once("waits", due, &sink.url)).await), Some(0));
+    let (kept, refusal) = fill(&cluster, &sink).await;
+    assert!(!kept.is_empty());
+    let (status, answer) = refusal.expect("an answer");
+    assert_eq!((status, &answer["code"]), (507, &json!(1071)), "{answer}");
+    assert!(!cluster.nodes[0].is_ready(&cluster.api).await);
+    assert!(cluster.nodes[0].log_text().contains("in reserve"), "the log does not tell");
+    assert!(now_ms() < due, "it took too long to fill the disk");
+    eventually("what was taken fires", Duration::from_secs(15), async || !sink.of("waits").is_empty()).await;
+    eventually("its outcome is recorded", Duration::from_secs(5), async || {
+        let task = cluster.api.query_local(http, "waits").await;
+        task.is_ok_and(|(_, body)| body["data"]["run_count"] == 1)
+    })
+    .await;
+    let deleted = cluster.api.delete(http, &kept[0]).await;
+    assert_eq!(code(&deleted), Some(0), "what frees space is taken: {deleted:?}");
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("it takes tasks again by itself", Duration::from_secs(10), async || {
+        code(&cluster.api.create(http, &once("again", now_ms() + 3_600_000, &sink.url)).await) == Some(0)
+    })
+    .await;
+    assert_eq!(sink.of("waits").len(), 1, "it fired once");
+    nothing_is_lost(&mut cluster, &sink, &kept[1..]).await;
+    drop((cluster, disk));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_any_room_is_told_and_loses_nothing() {
+    let _turn = turn().await;
+    let Some((mut cluster, disk, ballast)) = nearly_full(1, 12 * MIB).await else { return };
+    let sink = Sink::start().await;
+    // The reserve is eaten up by another's file, before the node looks again.
+    let (mut kept, _) = fill(&cluster, &sink).await;
+    assert!(!kept.is_empty());
+    std::fs::remove_file(&ballast).unwrap();
+    std::fs::write(&ballast, vec![1; (disk.free_bytes() - 3 * MIB) as usize]).unwrap();
+    sleep_ms(300).await;
+    let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
+    sleep_ms(500).await;
+    let greedy = disk.mount.join("greedy");
+    // As much as there is, until there is none.
+    let _ = std::fs::write(&greedy, vec![1; 8 << 20]);
+    sleep_ms(3000).await;
+    std::fs::remove_file(&greedy).unwrap();
+    std::fs::remove_file(&ballast).unwrap();
+    if cluster.nodes[0].has_ended() {
+        // It may end, if it says why.
+        let status = cluster.nodes[0].exit(Duration::from_secs(1)).await;
+        assert_eq!(status.code(), Some(1));
+    }
+    let log = cluster.nodes[0].log_text();
+    let told = ["No space left", "full", "in reserve"].iter().any(|word| log.contains(word));
+    assert!(told, "the log does not tell: {log}");
+    load.stop().await;
+    kept.extend(load.standing());
+    nothing_is_lost(&mut cluster, &sink, &kept).await;
+    // The first checkpoint that found no room may have ended the node before the load began.
+    let report = load.settle(SETTLE_MAX).await;
+    line("full disk of a single node", 1, &report, "");
+    report.check_what_there_was("a full disk");
+    drop((cluster, disk));
+}
+
+/// Nodes whose disks can be made to fail; what counts are their files below `part`.
+async fn faulty(nodes: usize, part: &str) -> Option<(Trial, Vec<Inner>)> {
+    let mut cluster = Cluster::new(nodes, "");
+    let base = cluster.path().to_owned();
+    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, part)).collect();
+    let inner = inner?;
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    Some((Trial::start(cluster, Sink::start().await), inner))
+}
+
+/// The node ends with code 1, and says that its disk has failed.
+async fn ends_and_tells(node: &mut Node) {
+    let status = node.exit(Duration::from_secs(20)).await;
+    let log = node.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("Input/output error") || log.contains("os error 5"), "the log does not tell: {log}");
+}
+
+async fn a_failing_sync(part: &str) {
+    let _turn = turn().await;
+    let Some((mut trial, inner)) = faulty(1, part).await else { return };
+    let times = rounds(1, 5);
+    for _ in 0..times {
+        sleep_ms(1500).await;
+        inner[0].set(Slot::SyncErrno, EIO);
+        ends_and_tells(&mut trial.cluster.nodes[0]).await;
+        inner[0].set(Slot::SyncErrno, 0);
+        trial.cluster.nodes[0].spawn();
+        assert!(trial.cluster.all_ready(READY_MAX).await);
+    }
+    sleep_ms(500).await;
+    trial.check(&format!("EIO from fsync of {part} on a single node"), times, "").await;
+    let missing = missing(&trial.cluster, 0, &trial.load.standing()).await;
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_sync_of_the_log_stops_the_node_and_loses_nothing() {
+    a_failing_sync("log").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_sync_of_the_store_stops_the_node_and_loses_nothing() {
+    a_failing_sync("state-").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_with_a_failing_disk_stops_and_the_others_go_on() {
+    let _turn = turn().await;
+    let Some((mut trial, inner)) = faulty(3, "").await else { return };
+    let times = rounds(1, 10);
+    for _ in 0..times {
+        sleep_ms(1500).await;
+        let (leader, term) = trial.cluster.leader().await;
+        inner[leader].set(Slot::SyncErrno, EIO);
+        ends_and_tells(&mut trial.cluster.nodes[leader]).await;
+        first_fire_after(&trial.sink, term).await;
+        inner[leader].set(Slot::SyncErrno, 0);
+        trial.cluster.nodes[leader].spawn();
+        assert!(trial.cluster.all_ready(READY_MAX).await);
+    }
+    trial.check_failover("EIO from fsync of the leader", times, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_syncs_take_two_seconds_lets_another_lead() {
+    let _turn = turn().await;
+    let Some((mut trial, inner)) = faulty(3, "log").await else { return };
+    let times = rounds(1, 5);
+    for _ in 0..times {
+        sleep_ms(1500).await;
+        let (leader, term) = trial.cluster.leader().await;
+        inner[leader].set(Slot::SyncUs, 2_000_000);
+        first_fire_after(&trial.sink, term).await;
+        sleep_ms(4000).await;
+        inner[leader].set(Slot::SyncUs, 0);
+        sleep_ms(2000).await;
+    }
+    trial.check_failover("fsync of 2 s on the leader", times, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_stands_still_lets_another_lead() {
+    let _turn = turn().await;
+    let dir = TempDir::new().expect("make a directory");
+    let Some((mut disks, data)) = Disk::several(dir.path(), 3, 512 * MIB) else { return };
+    let mut cluster = Cluster::with_data(dir, &data, "[storage]\nlog_segment_bytes = 8388608\n");
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let mut trial = Trial::start(cluster, Sink::start().await);
+    let times = rounds(1, 5);
+    for _ in 0..times {
+        sleep_ms(1500).await;
+        let (leader, term) = trial.cluster.leader().await;
+        disks[leader].freeze();
+        let began = now_ms();
+        first_fire_after(&trial.sink, term).await;
+        sleep_ms((began + 5000).saturating_sub(now_ms())).await;
+        disks[leader].thaw();
+        sleep_ms(2000).await;
+    }
+    trial.check_failover("frozen disk of the leader for 5 s", times, "").await;
+    drop(trial);
+    drop(disks);
+}

@@ -1,0 +1,163 @@
+//! What the machine lends: C helpers, file systems of their own, faults within a process.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::harness::{eventually, has_tool, run, sparse_file, Node};
+
+pub const MIB: u64 = 1 << 20;
+
+/// A file of `tests/data`, compiled; none where there is no compiler.
+fn compiled(source: &str, output: &str, arguments: &[&str]) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
+    // Under a name of its own first: other tests may use the one that is there.
+    let fresh = path.with_extension(std::process::id().to_string());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(source);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-o"]).arg(&fresh).arg(source).args(arguments);
+    if !gcc.status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: needs gcc");
+        return None;
+    }
+    std::fs::rename(&fresh, &path).expect("keep what was compiled");
+    Some(path)
+}
+
+/// The program `machine`.
+pub fn machine() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| compiled("machine.c", "machine", &[])).as_deref()
+}
+
+/// Faults that a process does to itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Slot {
+    /// Each sync fails with this errno.
+    SyncErrno = 0,
+    /// Each sync takes so many µs longer.
+    SyncUs = 1,
+    /// The next write stops after so many thousandths, and the process dies.
+    Torn = 2,
+    /// The wall clock is so many seconds ahead.
+    ClockS = 3,
+}
+
+/// The faults of one node.
+pub struct Inner(File);
+
+impl Inner {
+    /// Readies a node that does not run yet. Its files that count are those below `part` of its directory, which may
+    /// end within a name. None where there is no compiler.
+    pub fn of(node: &mut Node, base: &Path, part: &str) -> Option<Inner> {
+        static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let library = BUILT.get_or_init(|| compiled("preload.c", "libpreload.so", &["-shared", "-fPIC", "-ldl"]));
+        let control = base.join(format!("{}.ctl", node.name));
+        sparse_file(&control, 4096);
+        node.env = vec![
+            ("LD_PRELOAD".to_owned(), library.as_ref()?.display().to_string()),
+            ("FAULT_CTL".to_owned(), control.display().to_string()),
+            ("FAULT_PATH".to_owned(), format!("{}/{part}", node.data.display())),
+        ];
+        let file = File::options().read(true).write(true).open(&control).expect("open the control file");
+        Some(Inner(file))
+    }
+
+    pub fn set(&self, slot: Slot, value: i64) {
+        self.0.write_all_at(&value.to_le_bytes(), 8 * slot as u64).expect("write the control file");
+    }
+}
+
+/// An ext4 file system of its own, in a file.
+pub struct Disk {
+    image: PathBuf,
+    pub mount: PathBuf,
+    mounted: bool,
+    frozen: bool,
+}
+
+impl Disk {
+    /// One of `bytes`, mounted; none where this machine does not let us.
+    pub fn new(base: &Path, name: &str, bytes: u64) -> Option<Disk> {
+        let (image, mount) = (base.join(format!("{name}.img")), base.join(name));
+        machine()?;
+        let tools = ["mkfs.ext4", "mount", "umount", "fsfreeze"];
+        if let Some(tool) = tools.iter().find(|tool| !has_tool(tool)) {
+            eprintln!("skipped: needs root and loop mounts ({tool} is missing)");
+            return None;
+        }
+        sparse_file(&image, bytes);
+        std::fs::create_dir(&mount).expect("make a mount point");
+        let mut disk = Disk { image, mount, mounted: false, frozen: false };
+        let made = run("mkfs.ext4", &["-q", "-F", &disk.image.display().to_string()]);
+        match made.and_then(|()| disk.attach()) {
+            Ok(()) => Some(disk),
+            Err(error) => {
+                eprintln!("skipped: needs root and loop mounts ({error})");
+                None
+            }
+        }
+    }
+
+    /// So many of `bytes`, and where nodes on them store.
+    pub fn several(base: &Path, count: usize, bytes: u64) -> Option<(Vec<Disk>, Vec<PathBuf>)> {
+        let disks: Option<Vec<Disk>> = (1..=count).map(|at| Disk::new(base, &format!("disk{at}"), bytes)).collect();
+        let disks = disks?;
+        let data = disks.iter().map(|disk| disk.mount.join("data")).collect();
+        Some((disks, data))
+    }
+
+    fn attach(&mut self) -> Result<(), String> {
+        run("mount", &["-o", "loop", &self.image.display().to_string(), &self.mount.display().to_string()])?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// From now on nothing reaches the disk, and what has not yet reached it is gone: `EXT4_IOC_SHUTDOWN` without a
+    /// flush of the journal.
+    pub fn cut_power(&self) {
+        let machine = machine().expect("it was compiled").display().to_string();
+        run(&machine, &["cut-power", &self.mount.display().to_string()]).expect("cut the power");
+    }
+
+    /// Unmounts and mounts again, as a machine does that comes back.
+    pub async fn again(&mut self) {
+        let mount = self.mount.display().to_string();
+        eventually("it can be unmounted", Duration::from_secs(10), async || run("umount", &[&mount]).is_ok()).await;
+        self.mounted = false;
+        self.attach().expect("mount again");
+    }
+
+    /// Every write waits from now on.
+    pub fn freeze(&mut self) {
+        run("fsfreeze", &["-f", &self.mount.display().to_string()]).expect("freeze the disk");
+        self.frozen = true;
+    }
+
+    /// What waited goes on.
+    pub fn thaw(&mut self) {
+        run("fsfreeze", &["-u", &self.mount.display().to_string()]).expect("thaw the disk");
+        self.frozen = false;
+    }
+
+    /// How much is free, in bytes.
+    pub fn free_bytes(&self) -> u64 {
+        let fs = rustix::fs::statvfs(&self.mount).expect("ask the file system");
+        fs.f_bavail * fs.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.frozen {
+            let _ = run("fsfreeze", &["-u", &self.mount.display().to_string()]);
+        }
+        if self.mounted {
+            // Lazily, since a process that has not ended yet may hold it.
+            let _ = run("umount", &["-l", &self.mount.display().to_string()]);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Links that lose, delay and part. The nodes are in network namespaces of their own, joined by a switch in a process
+//! (`tests/data/machine.c`): TCP is the kernel's, and so is what it makes of a lost frame.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+use crate::check::first_fire_after;
+use crate::harness::{has_tool, run, sleep_ms, sparse_file, Cluster, Node, Place, READY_MAX};
+use crate::machine::machine;
+use crate::sink::Sink;
+use crate::trial::{is_full, rounds, turn, Trial};
+
+/// Ports of the switch; as in `machine.c`.
+const PORTS: usize = 16;
+/// The last part of this machine's address.
+const OWN: usize = 100;
+
+/// Network namespaces, one for each node, and the switch that joins them and this machine. Port 0 is this machine.
+struct Net {
+    spaces: Vec<String>,
+    prefix: String,
+    switch: Option<Child>,
+    control: File,
+}
+
+impl Net {
+    /// One for so many nodes; none where this machine does not let us.
+    fn new(dir: &TempDir, nodes: usize) -> Option<Net> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let machine = machine()?;
+        if let Some(tool) = ["ip", "nsenter"].iter().find(|tool| !has_tool(tool)) {
+            eprintln!("skipped: needs root and network namespaces ({tool} is missing)");
+            return None;
+        }
+        let own = std::process::id().wrapping_mul(7).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = dir.path().join("switch.ctl");
+        sparse_file(&path, 4096);
+        let control = File::options().read(true).write(true).open(&path).expect("open the control file");
+        let prefix = format!("10.{}.{}", 64 + own / 250 % 128, own % 250);
+        let mut net = Net { spaces: Vec::new(), prefix, switch: None, control };
+        let tap = format!("xcron{}", own % 1_000_000);
+        match net.build(machine, &path.display().to_string(), &tap, nodes) {
+            Ok(()) => Some(net),
+            Err(error) => {
+                eprintln!("skipped: needs root and network namespaces ({error})");
+                None
+            }
+        }
+    }
+
+    fn build(&mut self, machine: &std::path::Path, control: &str, tap: &str, nodes: usize) -> Result<(), String> {
+        for n in 1..=nodes {
+            let space = format!("{tap}-{n}");
+            run("ip", &["netns", "add", &space])?;
+            self.spaces.push(space);
+        }
+        let mut switch = Command::new(machine);
+        switch.args(["switch", control, tap]).args(&self.spaces).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut switch = switch.spawn().map_err(|e| e.to_string())?;
+        let said = switch.stdout.take().expect("its output");
+        self.switch = Some(switch);
+        let mut word = String::new();
+        BufReader::new(said).read_line(&mut word).map_err(|e| e.to_string())?;
+        if word.trim() != "ready" {
+            return Err("the switch does not start".to_owned());
+        }
+        up(&[], tap, 0, &format!("{}.{OWN}/24", self.prefix))?;
+        for (at, space) in self.spaces.iter().enumerate() {
+            let inside = ["-n", space];
+            run("ip", &["-n", space, "link", "set", "lo", "up"])?;
+            up(&inside, "eth0", at + 1, &format!("{}.{}/24", self.prefix, at + 1))?;
+        }
+        Ok(())
+    }
+
+    /// Where the nodes are.
+    fn places(&self) -> Vec<Place> {
+        let place = |(at, space): (usize, &String)| Place {
+            host: format!("{}.{}", self.prefix, at + 1),
+            namespace: Some(space.clone()),
+        };
+        self.spaces.iter().enumerate().map(place).collect()
+    }
+
+    /// From one node to another, one way: how many of a million frames are lost, and how long the others take.
+    fn link(&self, from: usize, to: usize, lost: i64, delay_ms: i64) {
+        let at = 8 * 2 * (PORTS * (from + 1) + to + 1) as u64;
+        let bytes = [lost.to_le_bytes(), (delay_ms * 1000).to_le_bytes()].concat();
+        self.control.write_all_at(&bytes, at).expect("write the control file");
+    }
+
+    /// Every link between nodes.
+    fn all(&self, lost: i64, delay_ms: i64) {
+        for from in 0..self.spaces.len() {
+            for to in (0..self.spaces.len()).filter(|to| *to != from) {
+                self.link(from, to, lost, delay_ms);
+            }
+        }
+    }
+
+    /// A node hears the others, or not, and is heard or not. The tests and the target reach it all the time.
+    fn part(&self, node: usize, hears: bool, is_heard: bool) {
+        for other in (0..self.spaces.len()).filter(|other| *other != node) {
+            self.link(node, other, if is_heard { 0 } else { 1_000_000 }, 0);
+            self.link(other, node, if hears { 0 } else { 1_000_000 }, 0);
+        }
+    }
+}
+
+/// Gives an interface the hardware address by which the switch knows its port, and an address.
+fn up(inside: &[&str], name: &str, port: usize, address: &str) -> Result<(), String> {
+    let hardware = format!("02:00:00:00:00:{port:02x}");
+    let ip = |words: &[&str]| run("ip", &[inside, words].concat());
+    ip(&["link", "set", name, "address", &hardware])?;
+    ip(&["addr", "add", address, "dev", name])?;
+    ip(&["link", "set", name, "up"])
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if let Some(switch) = &mut self.switch {
+            let _ = switch.kill();
+            let _ = switch.wait();
+        }
+        for space in &self.spaces {
+            let _ = run("ip", &["netns", "del", space]);
+        }
+    }
+}
+
+/// Three nodes in namespaces, under load; the nodes go before their network.
+async fn joined(more: &str) -> Option<(Trial, Net)> {
+    let dir = TempDir::new().expect("make a directory");
+    let net = Net::new(&dir, 3)?;
+    let places: Vec<_> = (1..).zip(net.places()).map(|(n, place)| (place, dir.path().join(format!("n{n}")))).collect();
+    let mut cluster = Cluster::in_places(dir, &places, more);
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let sink = Sink::start_at(&format!("{}.{OWN}", net.prefix), 0).await;
+    Some((Trial::start(cluster, sink), net))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_parted_from_the_others_is_replaced_and_comes_back() {
+    let _turn = turn().await;
+    let Some((mut trial, net)) = joined("").await else { return };
+    let parted = [
+        ("the leader is isolated for 4 s", false, false),
+        ("the leader is not heard for 4 s", true, false),
+        ("the leader hears nobody for 4 s", false, true),
+    ];
+    for (name, hears, is_heard) in parted {
+        let times = rounds(1, 10);
+        for _ in 0..times {
+            sleep_ms(1500).await;
+            let (leader, term) = trial.cluster.leader().await;
+            net.part(leader, hears, is_heard);
+            sleep_ms(4000).await;
+            first_fire_after(&trial.sink, term).await;
+            net.part(leader, true, true);
+            assert!(trial.cluster.all_ready(READY_MAX).await);
+        }
+        trial.check_failover(name, times, "").await;
+        trial.again();
+    }
+    let times = rounds(1, 10);
+    for _ in 0..times {
+        sleep_ms(1500).await;
+        let (leader, _) = trial.cluster.leader().await;
+        for _ in 0..6 {
+            net.part(leader, false, false);
+            sleep_ms(600).await;
+            net.part(leader, true, true);
+            sleep_ms(400).await;
+        }
+        assert!(trial.cluster.all_ready(READY_MAX).await);
+    }
+    trial.check("the leader's link flaps, 0.6 s down and 0.4 s up, six times", times, "").await;
+}
+
+/// Links that lose a fifth of all frames and take 25 ms each way.
+async fn a_bad_network(name: &str, more: &str) {
+    let _turn = turn().await;
+    let Some((mut trial, net)) = joined(more).await else { return };
+    let times = rounds(1, 4);
+    let seconds = if is_full() { 8 } else { 5 };
+    for _ in 0..times {
+        sleep_ms(1000).await;
+        net.all(200_000, 25);
+        sleep_ms(seconds * 1000).await;
+        net.all(0, 0);
+        assert!(trial.cluster.all_ready(READY_MAX).await);
+    }
+    trial.check(&format!("{name}, for {seconds} s"), times, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_loses_a_fifth_loses_no_task() {
+    a_bad_network("20 % loss and 50 ms round trip", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_loses_a_fifth_is_borne_with_longer_timeouts() {
+    let more = "[raft]\nheartbeat_ms = 300\nelection_timeout_min_ms = 1500\nelection_timeout_max_ms = 3000\n";
+    a_bad_network("20 % loss and 50 ms round trip, election timeouts of 1.5 to 3 s", more).await;
+}
