@@ -250,3 +250,42 @@ async fn what_cannot_follow_is_refused_with_its_code() {
     let shown = node.client.task("c").await;
     assert_eq!((&shown["on_success"], shown.get("alert")), (&json!(["a"]), None));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_leader_has_died_does_not_hold_up_those_that_wait_for_its_end() {
+    let mut cluster = Cluster::three().await;
+    // The first call of each is never answered.
+    let hung = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    let sink = Sink::saying(move |hit| {
+        let new = hung.lock().expect("no panic").insert(hit.task().to_owned());
+        if new {
+            Say::ok().after(120_000)
+        } else {
+            Say::ok()
+        }
+    })
+    .await;
+    let leader = cluster.leader().await;
+    for delivery in ["at_least_once", "at_most_once"] {
+        let mut task = with(
+            named(periodic(&sink.url("/"), EVERY_SECOND), delivery),
+            json!({"overlap": "skip", "delivery": delivery}),
+        );
+        task["callback"]["timeout_ms"] = json!(120_000);
+        cluster.client(leader).create(&task).await;
+        cluster.client(leader).await_task(delivery, "a run that goes", |t| t["last_run"]["state"] == "running").await;
+    }
+    cluster.level().await;
+    cluster.crash(leader).await;
+    let next = cluster.leader().await;
+    for (delivery, state) in [("at_least_once", "succeeded"), ("at_most_once", "unknown")] {
+        let later = until("runs after it", || async {
+            let runs = cluster.client(next).runs(delivery).await;
+            Some(runs).filter(|runs| runs.iter().filter(|run| run["state"] == "succeeded").count() >= 2)
+        })
+        .await;
+        let held_up = later.iter().min_by_key(|run| run["due_time_ms"].as_u64()).expect("a run");
+        assert_eq!(held_up["state"], state, "{held_up}");
+        assert!(later.iter().any(|run| run["state"] == "skipped"), "{later:?}");
+    }
+}
