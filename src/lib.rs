@@ -6,7 +6,7 @@
 //! A module imports from its own line or from those below it.
 //!
 //! ```text
-//! cli · bench · server (wiring, ordered start and stop) · telemetry
+//! cli · bench · server (wiring, ordered start and stop) · telemetry · fuzz (only in tests and for the targets of fuzz/)
 //! http (the API; one map from errors to codes)
 //! collector · scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
 //! node (propose, read, forward, join)
@@ -15,16 +15,20 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! clock · guard (which targets are allowed) · signature
+//! clock · guard (which targets are allowed) · choices (as fuzz) · signature
 //! ```
 
 pub mod bench;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod choices;
 pub mod cli;
 pub mod clock;
 pub mod collector;
 pub mod command;
 pub mod config;
 pub mod dispatcher;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod guard;
 pub mod http;
 pub mod id;

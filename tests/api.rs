@@ -110,6 +110,7 @@ async fn parameters_are_held_to_the_same() {
         ("/xcron/listRuns?from=-1", "from"),
         ("/xcron/listRuns?to=x", "to"),
         ("/xcron/listRuns?cursor=x", "cursor"),
+        ("/xcron/targets?cursor=", "cursor"),
         ("/xcron/cluster?node=1", "node"),
     ];
     for (path, names) in cases {

@@ -15,6 +15,8 @@
 
 mod alert;
 mod attempt;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod late;
 mod outcome;

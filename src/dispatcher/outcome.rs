@@ -42,7 +42,7 @@ impl Told {
         let gone = answer.status == StatusCode::GONE && error.is_some();
         let (mut steering, no_retry) = (answer.steering, answer.no_retry || gone);
         steering.end |= gone;
-        let wait_ms = answer.retry_after.map(|d| d.as_millis() as u64);
+        let wait_ms = answer.retry_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         Told { error, answer: Some(answer), wait_ms, steering, no_retry, may_have_arrived: false }
     }
 

@@ -276,7 +276,7 @@ impl Transport for Http {
 
 /// How long the answer asks to be left alone: in seconds, or until a time, which is held against the answer's own date,
 /// since the two clocks need not agree.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let asked = text(http::header::RETRY_AFTER)?;
     if let Ok(seconds) = asked.parse() {

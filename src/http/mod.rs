@@ -16,6 +16,8 @@ mod cluster;
 mod define;
 mod error;
 mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod monitor;
 mod options;
 mod query;

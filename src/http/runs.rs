@@ -18,17 +18,14 @@ use crate::id::{RunId, TaskId};
 use crate::run::RunState;
 use crate::view::RunFilter;
 
+/// What `listRuns` takes.
+pub(super) const LIST: [&str; 7] = ["task_id", "state", "from", "to", "limit", "cursor", "consistency"];
+
 /// `GET /xcron/listRuns`
 pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     answered(async {
-        let known = ["task_id", "state", "from", "to", "limit", "cursor", "consistency"];
-        let mut query = Query::parse(&uri, &known)?;
-        let filter = RunFilter {
-            task: query.read::<TaskId>("task_id")?,
-            state: query.read::<Named>("state")?.map(|Named(state)| state),
-            from: query.number("from", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
-            to: query.number("to", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
-        };
+        let mut query = Query::parse(&uri, &LIST)?;
+        let filter = filter(&mut query)?;
         let (limit, cursor) = (query.limit()?, query.text("cursor"));
         api.settle(query.consistency()?).await?;
         aside(move || match api.node.list_runs(&filter, limit, cursor.as_deref())? {
@@ -41,6 +38,15 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
         .await
     })
     .await
+}
+
+pub(super) fn filter(query: &mut Query) -> Result<RunFilter, Error> {
+    Ok(RunFilter {
+        task: query.read::<TaskId>("task_id")?,
+        state: query.read::<Named>("state")?.map(|Named(state)| state),
+        from: query.number("from", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
+        to: query.number("to", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
+    })
 }
 
 /// `GET /xcron/queryRun`
@@ -59,8 +65,8 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SentRun {
-    run_id: Read<Hyphenated>,
+pub(super) struct SentRun {
+    pub run_id: Read<Hyphenated>,
 }
 
 /// `POST /xcron/cancelRun`
@@ -83,7 +89,7 @@ pub(super) async fn cancel(State(api): Shared, request: Request) -> Response {
 }
 
 /// A run's id in the one form in which it is given out; a UUID has others.
-struct Hyphenated(RunId);
+pub(super) struct Hyphenated(RunId);
 
 impl FromStr for Hyphenated {
     type Err = &'static str;

@@ -4,16 +4,16 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 use super::answer::{answered, Data};
-use super::define::{instant, known_type, schedule, zone};
+use super::define::{instant, known_type, schedule, zone, Rules};
 use super::error::{Code, Error};
 use super::extract::{given, json, Int};
 use super::query::SECONDS_MAX;
-use super::{aside, Api, Shared};
+use super::{aside, Shared};
 use crate::clock::Timestamp;
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Sent {
+pub(super) struct Sent {
     #[serde(rename = "type")]
     kind: Int,
     format: String,
@@ -34,7 +34,7 @@ pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
         let body = api.body(request).await?;
         let sent: Sent = json(&body)?;
         // A thousand due times of a rare schedule take a while to find.
-        let times = aside(move || fire_times(&api, sent)).await?;
+        let times = aside(move || fire_times(&api.rules, api.node.now(), sent)).await?;
         Ok(Data::object(|o| {
             o.array("fire_times", times, |out, time| out.extend_from_slice(time.as_secs().to_string().as_bytes()));
         }))
@@ -42,9 +42,9 @@ pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
     .await
 }
 
-fn fire_times(api: &Api, sent: Sent) -> Result<Vec<Timestamp>, Error> {
+pub(super) fn fire_times(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Vec<Timestamp>, Error> {
     let kind = known_type(sent.kind)?;
-    let after = within("after", sent.after, 0, SECONDS_MAX)?.map_or_else(|| api.node.now(), Timestamp::from_secs);
+    let after = within("after", sent.after, 0, SECONDS_MAX)?.map_or(now, Timestamp::from_secs);
     let count = within("count", sent.count, 1, COUNT_MAX)?.unwrap_or(COUNT);
     if kind == 2 {
         return match sent.timezone {
@@ -53,7 +53,7 @@ fn fire_times(api: &Api, sent: Sent) -> Result<Vec<Timestamp>, Error> {
         };
     }
     let schedule = schedule(&sent.format)?;
-    let zone = zone(sent.timezone.as_deref().unwrap_or(&api.rules.timezone))?;
+    let zone = zone(sent.timezone.as_deref().unwrap_or(&rules.timezone))?;
     let next = |from: &Timestamp| schedule.next_after(&zone, after, *from);
     let times: Vec<_> = std::iter::successors(next(&after), next).take(count as usize).collect();
     match times.is_empty() {

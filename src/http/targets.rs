@@ -21,6 +21,9 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
             limit: query.limit()?,
             after: query.text("cursor"),
         };
+        if filter.after.as_deref() == Some("") {
+            return Err(crate::node::Error::Cursor.into());
+        }
         let page = match query.consistency()? {
             Consistency::Linearizable => api.node.targets(&filter, api.deadline()).await?,
             Consistency::Local => api.node.own_targets(&filter),

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::answer::{answered, Data, Object};
-use super::define::{known_type, NewTask};
+use super::define::{known_type, NewTask, Rules};
 use super::error::Error;
 use super::extract::{body, json, Int, Read};
 use super::query::Query;
@@ -101,7 +101,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
 pub(super) async fn create_many(State(api): Shared, request: Request) -> Response {
     answered(async {
         let body = api.body(request).await?;
-        let (mut results, commands) = prepare(&api, &body)?;
+        let (mut results, commands) = prepare(&api.rules, api.node.now(), &body)?;
         drop(body);
         if !commands.is_empty() {
             let replies = api.node.propose_all(commands, api.deadline()).await;
@@ -121,17 +121,16 @@ pub(super) async fn create_many(State(api): Shared, request: Request) -> Respons
     .await
 }
 
-type Prepared = Result<(TaskId, bool), Error>;
+pub(super) type Prepared = Result<(TaskId, bool), Error>;
 
-fn prepare(api: &Api, body: &[u8]) -> Result<(Vec<Prepared>, Vec<Command>), Error> {
+pub(super) fn prepare(rules: &Rules, now: Timestamp, body: &[u8]) -> Result<(Vec<Prepared>, Vec<Command>), Error> {
     let SentTasks { tasks } = json(body)?;
     if tasks.count > BATCH_MAX {
         return Err(Error::over_limit(format!("tasks: are {}, over the limit of {BATCH_MAX}", tasks.count)));
     }
-    let now = api.node.now();
     let mut commands = Vec::with_capacity(tasks.items.len());
     let read = |item: &RawValue| {
-        let task: NewTask = api.rules.read(item.get(), now)?;
+        let task: NewTask = rules.read(item.get(), now)?;
         let kept = (task.id.clone(), task.id_is_ours);
         commands.push(task.command());
         Ok(kept)
@@ -169,8 +168,8 @@ fn result_item(out: &mut Vec<u8>, result: &Prepared) {
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SentId {
-    task_id: Read<TaskId>,
+pub(super) struct SentId {
+    pub task_id: Read<TaskId>,
 }
 
 /// `POST /xcron/deleteTask`
@@ -247,11 +246,13 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
     .await
 }
 
+/// What `listTasks` takes.
+pub(super) const LIST: [&str; 7] = ["type", "state", "tag", "name_prefix", "limit", "cursor", "consistency"];
+
 /// `GET /xcron/listTasks`
 pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     answered(async {
-        let known = ["type", "state", "tag", "name_prefix", "limit", "cursor", "consistency"];
-        let mut query = Query::parse(&uri, &known)?;
+        let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
         let (limit, cursor) = (query.limit()?, query.text("cursor"));
         api.settle(query.consistency()?).await?;
@@ -267,7 +268,7 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     .await
 }
 
-fn filter(query: &mut Query) -> Result<TaskFilter, Error> {
+pub(super) fn filter(query: &mut Query) -> Result<TaskFilter, Error> {
     let type_number = match query.text("type") {
         Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
             Some(known_type(Int(text.parse().unwrap_or(i64::MAX)))?)

@@ -25,7 +25,7 @@ const TRIES: usize = 5;
 /// Of a task, those that say nothing of its definition: as `queryTask` answers them.
 const OF_THE_SERVER: [&str; 6] = ["create_time", "run_count", "next_time", "state", "last_run", "secret_count"];
 
-type Fields = BTreeMap<String, Box<RawValue>>;
+pub(super) type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// `POST /xcron/updateTask`
 pub(super) async fn update(State(api): Shared, request: Request) -> Response {
@@ -81,7 +81,7 @@ async fn attempt(api: &Api, id: &TaskId, sent: &Fields) -> Result<Option<Option<
 }
 
 /// A definition with the sent fields in place of its own, as JSON.
-fn merged(old: &TaskSpec, sent: &Fields) -> Result<String, Error> {
+pub(super) fn merged(old: &TaskSpec, sent: &Fields) -> Result<String, Error> {
     let mut text = Vec::new();
     Object::write(&mut text, |o| show::definition(o, old));
     let mut fields: Fields = json(&text)?;

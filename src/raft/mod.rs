@@ -3,6 +3,8 @@
 //! The protocol is HTTP/1.1 with keep-alive on `peer_port`: `POST /peer/1/<call>`, bodies in postcard. The number is the
 //! version of the format. Each message names its sender, its cluster and its sender's wall clock.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod lease;
 mod network;
 mod serve;

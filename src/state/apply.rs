@@ -81,7 +81,7 @@ impl State {
             return if task.digest == digest { Ok(Reply::Created { next: task.next }) } else { Err(Refusal::Conflict) };
         }
         self.check_chain(&id, &spec.options)?;
-        let (rhythm, next) = self.first_due(now, now, &spec)?;
+        let (rhythm, next) = self.first_due(now, now, None, &spec)?;
         let target = self.target(&spec.callback.target());
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -100,6 +100,7 @@ impl State {
             target,
             options: (spec.options != Options::default()).then(|| Box::new(spec.options.clone())),
             fired: 0,
+            latest: None,
             triggers: 0,
             paused: None,
             failing: false,
@@ -132,17 +133,19 @@ impl State {
     ) -> Result<Reply, Refusal> {
         let seq = self.find(id).ok_or(Refusal::NoSuchTask)?;
         let digest = spec.digest();
-        let (current, created) = self.pages.get(seq).map(|task| (task.digest, task.created)).unzip();
-        if current == Some(digest) {
-            let next = self.pages.get(seq).and_then(Task::shown_next);
-            return Ok(Reply::Created { next });
+        let task = self.pages.get_mut(seq).ok_or(Refusal::NoSuchTask)?;
+        if task.digest == digest {
+            return Ok(Reply::Created { next: task.shown_next() });
         }
-        if current != Some(base) {
+        if task.digest != base {
             return Err(Refusal::Conflict);
         }
+        // A due time that has come is about to be a run.
+        let come = task.next.filter(|_| task.next_fire().is_some_and(|at| at <= now));
+        let (created, latest) = (task.created, task.latest.max(come));
         self.check_chain(id, &spec.options)?;
         let same_times = spec.timing == old.timing && spec.options.times() == old.options.times();
-        let times = if same_times { None } else { Some(self.first_due(now, created.unwrap_or(now), &spec)?) };
+        let times = if same_times { None } else { Some(self.first_due(now, created, latest, &spec)?) };
         let target = self.target(&spec.callback.target());
         let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
         if times.is_some() {
@@ -176,20 +179,22 @@ impl State {
         Ok(Reply::Created { next })
     }
 
-    /// The first due time after `now` of a task that was created at `created`.
+    /// The first due time after `now` and after `latest` of a task that was created at `created`.
     fn first_due(
         &mut self,
         now: Timestamp,
         created: Timestamp,
+        latest: Option<Timestamp>,
         spec: &TaskSpec,
     ) -> Result<(Rhythm, Timestamp), Refusal> {
+        let earliest = latest.map_or(now, |latest| now.max(latest.plus_ms(1)));
         match &spec.timing {
-            Timing::At { due, .. } if *due < now => Err(Refusal::Past { due: *due, now }),
+            Timing::At { due, .. } if *due < earliest => Err(Refusal::Past { due: *due, now: earliest }),
             Timing::At { due, .. } => Ok((Rhythm::Once, *due)),
-            Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms))),
+            Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms).max(earliest))),
             Timing::Periodic { format, timezone } => {
                 let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
-                let due = table.due_after(Some(&spec.options), created, now);
+                let due = table.due_after(Some(&spec.options), created, now.max(latest.unwrap_or(now)));
                 let rhythm = Rhythm::Periodic(table);
                 match due {
                     Some(due) => Ok((rhythm, due)),

@@ -110,7 +110,7 @@ impl State {
         let tasks = self.open.iter().filter_map(|&seq| Some((seq, self.pages.get(seq)?)));
         let runs = tasks.flat_map(|(seq, task)| task.open.iter().map(move |run| (seq, task, run)));
         runs.filter_map(|(seq, task, run)| match run.phase {
-            OpenPhase::Running { attempt, .. } => Some(Job::of_run(seq, task, run, attempt + 1, now)),
+            OpenPhase::Running { attempt, .. } => Some(Job::of_run(seq, task, run, attempt.saturating_add(1), now)),
             OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         })
         .collect()

@@ -69,8 +69,9 @@ impl State {
 
     /// Refuses options under which the task `id` would, by way of others, trigger itself.
     pub(super) fn check_chain(&self, id: &TaskId, options: &Options) -> Result<(), Refusal> {
+        // What leads from one of them to nowhere does so from the next one too.
+        let mut seen = BTreeSet::new();
         for first in options.on_success.iter().chain(&options.on_failure) {
-            let mut seen = BTreeSet::new();
             let mut ahead = vec![first];
             while let Some(next) = ahead.pop() {
                 if next == id {
@@ -114,7 +115,7 @@ impl State {
     fn redirect(&mut self, now: Timestamp, seq: Seq, key: RunKey, at: Timestamp) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         // Never a due time that was there before: two runs would have the same id.
-        let at = at.max(now.plus_ms(1)).max(key.due.plus_ms(1));
+        let at = at.max(now.plus_ms(1)).max(key.due.plus_ms(1)).max(task.latest.unwrap_or_default().plus_ms(1));
         let options = task.options.as_deref();
         if options.and_then(|o| o.max_runs).is_some_and(|max| task.fired >= max) {
             return;
@@ -127,6 +128,8 @@ impl State {
             (first, last.filter(|last| *last != first))
         });
         task.next = (!ends).then_some(at);
+        let passed = skipped.and_then(|(first, upto)| upto.or(Some(first)));
+        task.latest = task.latest.max(passed);
         task.came_up = true;
         if task.next.is_some() && task.state == TaskState::Finished {
             task.state = TaskState::Active;

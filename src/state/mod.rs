@@ -20,13 +20,15 @@ pub mod audit;
 mod changes;
 mod due;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzz;
 mod index;
 mod pages;
 pub mod record;
 mod runs;
 mod task;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
@@ -62,8 +64,10 @@ pub struct State {
     open: BTreeSet<Seq>,
     /// Tasks that have finished, by when.
     finished: BTreeSet<(Option<Timestamp>, Seq)>,
-    timetables: HashMap<(String, String), Arc<Timetable>>,
-    targets: HashSet<Arc<str>>,
+    /// Of these two, how many tasks have each. It is not told by the reference counts: who audits a task has its timetable
+    /// too, and who makes an attempt the name of its target.
+    timetables: HashMap<(String, String), (Arc<Timetable>, usize)>,
+    targets: HashMap<Arc<str>, usize>,
     changes: Changes,
     cluster: Option<Uuid>,
     claims: BTreeMap<u64, Uuid>,
@@ -83,7 +87,7 @@ impl State {
             open: BTreeSet::new(),
             finished: BTreeSet::new(),
             timetables: HashMap::new(),
-            targets: HashSet::new(),
+            targets: HashMap::new(),
             changes: Changes::default(),
             cluster: None,
             claims: BTreeMap::new(),
@@ -193,51 +197,57 @@ impl State {
         self.pages.collect_frozen(limit)
     }
 
+    /// The timetable, for one more task.
     fn timetable(&mut self, format: &str, timezone: &str) -> Result<Arc<Timetable>, String> {
         let key = (format.to_owned(), timezone.to_owned());
-        if let Some(known) = self.timetables.get(&key) {
+        if let Some((known, tasks)) = self.timetables.get_mut(&key) {
+            *tasks += 1;
             return Ok(known.clone());
         }
         let schedule = Schedule::parse(format).map_err(|e| e.to_string())?;
         let zone = Zone::get(timezone).map_err(|e| e.to_string())?;
         let table = Arc::new(Timetable { format: format.to_owned(), timezone: timezone.to_owned(), schedule, zone });
-        self.timetables.insert(key, table.clone());
+        self.timetables.insert(key, (table.clone(), 1));
         Ok(table)
     }
 
-    /// Forgets a timetable that no task uses any more.
+    /// One task less has it.
     fn drop_timetable(&mut self, rhythm: &Rhythm) {
-        if let Rhythm::Periodic(table) = rhythm {
-            // Two: the one in the map, and the one in the hand of the task that goes.
-            if Arc::strong_count(table) <= 2 {
-                self.timetables.remove(&(table.format.clone(), table.timezone.clone()));
+        let Rhythm::Periodic(table) = rhythm else { return };
+        let key = (table.format.clone(), table.timezone.clone());
+        if let Some((_, tasks)) = self.timetables.get_mut(&key) {
+            *tasks -= 1;
+            if *tasks == 0 {
+                self.timetables.remove(&key);
             }
         }
     }
 
+    /// The target's name, for one more task.
     fn target(&mut self, name: &str) -> Arc<str> {
-        match self.targets.get(name) {
-            Some(known) => known.clone(),
-            None => {
-                let target: Arc<str> = name.into();
-                self.targets.insert(target.clone());
-                target
-            }
-        }
+        let target = self.targets.get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone());
+        *self.targets.entry(target.clone()).or_default() += 1;
+        target
     }
 
-    /// Forgets a target that no task calls any more.
+    /// One task less calls it.
     fn drop_target(&mut self, target: &Arc<str>) {
-        if Arc::strong_count(target) <= 2 {
-            self.targets.remove(target);
+        if let Some(tasks) = self.targets.get_mut(target) {
+            *tasks -= 1;
+            if *tasks == 0 {
+                self.targets.remove(target);
+            }
         }
     }
 
     /// Puts a task back that was read from storage.
     ///
     /// # Errors
-    /// A schedule that this version cannot read, with the reason.
+    /// A schedule that this version cannot read, with the reason; a number or an id that another task has.
     pub fn restore(&mut self, seq: Seq, stored: record::HotTask) -> Result<(), String> {
+        if seq == Seq::MAX || self.pages.get(seq).is_some() || self.find(&stored.id).is_some() {
+            return Err(format!("the task {} with the number {seq} is there twice, or cannot be", stored.id));
+        }
         let rhythm = match &stored.rhythm {
             record::HotRhythm::Once => Rhythm::Once,
             record::HotRhythm::Periodic { format, timezone } => Rhythm::Periodic(self.timetable(format, timezone)?),

@@ -118,6 +118,7 @@ pub struct HotTask {
     pub target: String,
     pub options: Options,
     pub fired: u64,
+    pub latest: Option<Timestamp>,
     pub triggers: u64,
     pub paused: Option<Pause>,
     pub failing: bool,

@@ -42,15 +42,15 @@ impl State {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let at_most_once = task.open.iter().any(|run| run.key == key && task.is_at_most_once(run));
         let Some(open) = task.open.iter_mut().find(|run| run.key == key) else { return };
-        let current = match open.phase {
-            OpenPhase::Queued => 1,
-            OpenPhase::Waiting { attempt, .. } => attempt,
-            // Nobody knows that the attempt before was not made.
-            OpenPhase::Running { .. } if at_most_once => u32::MAX,
-            OpenPhase::Running { attempt, .. } => attempt + 1,
-        };
         let Start { attempt, node, term, started, lateness_ms } = start;
-        if attempt >= current {
+        let follows = match open.phase {
+            OpenPhase::Queued => attempt >= 1,
+            OpenPhase::Waiting { attempt: next, .. } => attempt >= next,
+            // Nobody knows that the attempt before was not made.
+            OpenPhase::Running { .. } if at_most_once => false,
+            OpenPhase::Running { attempt: going, .. } => attempt > going,
+        };
+        if follows {
             let lost = open.lost();
             open.attempts.extend(lost);
             open.phase = OpenPhase::Running { attempt, node, term, started, lateness_ms };
@@ -74,6 +74,8 @@ impl State {
         };
         // A late success of an earlier attempt is a success; a late failure of one has been dealt with.
         if attempt.number < current && verdict != Verdict::Succeeded {
+            // The run can have come up by this very command, if it tells of an attempt that nobody makes.
+            self.settle(now, seq);
             return;
         }
         let number = attempt.number;
@@ -85,7 +87,7 @@ impl State {
         open.attempts.push(attempt);
         let (state, reason) = match verdict {
             Verdict::Retry { at } => {
-                open.phase = OpenPhase::Waiting { attempt: number + 1, at };
+                open.phase = OpenPhase::Waiting { attempt: number.saturating_add(1), at };
                 if let Some(task) = self.pages.get_mut(seq) {
                     task.came_up = true;
                 }
@@ -200,6 +202,7 @@ impl State {
         }
         task.came_up = true;
         let newest = past.last().copied();
+        task.latest = task.latest.max(newest);
         let single = past.split_off(past.len().saturating_sub(MISSED_SINGLE_MAX));
         // The rest, however many, is one record: there is no room for each, nor would anybody read them.
         if let Some(last) = past.pop() {
@@ -225,17 +228,28 @@ pub(super) fn last_due_times(
     due_after: impl Fn(Timestamp) -> Option<Timestamp>,
 ) -> Vec<Timestamp> {
     let walk = |start: Timestamp| std::iter::successors(due_after(start), |&t| due_after(t)).take_while(|&t| t <= upto);
-    // Looks back further and further, so that a year of minutes is not walked for its last hundred.
     let wanted = RUNS_KEPT_MAX as usize + 1;
-    let mut span_ms = 60_000u64;
-    let mut start = Timestamp(upto.0.saturating_sub(span_ms));
-    while start > from && walk(start).take(wanted).count() < wanted {
+    let has = |start: Timestamp, count: usize| walk(start).take(count).count() == count;
+    // Looks back further and further, so that a year of minutes is not walked for its last hundred.
+    let (mut near, mut span_ms) = (upto, 60_000u64);
+    let mut start = loop {
+        let start = Timestamp(upto.0.saturating_sub(span_ms)).max(from);
+        if start == from || has(start, wanted) {
+            break start;
+        }
+        near = start;
         span_ms = span_ms.saturating_mul(4);
-        start = Timestamp(upto.0.saturating_sub(span_ms));
+    };
+    // That can be far too far, where a schedule was dense once and is over: then the place lies between the last two.
+    while near.0.saturating_sub(start.0) > 1 && has(start, 3 * wanted) {
+        let middle = Timestamp(start.0 + (near.0 - start.0) / 2);
+        match has(middle, wanted) {
+            true => start = middle,
+            false => near = middle,
+        }
     }
     let mut last = std::collections::VecDeque::with_capacity(wanted);
-    if start <= from {
-        start = from;
+    if start == from {
         last.push_back(from);
     }
     for due in walk(start) {
@@ -268,6 +282,22 @@ mod tests {
         assert_eq!(last.last(), Some(&Timestamp(year)));
         assert!(last.windows(2).all(|w| w[1].0 - w[0].0 == 1000));
         assert!(steps.get() < 2_000, "{} steps", steps.get());
+    }
+
+    #[test]
+    fn the_last_due_times_before_a_schedule_was_over_are_found_without_walking_it() {
+        let (year, steps) = (365 * 86_400_000, std::cell::Cell::new(0u64));
+        // Each second of the second year, and then never again.
+        let counted = |t: Timestamp| {
+            steps.set(steps.get() + 1);
+            every(1000)(t.max(Timestamp(year))).filter(|due| due.0 <= 2 * year)
+        };
+        for upto in [2 * year + 1, 3 * year, 90 * year, u64::MAX] {
+            steps.set(0);
+            let last = last_due_times(Timestamp(500), Timestamp(upto), counted);
+            assert!(last.len() >= 101 && last.last() == Some(&Timestamp(2 * year)), "{} for {upto}", last.len());
+            assert!(steps.get() < 30_000, "{} steps for {upto}", steps.get());
+        }
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub struct Task {
     pub options: Option<Box<Options>>,
     /// Due times of which there is a run.
     pub fired: u64,
+    /// The latest due time of which there is a run, or a record that there was none. What comes next is later, even
+    /// where a clock was set back: two runs of one due time would have one id.
+    pub latest: Option<Timestamp>,
     /// How often it was triggered.
     pub triggers: u64,
     /// The last time it was paused.
@@ -144,6 +147,7 @@ impl Task {
     /// There is a run of the due time `due`: the next one comes up, if there is one.
     pub(super) fn pass(&mut self, due: Timestamp) {
         self.fired += 1;
+        self.latest = self.latest.max(Some(due));
         let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.fired >= max);
         self.next = if enough { None } else { self.due_after(due) };
         self.came_up = true;
@@ -214,6 +218,7 @@ impl Task {
             target,
             options: (stored.options != Options::default()).then(|| Box::new(stored.options)),
             fired: stored.fired,
+            latest: stored.latest,
             triggers: stored.triggers,
             paused: stored.paused,
             failing: stored.failing,
@@ -242,6 +247,7 @@ impl Task {
             target: self.target.to_string(),
             options: self.options.as_deref().cloned().unwrap_or_default(),
             fired: self.fired,
+            latest: self.latest,
             triggers: self.triggers,
             paused: self.paused,
             failing: self.failing,

@@ -4,6 +4,7 @@ mod audit;
 mod calls;
 mod follow;
 mod index;
+mod odd;
 
 use super::*;
 use crate::command::{Command, Refusal, Reply, Steering, Verdict};

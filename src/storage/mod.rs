@@ -14,6 +14,8 @@
 mod checkpoint;
 mod envelope;
 pub mod fsutil;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod identity;
 pub mod log;
 pub mod machine;

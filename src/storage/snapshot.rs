@@ -150,8 +150,12 @@ impl<'a> Reader<'a> {
         if len > BLOCK_BYTES_MAX {
             return Err(Error::damaged(self.path, format!("a block of {len} bytes")));
         }
-        let mut sealed = vec![0; len as usize];
-        self.input.read_exact(&mut sealed).map_err(Error::io("read", self.path))?;
+        // Memory is taken as the bytes come: a length that is wrong must not cost what it says.
+        let mut sealed = Vec::new();
+        (&mut self.input).take(len.into()).read_to_end(&mut sealed).map_err(Error::io("read", self.path))?;
+        if sealed.len() < len as usize {
+            return Err(Error::damaged(self.path, "it ends within a block"));
+        }
         match envelope::open(&sealed) {
             Some(payload) => Ok(Some(payload.to_vec())),
             None => Err(Error::damaged(self.path, "the checksum of a block does not hold")),
@@ -179,6 +183,15 @@ pub(super) fn header(path: &Path) -> Result<Header, Error> {
     Reader::open(path).map(|(_, header)| header)
 }
 
+/// Reads all of a snapshot without a store to fill: how many tasks it has.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz_read(path: &Path, now: Timestamp) -> Result<u64, Error> {
+    let (reader, _) = Reader::open(path)?;
+    let mut loading = Loading::new(path, now);
+    reader.records(|block| block.iter().try_for_each(|(key, value)| loading.take(key, value)))?;
+    Ok(loading.finish()?.state.len() as u64)
+}
+
 /// Fills an empty store from a snapshot, verifies all of it, and makes it durable.
 pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loaded, Header), Error> {
     let (reader, header) = Reader::open(path)?;
@@ -198,4 +211,19 @@ pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loa
     }
     store.sync()?;
     Ok((loaded, header))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_that_says_it_is_longer_than_the_file_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.snap");
+        let claimed = BLOCK_BYTES_MAX.to_le_bytes();
+        std::fs::write(&path, [MAGIC.as_slice(), &claimed, b"short"].concat()).unwrap();
+        let error = header(&path).unwrap_err();
+        assert!(error.to_string().ends_with("it ends within a block"), "{error}");
+    }
 }

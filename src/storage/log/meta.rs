@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use openraft::{CommittedLeaderId, LogId, Vote};
 
 use super::error::Error;
-use super::record::{u32_at, u64_at};
+use super::record::{u32_at, u64_at, NUMBER_MAX};
 use crate::storage::fsutil;
 
 const NAME: &str = "meta";
@@ -122,7 +122,7 @@ impl MetaFile {
     }
 }
 
-fn encode(m: &Meta) -> [u8; LEN] {
+pub(super) fn encode(m: &Meta) -> [u8; LEN] {
     let mut b = [0; LEN];
     b[0..8].copy_from_slice(MAGIC);
     b[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -156,6 +156,9 @@ fn decode(path: &Path, b: &[u8; LEN]) -> Result<Option<Meta>, Error> {
         return Err(Error::corrupt(path, 8, format!("format version {} is not known to this release", u32_at(b, 8))));
     }
     let segment = |at| u32::try_from(u64_at(b, at)).map_err(|_| Error::corrupt(path, at as u64, "bad segment id"));
+    if [16, 48, 88, 120].iter().any(|at| u64_at(b, *at) > NUMBER_MAX) {
+        return Err(Error::corrupt(path, 16, "a number that no log gets to"));
+    }
     let vote = (b[56] != 0).then(|| match b[56] {
         2 => Vote::new_committed(u64_at(b, 64), u64_at(b, 72)),
         _ => Vote::new(u64_at(b, 64), u64_at(b, 72)),

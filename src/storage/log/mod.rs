@@ -23,6 +23,8 @@
 
 mod appender;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod index;
 mod meta;
 mod raft;

@@ -28,6 +28,8 @@ pub(super) const SECTOR: u64 = 512;
 const MIN_PADDING: usize = 8;
 const PADDING: u8 = 0xFF;
 const MAGIC: u16 = 0x52C7;
+/// No log gets this far; so that a number read from a file can be counted on from.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,9 @@ impl Header {
         };
         let index = u64_at(b, 32);
         let behind = u32_at(b, 56);
+        if index > NUMBER_MAX || u64_at(b, 16) > NUMBER_MAX {
+            return None;
+        }
         Some(Header {
             kind,
             near_zero: u32_at(b, 4),

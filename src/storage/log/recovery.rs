@@ -24,7 +24,7 @@ use super::appender::{Segment, Tail, CONTROL_ROOM};
 use super::error::Error;
 use super::index::{Index, Slot};
 use super::meta::Meta;
-use super::record::{judge, Body, Header, Kind, ALIGN, HEADER};
+use super::record::{judge, Body, Header, Kind, ALIGN, HEADER, NUMBER_MAX};
 use super::segment::{SegmentHeader, Window, FIRST_RECORD};
 use crate::storage::fsutil;
 
@@ -118,6 +118,9 @@ impl Scan<'_> {
             return Err(Error::corrupt(path, 32, detail));
         }
         let mut seq = header.first_seq;
+        if !(1..=NUMBER_MAX).contains(&seq) {
+            return Err(Error::corrupt(path, 32, format!("it begins at record {seq}, which no log has")));
+        }
         // A segment is begun when all before it is durable.
         self.durable = self.durable.max(seq - 1);
         self.unproven.clear();

@@ -1,0 +1,187 @@
+//! The state as a leader drives it: calls, attempts, changes of leaders, late and repeated commands, in any order and
+//! with clocks that jump; against what must hold of all runs.
+
+mod calls;
+mod leader;
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Choices;
+use crate::clock::Timestamp;
+use crate::command::{Command, Reply, Seq};
+use crate::id::RunKey;
+use crate::run::RunState;
+use crate::state::audit::{Course, Period};
+use crate::state::{Job, State};
+use crate::task::TaskSpec;
+
+/// Steps that are looked at; what comes after tells little more.
+const STEPS: usize = 400;
+
+/// What is known of one task from its creation to its end.
+#[derive(Default)]
+struct Known {
+    spec: Option<TaskSpec>,
+    /// Runs that have come to an outcome.
+    ended: HashSet<RunKey>,
+    /// Those of them that were fired.
+    fired: u64,
+    /// The latest due time of which there was a run.
+    latest: Option<Timestamp>,
+    /// Runs that are sent at most once, and have been.
+    sent: HashSet<RunKey>,
+}
+
+struct Model {
+    state: State,
+    /// Applies the same and does nothing else.
+    follower: State,
+    now: Timestamp,
+    term: u64,
+    known: BTreeMap<Seq, Known>,
+    /// Taken, and not sent.
+    jobs: Vec<Job>,
+    /// Sent, by whom and in which term, and not ended.
+    sent: Vec<(Job, u64, u64)>,
+    /// Some of what was applied, to be applied again.
+    earlier: Vec<Command>,
+}
+
+pub(super) fn run(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let now = Timestamp(1_790_000_000_000);
+    let (state, follower) = (State::new(now), State::new(now));
+    let (known, jobs, sent, earlier) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut model = Model { state, follower, now, term: 1, known, jobs, sent, earlier };
+    for _ in 0..STEPS {
+        if !choices.more() {
+            break;
+        }
+        model.step(&mut choices);
+    }
+    assert_eq!(model.state.hot_pages(), model.follower.hot_pages());
+    model.reopen();
+}
+
+impl Model {
+    fn step(&mut self, choices: &mut Choices<'_>) {
+        self.pass_time(choices);
+        match choices.below(16) {
+            0..=4 => self.call(choices),
+            5 | 6 => self.take(choices),
+            7 | 8 => self.start(choices),
+            9..=11 => self.end(choices),
+            12 => self.record_exception(choices),
+            13 => self.change_leader(choices),
+            14 => {
+                if let Some(at) = choices.number().checked_rem(self.earlier.len() as u64) {
+                    let again = self.earlier[at as usize].clone();
+                    self.apply(again);
+                }
+            }
+            _ if choices.flag() => self.audit(choices),
+            _ => self.reopen(),
+        }
+        self.state.check();
+    }
+
+    fn pass_time(&mut self, choices: &mut Choices<'_>) {
+        let by = match choices.below(8) {
+            0..=2 => 0,
+            3 | 4 => choices.below(100),
+            5 => choices.below(120_000),
+            6 => choices.below(90_000_000),
+            // Clocks go back: by hand, or as another node leads.
+            _ => {
+                self.now = Timestamp(self.now.0 - choices.below(70_000));
+                if self.state.elapsed() > self.now {
+                    self.state.rebuild_alarms(self.now);
+                }
+                0
+            }
+        };
+        self.now = self.now.plus_ms(by);
+    }
+
+    /// Applies a command and looks at what has come of it.
+    fn apply(&mut self, command: Command) -> Reply {
+        let kept = command.clone();
+        let reply = self.state.apply(self.now, command.clone());
+        assert_eq!(reply, self.follower.apply(self.now, command), "{kept:?}");
+        if let (Command::Create { id, spec }, Reply::Created { .. }) = (&kept, &reply) {
+            if let Some(seq) = self.state.find(id) {
+                self.known.entry(seq).or_default().spec = Some((**spec).clone());
+            }
+        }
+        if let (Command::Update { id, spec, .. }, Reply::Created { .. }) = (&kept, &reply) {
+            let seq = self.state.find(id).unwrap_or_else(|| panic!("{id} was updated and is gone"));
+            self.known.entry(seq).or_default().spec = Some((**spec).clone());
+        }
+        self.compare(&kept);
+        if self.earlier.len() < 200 {
+            self.earlier.push(kept);
+        }
+        reply
+    }
+
+    fn compare(&mut self, command: &Command) {
+        let changes = self.state.freeze_changes();
+        while self.state.collect_frozen(8).is_none() {}
+        for (seq, history) in &changes.runs {
+            let Some(task) = self.state.task(*seq) else { continue };
+            let known = self.known.entry(*seq).or_default();
+            for (number, run) in &history.added {
+                assert!(*number < task.runs_recorded && !run.key.is_alert(), "{run:?} after {command:?}");
+                assert!(known.ended.insert(run.key), "{:?} has ended twice: {command:?}", run.key);
+                let fired = [RunState::Succeeded, RunState::Failed, RunState::Unknown].contains(&run.state);
+                known.fired += u64::from(fired);
+                if run.key.is_scheduled() {
+                    known.latest = known.latest.max(Some(run.key.due)).max(run.upto);
+                }
+            }
+        }
+        self.known.retain(|seq, _| self.state.task(*seq).is_some());
+        for (seq, known) in &mut self.known {
+            let Some(task) = self.state.task(*seq) else { continue };
+            assert_eq!(task.run_count, known.fired, "{} after {command:?}", task.id);
+            for run in &task.open {
+                assert!(!known.ended.contains(&run.key), "{:?} goes on after its end: {command:?}", run.key);
+                if run.key.is_scheduled() {
+                    known.latest = known.latest.max(Some(run.key.due));
+                }
+            }
+            // What has had a run never comes again.
+            let latest = known.latest;
+            assert!(task.next.is_none() || task.next > latest, "{:?}, {latest:?} after {command:?}", task.next);
+        }
+    }
+
+    /// Whoever asks what becomes of a task's due times gets each once, in order.
+    fn audit(&self, choices: &mut Choices<'_>) {
+        for (_, task) in self.state.tasks_from(0) {
+            let from = Timestamp(self.now.0.saturating_sub(choices.magnitude()));
+            let to = self.now.plus_ms(choices.magnitude());
+            let limit = 1 + choices.below(20) as usize;
+            let page = Course::of(task).audit(&[], Period { from, to, after: None, limit }, self.now);
+            let due: Vec<_> = page.items.iter().map(|item| item.due).collect();
+            assert!(due.len() <= limit && due.windows(2).all(|pair| pair[0] < pair[1]), "{due:?}");
+        }
+    }
+
+    /// What is stored is read as the same state.
+    fn reopen(&mut self) {
+        let mut again = State::new(self.now);
+        again.restore_globals(self.state.globals());
+        let pages = self.state.hot_pages();
+        for (seq, task) in pages.iter().flatten() {
+            let bytes = crate::state::record::encode(task).unwrap_or_else(|e| panic!("{e}"));
+            let stored = crate::state::record::decode(&bytes).unwrap_or_else(|e| panic!("{e}"));
+            again.restore(*seq, stored).unwrap_or_else(|e| panic!("{e}"));
+        }
+        again.check();
+        assert_eq!(again.hot_pages(), pages);
+        assert_eq!(again.next_seq(), self.state.next_seq());
+        self.state = again;
+        self.jobs.clear();
+    }
+}

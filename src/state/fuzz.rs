@@ -1,0 +1,80 @@
+//! What holds of every state, whatever commands it has been given.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::alarms::Alarm;
+use super::record::HotPage;
+use super::{Rhythm, State};
+use crate::task::TaskState;
+
+impl State {
+    /// Checks that all parts of the state agree.
+    ///
+    /// # Panics
+    /// Where they do not.
+    pub(crate) fn check(&self) {
+        let tasks: Vec<_> = self.tasks_from(0).collect();
+        assert_eq!(tasks.len(), self.len(), "tasks and ids");
+        let (mut open, mut finished) = (BTreeSet::new(), BTreeSet::new());
+        let mut timetables: HashMap<(String, String), usize> = HashMap::new();
+        let mut targets: HashMap<Arc<str>, usize> = HashMap::new();
+        for &(seq, task) in &tasks {
+            assert!(seq < self.next_seq && self.find(&task.id) == Some(seq), "{} is not found", task.id);
+            if !task.open.is_empty() {
+                open.insert(seq);
+            }
+            if task.finished.is_some() {
+                finished.insert((task.finished, seq));
+            }
+            if let Rhythm::Periodic(table) = &task.rhythm {
+                *timetables.entry((table.format.clone(), table.timezone.clone())).or_default() += 1;
+            }
+            *targets.entry(task.target.clone()).or_default() += 1;
+            let keys: BTreeSet<_> = task.open.iter().map(|run| run.key).collect();
+            assert_eq!(keys.len(), task.open.len(), "{}: two open runs have one key: {:?}", task.id, task.open);
+            let next_is_open = task.open.iter().any(|run| run.key.is_scheduled() && Some(run.key.due) == task.next);
+            assert!(!next_is_open, "{}: its next due time has a run already", task.id);
+            let is_finished = task.state == TaskState::Finished;
+            assert_eq!(is_finished, task.finished.is_some(), "{}", task.id);
+            assert!(!is_finished || task.next.is_none(), "{} is finished and has a due time", task.id);
+            let idle = task.next.is_none() && task.runs().next().is_none();
+            assert!(is_finished || !idle, "{} has nothing to come and is not finished", task.id);
+        }
+        assert_eq!(open, self.open, "tasks with open runs");
+        assert_eq!(finished, self.finished, "finished tasks");
+        assert_eq!(targets, self.targets, "targets");
+        let known = self.timetables.iter().map(|(key, (_, tasks))| (key.clone(), *tasks)).collect();
+        assert_eq!(timetables, known, "timetables");
+        self.check_alarms();
+    }
+
+    fn check_alarms(&self) {
+        let (mut in_wheel, mut due) = (0, 0);
+        for (_, task) in self.tasks_from(0) {
+            let wake = match task.taken {
+                None => task.wake(),
+                Some(upto) => task.wakes().filter(|at| *at > upto).min(),
+            };
+            let at = match task.alarm {
+                Alarm::Silent => None,
+                Alarm::Wheel(_, at) => {
+                    in_wheel += 1;
+                    Some(at)
+                }
+                Alarm::Fresh(at) => {
+                    due += 1;
+                    Some(at)
+                }
+            };
+            assert_eq!(at, wake, "{}: the alarm and what is to be done", task.id);
+        }
+        assert_eq!((in_wheel, due), (self.waiting_len(), self.due_len()), "alarms");
+    }
+
+    /// The pages of hot states, as a checkpoint would write all of them.
+    pub(crate) fn hot_pages(&self) -> Vec<HotPage> {
+        let numbers: BTreeSet<u64> = self.tasks_from(0).map(|(seq, _)| seq / super::record::HOT_PER_PAGE).collect();
+        numbers.into_iter().filter_map(|number| self.pages.record(number)).collect()
+    }
+}
