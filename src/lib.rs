@@ -15,7 +15,7 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! clock · guard (which targets are allowed) · signature
+//! clock · guard (which targets are allowed) · seam (what a simulation replaces) · signature
 //! ```
 
 pub mod bench;
@@ -34,6 +34,7 @@ pub mod raft;
 pub mod run;
 pub mod schedule;
 pub mod scheduler;
+pub mod seam;
 pub mod server;
 pub mod signature;
 pub mod state;

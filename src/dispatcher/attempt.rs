@@ -12,6 +12,7 @@ use crate::clock::monotonic;
 use crate::command::{Command, Steering, Verdict};
 use crate::id::RunId;
 use crate::run::Attempt;
+use crate::seam;
 use crate::state::Job;
 use crate::storage::machine::Cause;
 use crate::task::{Delivery, Expect};
@@ -97,7 +98,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) {
     let policy = spec.retry.as_ref().filter(|_| !is_alert).map_or(dispatcher.0.policy, Policy::from);
     let verdict = match told.last_word(at_most_once) {
         Some(verdict) => verdict,
-        None => policy.verdict(&job, told.error.as_deref(), node.now(), rand::random(), told.wait_ms),
+        None => policy.verdict(&job, told.error.as_deref(), node.now(), seam::random(), told.wait_ms),
     };
     if let (true, Verdict::Failed { reason }) = (is_alert, &verdict) {
         tracing::warn!(task = %job.id, run = %RunId::new(&job.id, job.key), %reason, "an alert is not delivered");

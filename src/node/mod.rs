@@ -28,6 +28,7 @@ use crate::config::{Config, HostPort};
 use crate::id::{RunId, TaskId};
 use crate::metrics::Metrics;
 use crate::raft::{self, GroupSlot, Heard, Lease, Links, TypeConfig};
+use crate::seam;
 use crate::storage::identity::Identity;
 use crate::storage::log::RaftLog;
 use crate::storage::machine::LogEnds;
@@ -133,7 +134,7 @@ impl Node {
         let (readers, read) = mpsc::channel(config.limits.queue_max);
         // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
         let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_max_ms * 9 / 10));
-        let store = identity.as_ref().map_or_else(Uuid::now_v7, |i| i.store);
+        let store = identity.as_ref().map_or_else(seam::uuid, |i| i.store);
         if let Some(identity) = &identity {
             links.introduce(identity.node, identity.cluster);
         }

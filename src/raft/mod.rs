@@ -5,6 +5,8 @@
 
 mod lease;
 mod network;
+#[cfg(feature = "sim")]
+mod runtime;
 mod serve;
 mod types;
 pub mod wire;
