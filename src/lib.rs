@@ -6,6 +6,7 @@
 //! A module imports from its own line or from those below it.
 //!
 //! ```text
+//! sim (whole nodes, simulated)
 //! cli · bench · server (wiring, ordered start and stop) · telemetry
 //! http (the API; one map from errors to codes)
 //! collector · scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
@@ -37,6 +38,8 @@ pub mod scheduler;
 pub mod seam;
 pub mod server;
 pub mod signature;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod state;
 pub mod storage;
 pub mod task;

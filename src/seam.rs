@@ -5,6 +5,7 @@
 //! `clock`. What a simulation does not touch (a unit test that is compiled with the feature, say) stays the plain thing,
 //! except for the sockets, which are of one kind in a build.
 
+pub mod bug;
 #[cfg(feature = "sim")]
 pub mod simulated;
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::bug::{self, Bug};
 use super::chance;
+use crate::seam::bug::{self, Bug};
 
 const SECTOR: usize = 512;
 

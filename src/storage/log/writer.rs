@@ -12,6 +12,7 @@ use super::index::Slot;
 use super::record::Kind;
 use super::space::Space;
 use super::state::{Encoded, Op, Reply, Shared, Taken};
+use crate::seam::bug::{self, Bug};
 
 /// A write is not made larger than this by gathering; one append may be.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -96,7 +97,10 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Writer<C> {
                 Op::Truncate(since, reply) => (self.truncate(since), reply),
                 Op::Purge(upto, reply) => (self.purge(upto), reply),
                 Op::Vote(vote, reply) => {
-                    let result = self.appender.save_meta(|m| m.vote = Some(vote));
+                    let result = match bug::is_planted(Bug::VoteNotSaved) {
+                        true => Ok(()),
+                        false => self.appender.save_meta(|m| m.vote = Some(vote)),
+                    };
                     if result.is_ok() {
                         self.shared.lock().vote = Some(vote);
                     }

@@ -1,22 +1,9 @@
-//! Planted bugs: what shows that the checker can see something.
+//! Which bug is planted.
 
 use std::cell::Cell;
 use std::str::FromStr;
 
-/// A bug that can be planted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// An fdatasync of the Raft log says done, and the data is lost at the next power cut.
-    LyingFsync,
-    /// A vote is answered and not kept.
-    VoteNotSaved,
-    /// A leader that no majority acknowledges goes on firing.
-    LeaseNotChecked,
-    /// The outcome of an attempt is not recorded.
-    OutcomeDropped,
-    /// A delete does not stop the attempts that are waiting.
-    DeleteKeepsRetry,
-}
+use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
 pub const NAMES: [(&str, Bug); 5] = [
