@@ -145,11 +145,13 @@ pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
             };
             list.as_array().map(|list| list.iter().map(read).collect()).unwrap_or_default()
         };
-        let run_count = task["run_count"].as_u64().unwrap_or(0);
+        let run_count = |task: &Value| task["run_count"].as_u64().unwrap_or(0);
+        let again = get(&world, &format!("/xcron/queryTask?task_id={id}")).await?;
+        let run_count = (run_count(&task), again.as_ref().map_or(u64::MAX, run_count));
         let shown = Shown { run_count, runs: read(&runs["runs"]), audit: read(&audit["due_times"]) };
         let mut history = world.history();
         let now = simulated_ms();
-        history.note(now, format!("shown {id}: {} runs, {} counted", shown.runs.len(), shown.run_count));
+        history.note(now, format!("shown {id}: {} runs, {:?} counted", shown.runs.len(), shown.run_count));
         if let Some(task) = history.tasks.get_mut(&id) {
             task.shown = Some(shown);
         }

@@ -49,8 +49,8 @@ pub struct ShownRun {
 /// A task, as it is shown in the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
-    /// How many of its runs were fired and came to an outcome.
-    pub run_count: u64,
+    /// How many of its runs were fired and came to an outcome: before its runs were asked for, and after.
+    pub run_count: (u64, u64),
     /// Its runs by listRuns.
     pub runs: Vec<ShownRun>,
     /// Its due times by audit.
