@@ -56,8 +56,16 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { offset_ms: Arc<AtomicI64> },
-    Manual { now_ms: Arc<AtomicI64> },
+    System {
+        offset_ms: Arc<AtomicI64>,
+    },
+    Manual {
+        now_ms: Arc<AtomicI64>,
+    },
+    #[cfg(feature = "sim")]
+    Simulated {
+        offset_ms: Arc<AtomicI64>,
+    },
 }
 
 impl Clock {
@@ -71,6 +79,12 @@ impl Clock {
         Clock(Source::Manual { now_ms: Arc::new(AtomicI64::new(start.0 as i64)) })
     }
 
+    /// A clock that goes with the simulated time.
+    #[cfg(feature = "sim")]
+    pub fn simulated() -> Self {
+        Clock(Source::Simulated { offset_ms: Arc::default() })
+    }
+
     /// The wall clock now.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads it")]
     pub fn now(&self) -> Timestamp {
@@ -81,6 +95,10 @@ impl Clock {
                 Timestamp(ms.saturating_add(offset_ms.load(Ordering::Relaxed)).max(0) as u64)
             }
             Source::Manual { now_ms } => Timestamp(now_ms.load(Ordering::Relaxed).max(0) as u64),
+            #[cfg(feature = "sim")]
+            Source::Simulated { offset_ms } => {
+                Timestamp((simulated_ms() as i64 + offset_ms.load(Ordering::Relaxed)).max(0) as u64)
+            }
         }
     }
 
@@ -88,6 +106,8 @@ impl Clock {
     pub fn shift(&self, ms: i64) {
         match &self.0 {
             Source::System { offset_ms: at } | Source::Manual { now_ms: at } => at.fetch_add(ms, Ordering::Relaxed),
+            #[cfg(feature = "sim")]
+            Source::Simulated { offset_ms: at } => at.fetch_add(ms, Ordering::Relaxed),
         };
     }
 }
@@ -97,6 +117,16 @@ impl Clock {
 /// It is tokio's, so that a simulation which owns the runtime's time owns this too.
 pub fn monotonic() -> tokio::time::Instant {
     tokio::time::Instant::now()
+}
+
+/// When a simulation begins.
+#[cfg(feature = "sim")]
+pub const SIMULATION_EPOCH: Timestamp = Timestamp(1_900_000_000_000);
+
+/// The true time of a simulation, in ms.
+#[cfg(feature = "sim")]
+pub fn simulated_ms() -> u64 {
+    SIMULATION_EPOCH.0 + turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Timestamp;
+use crate::seam;
 
 /// A task's identifier: 1–128 characters of `A-Za-z0-9._:-`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,7 +42,7 @@ impl TaskId {
 
     /// A new id that sorts by the time of its making (UUIDv7).
     pub fn generate() -> Self {
-        TaskId(Form::Uuid(*Uuid::now_v7().as_bytes()))
+        TaskId(Form::Uuid(*seam::uuid().as_bytes()))
     }
 
     /// A hash that is the same on every node, for ever: run ids are made of it.
@@ -204,7 +205,7 @@ impl fmt::Debug for RunId {
 
 /// A fresh identifier for one HTTP request: the `uuid` of its answer.
 pub fn request_id() -> Uuid {
-    Uuid::now_v7()
+    seam::uuid()
 }
 
 #[cfg(test)]

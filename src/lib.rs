@@ -6,6 +6,7 @@
 //! A module imports from its own line or from those below it.
 //!
 //! ```text
+//! sim (whole nodes, simulated)
 //! cli · bench · server (wiring, ordered start and stop) · telemetry · fuzz (only in tests and for the targets of fuzz/)
 //! http (the API; one map from errors to codes)
 //! collector · scheduler (wheel → due, under the leader's lease) · dispatcher (attempts, retries, limits)
@@ -15,7 +16,7 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! clock · guard (which targets are allowed) · choices (as fuzz) · signature
+//! clock · guard (which targets are allowed) · choices (as fuzz) · seam (what a simulation replaces) · signature
 //! ```
 
 pub mod bench;
@@ -38,8 +39,11 @@ pub mod raft;
 pub mod run;
 pub mod schedule;
 pub mod scheduler;
+pub mod seam;
 pub mod server;
 pub mod signature;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod state;
 pub mod storage;
 pub mod task;

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -23,6 +22,7 @@ use crate::guard::{Guard, OwnHost};
 use crate::http;
 use crate::node::{JoinError, Node, StartError};
 use crate::scheduler;
+use crate::seam::{self, net::TcpListener};
 use crate::storage::fsutil::{self, DirLock};
 
 /// Longest wait for callbacks that are under way when a node stops.
@@ -137,7 +137,7 @@ impl Server {
         let (api, monitor) = (address(&ports.api, config.http_port), address(&ports.monitor, config.monitor_port));
         let http_address = format!("{}:{}", own.host, api.port());
         let opening = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Node::open(opening, own, http_address, clock)).await;
+        let opened = seam::blocking(move || Node::open(opening, own, http_address, clock)).await;
         let (node, queues) = opened.map_err(|panic| Error::Failed(panic.to_string()))??;
 
         let guard = guard(&config)?;

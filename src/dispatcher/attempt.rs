@@ -6,12 +6,13 @@ use super::health::Reach;
 use super::outcome::Told;
 use super::request;
 use super::retry::Policy;
-use super::transport::{Answer, Failure};
+use super::transport::{Answer, Failure, Request};
 use super::Dispatcher;
-use crate::clock::monotonic;
+use crate::clock::{monotonic, Timestamp};
 use crate::command::{Command, Steering, Verdict};
 use crate::id::RunId;
 use crate::run::Attempt;
+use crate::seam::bug::{self, Bug};
 use crate::state::Job;
 use crate::storage::machine::Cause;
 use crate::task::{Delivery, Expect};
@@ -89,6 +90,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
         }
     }
     node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
+    let again = bug::is_planted(Bug::DeleteKeepsRetry).then(|| request.clone());
     let mut sending = dispatcher.0.transport.send(request);
     let early = tokio::time::timeout(RECORDED_AFTER, &mut sending).await;
     let outcome = match early {
@@ -123,7 +125,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let policy = spec.retry.as_ref().filter(|_| !is_alert).map_or(dispatcher.0.policy, Policy::from);
     let verdict = match told.last_word(at_most_once) {
         Some(verdict) => verdict,
-        None => policy.verdict(&job, told.error.as_deref(), node.now(), rand::random(), told.wait_ms),
+        None => policy.verdict(&job, told.error.as_deref(), node.now(), crate::seam::random(), told.wait_ms),
     };
     if let (true, Verdict::Failed { reason }) = (is_alert, &verdict) {
         tracing::warn!(task = %job.id, run = %RunId::new(&job.id, job.key), %reason, "an alert is not delivered");
@@ -143,9 +145,27 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
         }),
         late: if job.attempt == 1 { dispatcher.lateness_cause(&job, started) } else { None },
     };
+    if bug::is_planted(Bug::OutcomeDropped) && crate::seam::random::<f64>() < 0.02 {
+        return Outcome::Done;
+    }
+    if let (Some(again), Verdict::Retry { at }) = (again, &verdict) {
+        keep_retry(dispatcher, again, *at);
+    }
     let steering = told.steering;
     record_end(dispatcher, Command::RunEnded { seq: job.seq, key: job.key, attempt, term, verdict, steering }).await;
     Outcome::Done
+}
+
+/// The planted bug: a retry that nothing stops.
+fn keep_retry(dispatcher: &Dispatcher, again: Request, at: Timestamp) {
+    let dispatcher = dispatcher.clone();
+    tokio::spawn(async move {
+        let wait_ms = at.ms_since(dispatcher.0.node.now());
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        if dispatcher.0.node.may_fire().is_some() {
+            drop(dispatcher.0.transport.send(again).await);
+        }
+    });
 }
 
 /// What came of recording an attempt before it is sent.

@@ -235,11 +235,12 @@ impl Dispatcher {
         self.pump();
     }
 
-    /// Larger than any before: a node that is started again can go on leading in the term in which it was stopped, so
-    /// the second half begins with how often it was started.
+    /// Larger than any before. Several nodes can lead in one term, one after the other in the order of their ids, as
+    /// openraft counts leaders; and a node that is started again can go on leading in the term in which it was stopped.
+    /// So the second half begins with the node's id and how often it was started.
     fn next_fence(&self, term: u64) -> String {
         let sent = self.0.fence.fetch_add(1, Ordering::Relaxed);
-        format!("{term}.{}", (self.0.node.starts() << 32) | sent)
+        format!("{term}.{}", fence_within(self.0.node.id(), self.0.node.starts(), sent))
     }
 
     /// Waits until nothing is under way.
@@ -248,6 +249,11 @@ impl Dispatcher {
         // The sender lives as long as this dispatcher.
         let _ = active.wait_for(|n| *n == 0).await;
     }
+}
+
+/// 8 bits of the node's id, 24 of its starts, 32 of what it has sent since.
+fn fence_within(node: u64, starts: u64, sent: u64) -> u64 {
+    (node & 0xff) << 56 | (starts & 0xff_ffff) << 32 | (sent & 0xffff_ffff)
 }
 
 /// An attempt that is under way. However it ends, its run is let go of.
@@ -261,5 +267,17 @@ impl Drop for Active {
         if *dispatcher.0.active.borrow() == ACTIVE_MAX - 1 {
             dispatcher.pump();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fence_within;
+
+    #[test]
+    fn within_a_term_a_fence_grows_with_the_node_then_with_its_starts() {
+        let order = [(1, 1, 0), (1, 1, 1), (1, 2, 0), (1, 9, 7), (2, 1, 0), (3, 1, 5)];
+        let fences = order.map(|(node, starts, sent)| fence_within(node, starts, sent));
+        assert!(fences.windows(2).all(|pair| pair[0] < pair[1]), "{fences:?}");
     }
 }

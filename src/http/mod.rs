@@ -77,7 +77,7 @@ impl Api {
 
 /// Runs what may read the disk or compute for long where it holds up no other call.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::seam::blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::internal(error.to_string())),
     }

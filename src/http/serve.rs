@@ -15,13 +15,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, Sleep};
 
 use crate::clock::monotonic;
 use crate::config::Config;
+use crate::seam::net::{TcpListener, TcpStream};
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]

@@ -21,6 +21,7 @@ use crate::clock::monotonic;
 use crate::command::{Command, Refusal, Reply};
 use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
 use crate::raft::{self, Network, Raft};
+use crate::seam;
 use crate::storage::identity::Identity;
 
 /// How often what is not urgent in Raft's metrics is passed on.
@@ -202,7 +203,7 @@ impl Node {
             match state {
                 _ if id == 0 || self.0.group.get().is_none() => tokio::time::sleep(Duration::from_millis(20)).await,
                 (None, _) if self.leads() => {
-                    let _ = self.propose(Command::FoundCluster { cluster: Uuid::now_v7() }, deadline).await;
+                    let _ = self.propose(Command::FoundCluster { cluster: seam::uuid() }, deadline).await;
                 }
                 (None, _) => tokio::time::sleep(Duration::from_millis(20)).await,
                 (Some(cluster), claimed) => {

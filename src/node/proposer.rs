@@ -13,7 +13,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot, Semaphore};
 use tokio::time::Instant;
 
-use super::{Error, Node};
+use super::{health, Error, Node};
 use crate::clock::monotonic;
 use crate::command::{Batch, Command, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
@@ -146,6 +146,11 @@ pub(super) async fn write(node: &Node, commands: Vec<Command>, deadline: Instant
         return Err(Error::Busy);
     }
     let count = commands.len();
+    // What a clock says that has just jumped would be in the state for good: the schedule of a task that is created now
+    // would begin where the clock is.
+    if health::has_jumped(node) {
+        return Err(Error::NoLeader);
+    }
     let batch = Batch { now: inner.clock.now(), commands };
     let bytes = batch.encode().map_err(|e| Error::Damaged(e.to_string()))?;
     let began = monotonic();

@@ -208,7 +208,7 @@ impl Node {
             tracing::error!(%error, "the last checkpoint has failed; the log has what it would have stored");
         }
         let log = self.0.log.clone();
-        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+        let _ = crate::seam::blocking(move || log.close()).await;
     }
 }
 

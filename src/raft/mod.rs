@@ -7,6 +7,8 @@
 pub(crate) mod fuzz;
 mod lease;
 mod network;
+#[cfg(feature = "sim")]
+mod runtime;
 mod serve;
 mod types;
 pub mod wire;

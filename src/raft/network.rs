@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
@@ -24,6 +23,7 @@ use uuid::Uuid;
 use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER, HEADER_FROM};
 use super::{Lease, TypeConfig};
 use crate::clock::{monotonic, Clock, Timestamp};
+use crate::seam;
 
 /// Why a call to a peer has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub struct Presence {
 pub struct Links(Arc<Shared>);
 
 struct Shared {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<seam::net::Connector, Full<Bytes>>,
     clock: Clock,
     /// This node's id and cluster, as they become known.
     own: Mutex<(u64, Option<Uuid>)>,
@@ -60,14 +60,11 @@ struct Shared {
 impl Links {
     /// Links from this node, which has no id yet.
     pub fn new(clock: Clock, connect_timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect_timeout));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(32)
-            .build(connector);
+            .build(seam::net::connector(connect_timeout));
         Links(Arc::new(Shared { client, clock, own: Mutex::default(), presence: Mutex::default() }))
     }
 

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Reply;
 
+#[cfg(not(feature = "sim"))]
+type Runtime = openraft::TokioRuntime;
+#[cfg(feature = "sim")]
+type Runtime = super::runtime::Seeded;
+
 openraft::declare_raft_types!(
     /// The types of xcron's Raft group.
     pub TypeConfig:
@@ -14,7 +19,8 @@ openraft::declare_raft_types!(
         R = Replies,
         NodeId = u64,
         Node = openraft::BasicNode,
-        SnapshotData = tokio::fs::File,
+        SnapshotData = crate::seam::file::File,
+        AsyncRuntime = Runtime,
 );
 
 /// An encoded [`crate::command::Batch`]: encoded once by the leader, copied to the log and the peers as it is.

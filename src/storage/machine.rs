@@ -25,6 +25,7 @@ use super::Error;
 use crate::clock::Clock;
 use crate::command::Seq;
 use crate::raft::{LogId, Membership};
+use crate::seam;
 use crate::state::State;
 
 /// How the machine stores.
@@ -295,7 +296,7 @@ impl Machine {
         keeper.sound = false;
         let (store, ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
         let writing = cut.clone();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = seam::blocking(move || {
             let mut ledger = ledger;
             checkpoint::write(&store, &mut ledger, &writing, hot).map(|mark| (mark, ledger))
         });
@@ -316,17 +317,27 @@ impl Machine {
         Ok(())
     }
 
+    /// The last log entry, the number of records and a checksum over them, of a checkpoint made now; none: one is under
+    /// way, or fails.
+    #[cfg(feature = "sim")]
+    pub fn digest(&self) -> Option<(u64, (u64, u64))> {
+        let mut keeper = self.0.keeper.try_lock().ok()?;
+        futures::executor::block_on(self.checkpoint_with(&mut keeper, true)).ok()?;
+        let mark = &keeper.mark;
+        Some((mark.applied.map_or(0, |id| id.index), (mark.records, mark.digest)))
+    }
+
     /// Writes all of the state, as of now, into a snapshot file.
     async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
         let mut keeper = self.0.keeper.lock().await;
         // The checkpoint makes the store the state of this moment; while the keeper is held it stays so.
         self.checkpoint_with(&mut keeper, true).await?;
         let Mark { applied, membership, .. } = keeper.mark.clone();
-        let id = uuid::Uuid::now_v7().to_string();
+        let id = seam::uuid().to_string();
         let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
         let header = Header { meta };
         let (store, snapshots) = (self.store(), keeper.snapshots.clone());
-        let written = tokio::task::spawn_blocking(move || {
+        let written = seam::blocking(move || {
             let temporary = snapshots.temporary();
             let bytes = snapshot::write(&store, &header, &temporary)?;
             let path = snapshots.keep(&temporary, &header)?;
@@ -346,7 +357,7 @@ impl Machine {
         let generation = keeper.generation + 1;
         let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
         let snapshots = keeper.snapshots.clone();
-        let restored = tokio::task::spawn_blocking(move || {
+        let restored = seam::blocking(move || {
             std::fs::File::open(&received).and_then(|f| f.sync_all()).map_err(Error::io("sync", &received))?;
             let header = snapshot::header(&received)?;
             let path = snapshots.keep(&received, &header)?;

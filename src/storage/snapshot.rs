@@ -53,7 +53,7 @@ impl Snapshots {
 
     /// A path for a snapshot that is being written or received.
     pub fn temporary(&self) -> PathBuf {
-        self.dir.join(format!("{}.tmp", uuid::Uuid::now_v7()))
+        self.dir.join(format!("{}.tmp", crate::seam::uuid()))
     }
 
     /// The newest snapshot.
@@ -64,7 +64,7 @@ impl Snapshots {
     /// Gives a whole and synced temporary file its name, and removes what is older.
     pub fn keep(&self, temporary: &Path, header: &Header) -> Result<PathBuf, Error> {
         let index = header.meta.last_log_id.map_or(0, |id| id.index);
-        let path = self.dir.join(format!("{index:020}-{}.snap", uuid::Uuid::now_v7()));
+        let path = self.dir.join(format!("{index:020}-{}.snap", crate::seam::uuid()));
         std::fs::rename(temporary, &path).map_err(Error::io("rename", temporary))?;
         fsutil::sync_dir(&self.dir).map_err(Error::io("sync", &self.dir))?;
         for old in files(&self.dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "snap") && *p < path) {

@@ -189,7 +189,10 @@ impl Store {
     /// Makes what was written durable: sled's flush, and the fsync that it leaves out.
     pub fn sync(&self) -> Result<(), Error> {
         self.db.flush().map_err(self.sled_error("flush"))?;
-        self.file.sync_data().map_err(Error::io("sync", &self.dir))
+        self.file.sync_data().map_err(Error::io("sync", &self.dir))?;
+        #[cfg(feature = "sim")]
+        crate::seam::simulated::disk::keep_copy(&self.dir).map_err(Error::io("copy", &self.dir))?;
+        Ok(())
     }
 
     /// Gives each record, the mark too, in the order of the keys.

@@ -16,6 +16,7 @@ use super::record::{frame, framed_len, Header, Kind};
 use super::segment::{file_name, SegmentHeader, FIRST_RECORD};
 use super::space::{Filled, Space};
 use super::status::Gauges;
+use crate::seam::disk;
 use crate::storage::fsutil;
 
 /// Kept free at the end of a segment for truncations, so that a full disk does not stop them.
@@ -140,8 +141,9 @@ impl Appender {
             return Ok(());
         }
         let Tail { segment, offset, .. } = &self.tail;
-        segment.file.write_all_at(&self.buf, *offset).map_err(Error::io(&segment.path, "write"))?;
-        self.gauges.sync(|| segment.file.sync_data()).map_err(Error::io(&segment.path, "sync"))?;
+        disk::write_all_at(&segment.path, &segment.file, &self.buf, *offset)
+            .map_err(Error::io(&segment.path, "write"))?;
+        self.gauges.sync(|| disk::sync_data(&segment.path, &segment.file)).map_err(Error::io(&segment.path, "sync"))?;
         self.tail.offset += self.buf.len() as u64;
         self.gauges.wrote(self.buf.len() as u64);
         self.durable = self.next_seq - 1;

@@ -13,6 +13,7 @@ use openraft::{CommittedLeaderId, LogId, Vote};
 
 use super::error::Error;
 use super::record::{u32_at, u64_at, NUMBER_MAX};
+use crate::seam::disk;
 use crate::storage::fsutil;
 
 const NAME: &str = "meta";
@@ -115,8 +116,8 @@ impl MetaFile {
     fn write(&mut self, meta: &Meta) -> Result<(), Error> {
         let bytes = encode(meta);
         for at in COPIES {
-            self.file.write_all_at(&bytes, at).map_err(Error::io(&self.path, "write"))?;
-            self.file.sync_data().map_err(Error::io(&self.path, "sync"))?;
+            disk::write_all_at(&self.path, &self.file, &bytes, at).map_err(Error::io(&self.path, "write"))?;
+            disk::sync_data(&self.path, &self.file).map_err(Error::io(&self.path, "sync"))?;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@
 //! there. That looks like a write that never happened, and is what replication is for.
 
 mod appender;
+mod driver;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
@@ -47,6 +48,7 @@ use std::time::Duration;
 use openraft::{Entry, RaftTypeConfig};
 
 use self::appender::Appender;
+use self::driver::Driver;
 use self::meta::MetaFile;
 use self::space::Space;
 use self::state::{Shared, State};
@@ -114,12 +116,12 @@ struct Opened<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> {
     options: Options,
     salt: u64,
     dir: PathBuf,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Running<C>>>,
 }
 
 /// What ends when the log is closed.
-struct Running {
-    writer: JoinHandle<()>,
+struct Running<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> {
+    writer: Driver<C>,
     space: SpaceThread,
     _lock: DirLock,
 }
@@ -190,7 +192,7 @@ where
         )?;
         let shared = Arc::new(Shared::new(state, gauges));
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&space), appender);
-        let writer = spawn("raft-log", dir, Writer::run, writer)?;
+        let writer = Driver::start(writer, dir)?;
         let running = Mutex::new(Some(Running { writer, space: thread, _lock: lock }));
         Ok(RaftLog(Arc::new(Opened { shared, space, options, salt, dir: dir.to_owned(), running })))
     }
@@ -215,7 +217,7 @@ where
 
     /// Writes what is queued, marks the log as closed cleanly and ends its threads: blocks. Later calls fail.
     pub fn close(&self) {
-        self.0.close();
+        self.0.close(true);
     }
 
     /// How the log is doing. Never waits for the disk.
@@ -247,12 +249,11 @@ where
 }
 
 impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Opened<C> {
-    fn close(&self) {
+    fn close(&self, clean: bool) {
         self.shared.close();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { writer, space, _lock }) = running {
-            // A panic in there has stopped the log.
-            drop(writer.join());
+            writer.end(clean);
             drop(space);
         }
     }
@@ -260,7 +261,7 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Opened<C> {
 
 impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Drop for Opened<C> {
     fn drop(&mut self) {
-        self.close();
+        self.close(false);
     }
 }
 

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::index::Slot;
 use super::record::{judge, Body, Header, Kind};
 use super::state::Shared;
+use crate::seam;
 use std::os::unix::fs::FileExt;
 
 /// Records that lie side by side are read in pieces of about this size.
@@ -59,7 +60,7 @@ where
         return Ok(cached);
     }
     let mut entries = match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => runtime.spawn_blocking(move || disk.read()).await.unwrap_or(Err(Error::WriterDied))?,
+        Ok(_) => seam::blocking(move || disk.read()).await.unwrap_or(Err(Error::WriterDied))?,
         Err(_) => disk.read()?,
     };
     entries.extend(cached);

@@ -67,6 +67,9 @@ impl<C: RaftTypeConfig> Cache<C> {
     }
 }
 
+/// What the writer takes from the queue, and the last entry that is known as committed by then.
+pub(super) type Taken<C> = (VecDeque<Op<C>>, Option<u64>);
+
 pub(super) struct State<C: RaftTypeConfig> {
     pub index: Index,
     pub segments: Vec<Segment>,
@@ -82,6 +85,9 @@ pub(super) struct State<C: RaftTypeConfig> {
 pub(super) struct Shared<C: RaftTypeConfig> {
     state: Mutex<State<C>>,
     work: Condvar,
+    /// As `work`, for a writer that is a task.
+    #[cfg(feature = "sim")]
+    pub queued: Notify,
     /// Told when the queue was taken.
     room: Notify,
     pub gauges: Arc<Gauges>,
@@ -163,7 +169,14 @@ impl<C: RaftTypeConfig> State<C> {
 
 impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Shared<C> {
     pub(super) fn new(state: State<C>, gauges: Arc<Gauges>) -> Self {
-        Shared { state: Mutex::new(state), work: Condvar::new(), room: Notify::new(), gauges }
+        Shared {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            #[cfg(feature = "sim")]
+            queued: Notify::new(),
+            room: Notify::new(),
+            gauges,
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -226,7 +239,7 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Shared<C> {
         }
         s.queued_bytes += bytes;
         s.queue.push_back(Op::Append(encoded, done));
-        self.work.notify_one();
+        self.wake();
         Ok(())
     }
 
@@ -237,13 +250,13 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Shared<C> {
             let mut s = self.lock();
             s.check()?;
             s.queue.push_back(op(reply));
-            self.work.notify_one();
+            self.wake();
         }
         answer.await.unwrap_or(Err(Error::WriterDied))
     }
 
     /// All that is queued, for the writer; `None` when the log closes.
-    pub(super) fn take(&self) -> Option<(VecDeque<Op<C>>, Option<u64>)> {
+    pub(super) fn take(&self) -> Option<Taken<C>> {
         let mut s = self.lock();
         while s.queue.is_empty() {
             if s.closing {
@@ -251,12 +264,30 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Shared<C> {
             }
             s = self.work.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
+        Some(self.take_from(s))
+    }
+
+    /// All that is queued, if anything is.
+    #[cfg(feature = "sim")]
+    pub(super) fn try_take(&self) -> Option<Taken<C>> {
+        let s = self.lock();
+        (!s.queue.is_empty()).then(|| self.take_from(s))
+    }
+
+    fn take_from(&self, mut s: MutexGuard<'_, State<C>>) -> Taken<C> {
         s.queued_bytes = 0;
         let taken = std::mem::take(&mut s.queue);
         let committed = s.committed.map(|id| id.index);
         drop(s);
         self.room.notify_waiters();
-        Some((taken, committed))
+        (taken, committed)
+    }
+
+    /// There is something for the writer.
+    fn wake(&self) {
+        self.work.notify_one();
+        #[cfg(feature = "sim")]
+        self.queued.notify_one();
     }
 
     /// Stops the log for good: everything waiting and everything later fails.

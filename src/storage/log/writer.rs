@@ -11,7 +11,8 @@ use super::error::Error;
 use super::index::Slot;
 use super::record::Kind;
 use super::space::Space;
-use super::state::{Encoded, Op, Reply, Shared};
+use super::state::{Encoded, Op, Reply, Shared, Taken};
+use crate::seam::bug::{self, Bug};
 
 /// A write is not made larger than this by gathering; one append may be.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -34,19 +35,36 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Writer<C> {
         Writer { shared, space, appender, ops, slots, done, committed: None }
     }
 
+    /// What it shares with the handles.
+    #[cfg(feature = "sim")]
+    pub(super) fn shared(&self) -> &Arc<Shared<C>> {
+        &self.shared
+    }
+
     /// The thread's body: until the log is closed, or stopped by an error.
     pub(super) fn run(mut self) {
-        let gauges = Arc::clone(&self.shared.gauges);
-        while let Some((ops, committed)) = self.shared.take() {
-            self.ops = ops;
-            self.committed = committed;
-            let result = self.process();
-            gauges.end();
-            if let Err(error) = result {
-                self.fail(&error);
+        while let Some(taken) = self.shared.take() {
+            if !self.handle(taken) {
                 return;
             }
         }
+        self.finish();
+    }
+
+    /// Does what was taken from the queue; whether the log goes on.
+    pub(super) fn handle(&mut self, (ops, committed): Taken<C>) -> bool {
+        self.ops = ops;
+        self.committed = committed;
+        let result = self.process();
+        self.shared.gauges.end();
+        if let Err(error) = &result {
+            self.fail(error);
+        }
+        result.is_ok()
+    }
+
+    /// The end of a log that is closed.
+    pub(super) fn finish(&mut self) {
         // Marks what is durable, so that a loss of the last records shows at the next start.
         let committed = self.shared.lock().committed;
         if let Err(error) = self.appender.save_meta(|m| m.committed = committed) {
@@ -79,7 +97,10 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Writer<C> {
                 Op::Truncate(since, reply) => (self.truncate(since), reply),
                 Op::Purge(upto, reply) => (self.purge(upto), reply),
                 Op::Vote(vote, reply) => {
-                    let result = self.appender.save_meta(|m| m.vote = Some(vote));
+                    let result = match bug::is_planted(Bug::VoteNotSaved) {
+                        true => Ok(()),
+                        false => self.appender.save_meta(|m| m.vote = Some(vote)),
+                    };
                     if result.is_ok() {
                         self.shared.lock().vote = Some(vote);
                     }

@@ -12,6 +12,7 @@ use super::super::{snapshot, Error};
 use super::Machine;
 use crate::command::Batch;
 use crate::raft::{LogId, Membership, Replies, TypeConfig};
+use crate::seam::file::{self, File};
 
 type Entry = openraft::Entry<TypeConfig>;
 
@@ -81,9 +82,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError<u64>> {
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<File>, StorageError<u64>> {
         let path = self.0.keeper.lock().await.snapshots.temporary();
-        let file = tokio::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).await;
+        let file = file::create_new(&path).await;
         match file {
             Ok(file) => {
                 *self.0.receiving.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(path);
@@ -96,7 +97,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(
         &mut self,
         _meta: &SnapshotMeta<u64, openraft::BasicNode>,
-        mut snapshot: Box<tokio::fs::File>,
+        mut snapshot: Box<File>,
     ) -> Result<(), StorageError<u64>> {
         use tokio::io::AsyncWriteExt;
         let path = self.0.receiving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -115,7 +116,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 }
 
 async fn opened(path: &std::path::Path, header: snapshot::Header) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
-    let file = tokio::fs::File::open(path).await.map_err(|e| failed(ErrorVerb::Read, &Error::io("open", path)(e)))?;
+    let file = file::open(path).await.map_err(|e| failed(ErrorVerb::Read, &Error::io("open", path)(e)))?;
     Ok(Snapshot { meta: header.meta, snapshot: Box::new(file) })
 }
 

@@ -1,0 +1,97 @@
+//! Runs the simulation from the command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use xcron::seam::bug::Bug;
+use xcron::sim::checker::{self, Bounds};
+use xcron::sim::Options;
+
+/// Simulates whole nodes, from seeds. Exits with 1 if the checker finds something.
+#[derive(Parser)]
+struct Arguments {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds, one after the other.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// How long the clients work, in simulated seconds.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// How many nodes.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// Without faults.
+    #[arg(long)]
+    calm: bool,
+    /// A bug to plant.
+    #[arg(long)]
+    bug: Option<Bug>,
+    /// Stops at the first seed in which something is found.
+    #[arg(long)]
+    until_found: bool,
+    /// Prints every event.
+    #[arg(long)]
+    trace: bool,
+    /// Where the nodes' files are, below; what is there is removed.
+    #[arg(long, default_value = "/dev/shm/xcron-sim")]
+    dir: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let mut found = false;
+    for seed in arguments.seed..arguments.seed + arguments.seeds {
+        found |= one(&arguments, seed);
+        if found && arguments.until_found {
+            break;
+        }
+    }
+    if found {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Whether something was found.
+fn one(arguments: &Arguments, seed: u64) -> bool {
+    let dir = arguments.dir.join(std::process::id().to_string());
+    let Arguments { seconds, nodes, calm, bug, .. } = *arguments;
+    let began = xcron::clock::monotonic();
+    let history = xcron::sim::run(Options { seed, seconds, nodes, faults: !calm, bug }, &dir);
+    let took: Duration = began.elapsed();
+    // Best effort: they are in memory as a rule, and the next run has others.
+    let _ = std::fs::remove_dir_all(&dir);
+    let history = match history {
+        Ok(history) => history,
+        Err(error) => {
+            println!("seed {seed}: the simulation failed: {error}");
+            return true;
+        }
+    };
+    if arguments.trace {
+        history.trace.iter().for_each(|line| println!("{line}"));
+    }
+    let violations = checker::check(&history, &Bounds::default());
+    println!(
+        "seed {seed} hash {:016x} tasks {} sent {} hits {} terms {} faults {} found {} in {:.2} s",
+        history.hash(),
+        history.tasks.len(),
+        history.sent.len(),
+        history.hits.len(),
+        history.leaders.len(),
+        history.faults,
+        violations.len(),
+        took.as_secs_f64()
+    );
+    violations.iter().take(10).for_each(|violation| println!("  {}: {}", violation.rule, violation.detail));
+    !violations.is_empty()
+}

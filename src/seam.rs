@@ -1,0 +1,132 @@
+//! Where the outside world comes in: sockets, chance, work on other threads, and what a disk does with a write.
+//!
+//! In production each of these is the plain thing, inlined. Under the feature `sim` a simulation stands behind them
+//! (`seam::simulated`): it decides from a seed, in one thread, so that a run can be repeated. Time is the business of
+//! `clock`. What a simulation does not touch (a unit test that is compiled with the feature, say) stays the plain thing,
+//! except for the sockets, which are of one kind in a build.
+
+pub mod bug;
+#[cfg(feature = "sim")]
+pub mod simulated;
+
+use uuid::Uuid;
+
+/// A random value.
+pub fn random<T>() -> T
+where
+    rand::distr::StandardUniform: rand::distr::Distribution<T>,
+{
+    #[cfg(feature = "sim")]
+    if let Some(value) = simulated::chance::draw(rand::Rng::random) {
+        return value;
+    }
+    rand::random()
+}
+
+/// A new UUID that sorts by the time of its making (version 7).
+pub fn uuid() -> Uuid {
+    #[cfg(feature = "sim")]
+    if let Some(made) = simulated::chance::uuid() {
+        return made;
+    }
+    Uuid::now_v7()
+}
+
+/// Runs what may block where it holds up nothing else; an error: it panicked.
+///
+/// # Errors
+/// Where it panicked.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    #[cfg(feature = "sim")]
+    if simulated::is_on() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
+
+/// Sockets.
+pub mod net {
+    #[cfg(feature = "sim")]
+    pub use super::simulated::net::{connector, Connector};
+    #[cfg(not(feature = "sim"))]
+    pub use tokio::net::{TcpListener, TcpStream};
+    #[cfg(feature = "sim")]
+    pub use turmoil::net::{TcpListener, TcpStream};
+
+    /// How an HTTP client connects.
+    #[cfg(not(feature = "sim"))]
+    pub type Connector = hyper_util::client::legacy::connect::HttpConnector;
+
+    /// Connects within this time.
+    #[cfg(not(feature = "sim"))]
+    pub fn connector(timeout: std::time::Duration) -> Connector {
+        let mut connector = Connector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(timeout));
+        connector
+    }
+}
+
+/// A file that is read and written piece by piece.
+pub mod file {
+    use std::io;
+    use std::path::Path;
+
+    #[cfg(feature = "sim")]
+    pub use super::simulated::file::File;
+    #[cfg(not(feature = "sim"))]
+    pub use tokio::fs::File;
+
+    /// Opens a file to be read.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub async fn open(path: &Path) -> io::Result<File> {
+        File::open(path).await
+    }
+
+    /// Makes a file that does not exist yet, to be written and read.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub async fn create_new(path: &Path) -> io::Result<File> {
+        #[cfg(feature = "sim")]
+        return File::create_new(path);
+        #[cfg(not(feature = "sim"))]
+        tokio::fs::OpenOptions::new().read(true).write(true).create_new(true).open(path).await
+    }
+}
+
+/// Writes in place that an acknowledgement rests on. The path tells a simulation whose disk it is.
+pub mod disk {
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// What the file system gives; a part may have been written then.
+    #[cfg_attr(not(feature = "sim"), expect(unused_variables, reason = "only a simulation asks whose file it is"))]
+    pub fn write_all_at(path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        super::simulated::disk::before_write(path, file, bytes, offset)?;
+        file.write_all_at(bytes, offset)
+    }
+
+    /// Makes durable what was written.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    #[cfg_attr(not(feature = "sim"), expect(unused_variables, reason = "only a simulation asks whose file it is"))]
+    pub fn sync_data(path: &Path, file: &File) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if super::simulated::is_on() {
+            return super::simulated::disk::sync(path, file);
+        }
+        file.sync_data()
+    }
+}

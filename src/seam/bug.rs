@@ -1,0 +1,26 @@
+//! Planted bugs: what shows that the simulation's checker can see something. In production there is none, and the
+//! compiler knows it.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// An fdatasync of the Raft log says done, and the data is lost at the next power cut.
+    LyingFsync,
+    /// A vote is answered and not kept.
+    VoteNotSaved,
+    /// A leader that no majority acknowledges goes on firing.
+    LeaseNotChecked,
+    /// The outcome of an attempt is not recorded.
+    OutcomeDropped,
+    /// A delete does not stop the attempts that are waiting.
+    DeleteKeepsRetry,
+}
+
+/// Whether it is planted.
+#[cfg(not(feature = "sim"))]
+pub const fn is_planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "sim")]
+pub use super::simulated::planted::is_planted;

@@ -1,0 +1,120 @@
+//! A simulation of whole nodes, in one thread and repeatable from a seed.
+//!
+//! ```text
+//! Cluster     nodes (the server as it is), clients, a target: hosts of turmoil, each with its own runtime
+//!   Nemesis   what goes wrong, by a schedule from the seed
+//!   History   what was seen from outside
+//! checker     what of it must not be
+//! ```
+//!
+//! Time, the network, chance and power cuts are simulated (`seam::simulated`); the files are real, below a directory.
+//! First the clients work while faults come and go; then all is healed; then the cluster has time to settle; then the
+//! tasks are asked for, and the replicas compared.
+
+pub mod checker;
+mod client;
+mod cluster;
+pub mod faults;
+pub mod history;
+mod target;
+mod transport;
+mod wire;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use self::cluster::Cluster;
+use self::faults::Nemesis;
+use self::history::History;
+use crate::seam::bug::Bug;
+use crate::seam::simulated::{chance, disk, planted};
+
+/// The public port of each node.
+const HTTP_PORT: u16 = 8000;
+/// How many clients work at once.
+const CLIENTS: u64 = 3;
+/// From the last fault to the questions.
+const SETTLE_MS: u64 = 12_000;
+/// Longest time for the questions, and for the replicas to apply the same.
+const ASK_MS: u64 = 60_000;
+
+/// What is simulated.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What everything is drawn from.
+    pub seed: u64,
+    /// How long the clients work, in simulated seconds.
+    pub seconds: u64,
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// Whether anything goes wrong.
+    pub faults: bool,
+    /// What is planted.
+    pub bug: Option<Bug>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { seed: 1, seconds: 20, nodes: 3, faults: true, bug: None }
+    }
+}
+
+/// What all hosts share.
+pub(crate) struct World {
+    nodes: usize,
+    history: Mutex<History>,
+}
+
+impl World {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a simulation, with its files below `dir`, which is empty.
+///
+/// # Errors
+/// Where the simulation itself fails: a panic aside, its files or the simulated network.
+pub fn run(options: Options, dir: &Path) -> Result<History, String> {
+    chance::seed(options.seed);
+    planted::plant(options.bug);
+    let world = Arc::new(World { nodes: options.nodes, history: Mutex::default() });
+    let result = simulate(options, dir, &world);
+    chance::end();
+    planted::plant(None);
+    disk::remove_all();
+    result.map(|()| std::mem::take(&mut *world.history()))
+}
+
+fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), String> {
+    let mut cluster = Cluster::new(options, dir, world.clone());
+    let work_ms = options.seconds * 1000;
+    let plan = if options.faults { faults::plan(options.seed, options.nodes, work_ms) } else { Vec::new() };
+    {
+        let mut history = world.history();
+        history.faults = plan.len();
+        history.healed = crate::clock::SIMULATION_EPOCH.0 + work_ms;
+    }
+    for number in 1..=CLIENTS {
+        cluster.client(format!("c{number}"), client::work(world.clone(), number, options.seed, work_ms));
+    }
+    cluster.client("asker".to_owned(), client::ask(world.clone(), work_ms + SETTLE_MS));
+    let mut nemesis = Nemesis::new(plan);
+    loop {
+        let now = cluster.now_ms();
+        nemesis.step(&mut cluster, now)?;
+        cluster.step()?;
+        let asked = world.history().shown.is_some();
+        if asked && cluster.compare_replicas() {
+            return Ok(());
+        }
+        if now > work_ms + SETTLE_MS + ASK_MS {
+            // The checker tells what is missing.
+            return Ok(());
+        }
+    }
+}
+
+/// How often the network and the hosts take turns.
+const TICK: Duration = Duration::from_millis(2);

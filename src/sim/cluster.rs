@@ -1,0 +1,265 @@
+//! The simulated machines: nodes with their disks and clocks, clients, and a target.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use turmoil::Sim;
+
+use super::faults::Fault;
+use super::history::Replica;
+use super::transport::Simulated;
+use super::{target, Options, World, HTTP_PORT, TICK};
+use crate::clock::{Clock, SIMULATION_EPOCH};
+use crate::config::Config;
+use crate::node::Node;
+use crate::seam::simulated::disk;
+use crate::server::Server;
+
+const PEER_PORT: u16 = 8899;
+const TARGET: &str = "target";
+/// A wall clock that is off by more keeps a node from firing.
+pub(super) const SKEW_MS: u64 = 1000;
+/// A machine whose power is to go within a write has lost it by then, even if it writes nothing.
+const IDLE_WRITES_MS: u64 = 400;
+
+/// A node that runs, as its process shares it.
+type Running = Arc<Mutex<BTreeMap<usize, Node>>>;
+
+struct Machine {
+    dir: PathBuf,
+    clock: Clock,
+    up: bool,
+    /// Its power goes by then, if it has not gone within a write.
+    power_until: Option<u64>,
+}
+
+/// All of them.
+pub(super) struct Cluster<'a> {
+    sim: Sim<'a>,
+    world: Arc<World>,
+    machines: BTreeMap<usize, Machine>,
+    running: Running,
+    others: Vec<String>,
+}
+
+fn name(node: usize) -> String {
+    format!("n{node}")
+}
+
+fn config(node: usize, nodes: usize, dir: &Path) -> Config {
+    let mut config =
+        Config { raft_dir: dir.to_owned(), bind: std::net::Ipv4Addr::UNSPECIFIED.into(), ..Config::default() };
+    config.http_port = HTTP_PORT;
+    config.peer_port = PEER_PORT;
+    if nodes > 1 {
+        config.advertise = format!("{}:{PEER_PORT}", name(node));
+        config.peer.peer_hosts = (1..=nodes).map(|n| format!("{}:{PEER_PORT}", name(n))).collect();
+    }
+    config.raft.max_clock_skew_ms = SKEW_MS;
+    // Small, so that segments end, snapshots are taken and the log is purged within seconds.
+    config.raft.snapshot_log_bytes = 48 << 10;
+    config.storage.log_segment_bytes = 64 << 10;
+    config.storage.cache_mb = 16;
+    config.storage.checkpoint_interval_ms = 200;
+    config.limits.request_timeout_ms = 3000;
+    config.callback.timeout_ms = 1000;
+    config.callback.connect_timeout_ms = 500;
+    config.callback.hold_after = 0;
+    config.callback.misfire_window_ms = 4000;
+    config
+}
+
+async fn node(number: usize, config: Config, clock: Clock, world: Arc<World>, running: Running) -> turmoil::Result {
+    let dir = config.raft_dir.clone();
+    let transport = Arc::new(Simulated { node: number as u64, world: world.clone() });
+    let error = match Server::start_with(config, clock, transport).await {
+        Ok(mut server) => {
+            running.lock().unwrap_or_else(PoisonError::into_inner).insert(number, server.node().clone());
+            server.failed().await
+        }
+        Err(error) => error,
+    };
+    // A disk that takes nothing more is a reason.
+    if !disk::is_off(&dir) {
+        world.history().stopped.push(format!("node {number}: {error}"));
+    }
+    running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    std::future::pending().await
+}
+
+impl Cluster<'_> {
+    pub fn new(options: Options, dir: &Path, world: Arc<World>) -> Self {
+        let mut builder = turmoil::Builder::new();
+        builder
+            .rng_seed(options.seed)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(3600))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(10))
+            .tcp_capacity(1 << 16)
+            .repair_rate(0.2);
+        let mut cluster = Cluster {
+            sim: builder.build(),
+            world: world.clone(),
+            machines: BTreeMap::new(),
+            running: Running::default(),
+            others: vec![TARGET.to_owned()],
+        };
+        let of_target = world.clone();
+        cluster.sim.host(TARGET, move || target::run(of_target.clone()));
+        for number in 1..=options.nodes {
+            let dir = dir.join(name(number));
+            disk::add(&dir);
+            let config = config(number, options.nodes, &dir);
+            let (clock, running) = (Clock::simulated(), cluster.running.clone());
+            cluster.machines.insert(number, Machine { dir, clock: clock.clone(), up: true, power_until: None });
+            let world = world.clone();
+            let start = move || node(number, config.clone(), clock.clone(), world.clone(), running.clone());
+            cluster.sim.host(name(number), start);
+        }
+        cluster
+    }
+
+    pub fn client(&mut self, name: String, work: impl Future<Output = turmoil::Result> + 'static) {
+        self.sim.client(name.as_str(), work);
+        self.others.push(name);
+    }
+
+    /// Since the beginning, in ms.
+    pub fn now_ms(&self) -> u64 {
+        self.sim.elapsed().as_millis() as u64
+    }
+
+    pub fn note(&self, event: impl std::fmt::Display) {
+        self.world.history().note(SIMULATION_EPOCH.0 + self.now_ms(), event);
+    }
+
+    /// Goes on by a tick.
+    pub fn step(&mut self) -> Result<(), String> {
+        self.sim.step().map_err(|error| error.to_string())?;
+        let now = self.now_ms();
+        let machines = self.machines.iter().filter(|(_, machine)| machine.up);
+        let dark =
+            |machine: &Machine| disk::is_off(&machine.dir) || machine.power_until.is_some_and(|until| now >= until);
+        let dark: Vec<usize> = machines.filter(|(_, machine)| dark(machine)).map(|(number, _)| *number).collect();
+        dark.into_iter().for_each(|number| self.kill(number));
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in running.values() {
+            let led = node.watch().borrow().as_ref().map(|m| (m.current_term, m.id, m.current_leader == Some(m.id)));
+            let Some((term, id, true)) = led else { continue };
+            let mut history = self.world.history();
+            if history.leaders.entry(term).or_default().insert(id) {
+                history.note(SIMULATION_EPOCH.0 + now, format!("node {id} leads term {term}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, number: usize) {
+        // What is held here would outlive the process.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.sim.crash(name(number));
+        self.machines.entry(number).and_modify(|machine| {
+            machine.up = false;
+            machine.power_until = None;
+        });
+    }
+
+    fn all_but(&self, number: usize, others: bool) -> Vec<String> {
+        let peers = self.machines.keys().filter(|other| **other != number).map(|other| name(*other));
+        peers.chain(self.others.iter().filter(|_| others).cloned()).collect()
+    }
+
+    pub fn inflict(&mut self, fault: &Fault) {
+        match *fault {
+            Fault::Crash(ref nodes) => nodes.iter().for_each(|number| self.kill(*number)),
+            Fault::PowerCut(ref nodes, writes) => {
+                let until = self.now_ms() + IDLE_WRITES_MS;
+                for (_, machine) in self.machines.iter_mut().filter(|(n, _)| nodes.contains(n)) {
+                    machine.power_until = Some(until);
+                    disk::strike_after(&machine.dir, writes);
+                }
+            }
+            Fault::Isolated(n) => self.all_but(n, true).iter().for_each(|o| self.sim.partition(name(n), o.as_str())),
+            Fault::NoPeers(n) => self.all_but(n, false).iter().for_each(|o| self.sim.partition(name(n), o.as_str())),
+            Fault::Dumb(n) => {
+                self.all_but(n, false).iter().for_each(|o| self.sim.partition_oneway(name(n), o.as_str()));
+            }
+            Fault::Deaf(n) => {
+                self.all_but(n, false).iter().for_each(|o| self.sim.partition_oneway(o.as_str(), name(n)));
+            }
+            Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
+            Fault::Lossy(n) => self.loss(n, 0.02),
+            Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
+        }
+    }
+
+    pub fn heal(&mut self, fault: &Fault) -> Result<(), String> {
+        match *fault {
+            Fault::Crash(ref nodes) => nodes.iter().for_each(|number| self.start(*number)),
+            Fault::PowerCut(ref nodes, _) => {
+                for number in nodes {
+                    if self.machines.get(number).is_some_and(|machine| machine.up) {
+                        self.kill(*number);
+                    }
+                    if let Some(machine) = self.machines.get(number) {
+                        disk::cut_power(&machine.dir).map_err(|e| format!("the disk of node {number}: {e}"))?;
+                    }
+                    self.start(*number);
+                }
+            }
+            Fault::Isolated(n) => self.all_but(n, true).iter().for_each(|o| self.sim.repair(name(n), o.as_str())),
+            Fault::NoPeers(n) => self.all_but(n, false).iter().for_each(|o| self.sim.repair(name(n), o.as_str())),
+            Fault::Dumb(n) => {
+                self.all_but(n, false).iter().for_each(|o| self.sim.repair_oneway(name(n), o.as_str()));
+            }
+            Fault::Deaf(n) => {
+                self.all_but(n, false).iter().for_each(|o| self.sim.repair_oneway(o.as_str(), name(n)));
+            }
+            Fault::Slow(n, _) => self.latency(n, Duration::from_millis(10)),
+            Fault::Lossy(n) => {
+                self.loss(n, 0.0);
+                self.all_but(n, true).iter().for_each(|o| self.sim.repair(name(n), o.as_str()));
+            }
+            Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(-ms)),
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, number: usize) {
+        self.sim.bounce(name(number));
+        self.machines.entry(number).and_modify(|machine| machine.up = true);
+    }
+
+    fn latency(&mut self, number: usize, max: Duration) {
+        for other in self.all_but(number, true) {
+            self.sim.set_link_max_message_latency(name(number), other.as_str(), max);
+        }
+    }
+
+    fn loss(&mut self, number: usize, rate: f64) {
+        for other in self.all_but(number, true) {
+            self.sim.set_link_fail_rate(name(number), other.as_str(), rate);
+        }
+    }
+
+    /// Takes note of what the replicas hold, if all have applied the same by now; whether it has.
+    pub fn compare_replicas(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.len() < self.machines.len() {
+            return false;
+        }
+        let applied: Vec<_> = running.values().map(|node| node.machine().applied()).collect();
+        if applied.windows(2).any(|pair| pair[0] != pair[1]) {
+            return false;
+        }
+        let digests: Option<Vec<_>> = running.iter().map(|(n, node)| Some((*n, node.machine().digest()?))).collect();
+        let Some(digests) = digests else { return false };
+        let replica = |(node, (applied, digest))| Replica { node: node as u64, applied, digest };
+        self.world.history().replicas = digests.into_iter().map(replica).collect();
+        true
+    }
+}

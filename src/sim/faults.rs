@@ -1,0 +1,127 @@
+//! What goes wrong, and when: a schedule from the seed, carried out between the steps of the simulation.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::Cluster;
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// These processes are killed, and started again in the end.
+    Crash(Vec<usize>),
+    /// These machines lose power within one of their next writes, and have it again in the end.
+    PowerCut(Vec<usize>, u32),
+    /// Nothing reaches this node, and nothing leaves it.
+    Isolated(usize),
+    /// The other nodes are not reached by this one, nor it by them; clients and targets are.
+    NoPeers(usize),
+    /// What this node sends to the others is lost.
+    Dumb(usize),
+    /// What the others send to this node is lost.
+    Deaf(usize),
+    /// What goes to and from this node takes up to so many ms.
+    Slow(usize, u64),
+    /// Connections to and from this node break.
+    Lossy(usize),
+    /// The wall clock of this node is off by so many ms.
+    Clock(usize, i64),
+}
+
+/// A fault with its time, in ms of the simulation.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// When it begins.
+    pub from: u64,
+    /// When it ends.
+    pub to: u64,
+    /// What it is.
+    pub fault: Fault,
+}
+
+/// The faults of a seed: one after the other and some at once, all over by `end`.
+pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
+    let mut chance = StdRng::seed_from_u64(seed ^ 0x00fa_0175);
+    let mut plan: Vec<Planned> = Vec::new();
+    let mut at = 2_500;
+    loop {
+        at += chance.random_range(200..4_000);
+        let to = (at + chance.random_range(300..5_000)).min(end);
+        if at + 300 >= end {
+            return plan;
+        }
+        let fault = draw(&mut chance, nodes);
+        let of = nodes_of(&fault);
+        // One fault at a time on a node, and one wall clock at a time that is off: most must be right.
+        let clashes = |other: &&Planned| {
+            let both_clocks = matches!((&fault, &other.fault), (Fault::Clock(..), Fault::Clock(..)));
+            other.to + 500 > at && (both_clocks || nodes_of(&other.fault).iter().any(|node| of.contains(node)))
+        };
+        if plan.iter().find(clashes).is_none() {
+            plan.push(Planned { from: at, to, fault });
+        }
+    }
+}
+
+fn draw(chance: &mut StdRng, nodes: usize) -> Fault {
+    let node = chance.random_range(1..=nodes);
+    let all: Vec<usize> = (1..=nodes).collect();
+    match chance.random_range(0..14) {
+        0 | 1 => Fault::Crash(vec![node]),
+        2 => Fault::Crash(all),
+        3 | 4 => Fault::PowerCut(vec![node], chance.random_range(1..12)),
+        5 => Fault::PowerCut(all, chance.random_range(1..12)),
+        6 | 7 => Fault::Isolated(node),
+        8 => Fault::NoPeers(node),
+        9 => Fault::Dumb(node),
+        10 => Fault::Deaf(node),
+        11 => Fault::Slow(node, chance.random_range(20..400)),
+        12 => Fault::Lossy(node),
+        _ => {
+            let far = if chance.random_bool(0.5) { 900 } else { 60_000 };
+            Fault::Clock(node, chance.random_range(-far..=far))
+        }
+    }
+}
+
+fn nodes_of(fault: &Fault) -> Vec<usize> {
+    match fault {
+        Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
+        Fault::Isolated(n)
+        | Fault::NoPeers(n)
+        | Fault::Dumb(n)
+        | Fault::Deaf(n)
+        | Fault::Slow(n, _)
+        | Fault::Lossy(n)
+        | Fault::Clock(n, _) => vec![*n],
+    }
+}
+
+/// What is going on of a plan.
+pub(super) struct Nemesis {
+    plan: Vec<Planned>,
+    going: Vec<Planned>,
+}
+
+impl Nemesis {
+    pub fn new(mut plan: Vec<Planned>) -> Nemesis {
+        plan.sort_by_key(|planned| std::cmp::Reverse(planned.from));
+        Nemesis { plan, going: Vec::new() }
+    }
+
+    /// Begins and ends what is to begin and to end by now.
+    pub fn step(&mut self, cluster: &mut Cluster<'_>, now: u64) -> Result<(), String> {
+        let (over, going) = self.going.drain(..).partition::<Vec<_>, _>(|planned| planned.to <= now);
+        self.going = going;
+        for planned in over {
+            cluster.note(format!("over: {:?}", planned.fault));
+            cluster.heal(&planned.fault)?;
+        }
+        while let Some(planned) = self.plan.pop_if(|planned| planned.from <= now) {
+            cluster.note(format!("fault: {:?}", planned.fault));
+            cluster.inflict(&planned.fault);
+            self.going.push(planned);
+        }
+        Ok(())
+    }
+}
