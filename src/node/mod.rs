@@ -28,7 +28,7 @@ use crate::command::{Command, Refusal, Reply};
 use crate::config::{Config, HostPort};
 use crate::id::{RunId, TaskId};
 use crate::metrics::Metrics;
-use crate::raft::{self, GroupSlot, Heard, Lease, Links, TypeConfig};
+use crate::raft::{self, GroupSlot, Heard, Inheritance, Lease, Links, TypeConfig};
 use crate::seam::{
     self,
     bug::{self, Bug},
@@ -87,6 +87,7 @@ struct Inner {
     group: GroupSlot,
     links: Links,
     lease: Arc<Lease>,
+    inheritance: Inheritance,
     heard: Heard,
     metrics: Metrics,
     registry: prometheus_client::registry::Registry,
@@ -164,6 +165,7 @@ impl Node {
             group: GroupSlot::default(),
             links,
             lease: Arc::new(lease),
+            inheritance: Inheritance::default(),
             heard: Heard::default(),
             metrics,
             registry,
@@ -269,13 +271,18 @@ impl Node {
         self.0.heard.last()
     }
 
-    /// The term in which this node may fire now: it leads, a majority has said so lately, its clock is right, and it
-    /// is not stopping.
+    /// The term in which this node may fire now: it leads, a majority has said so lately, it has applied what it took
+    /// over, its clock is right, and it is not stopping.
     pub fn may_fire(&self) -> Option<u64> {
         if self.0.stopping.load(Ordering::Relaxed) || self.faults().bars_leading() {
             return None;
         }
-        self.leads_under_lease().filter(|_| !health::has_jumped(self))
+        self.leads_under_lease().filter(|term| self.has_inherited(*term) && !health::has_jumped(self))
+    }
+
+    fn has_inherited(&self, term: u64) -> bool {
+        let last_log = self.0.raft_metrics.borrow().as_ref().and_then(|metrics| metrics.last_log_index);
+        self.0.inheritance.is_applied(term, last_log, self.0.machine.applied().map(|id| id.index))
     }
 
     fn leads_under_lease(&self) -> Option<u64> {

@@ -48,9 +48,35 @@ impl Lease {
     }
 }
 
+/// What a leader takes over: what its log ended with when it was first seen to lead. Before all of that is applied it
+/// does not know what the leaders before it have acknowledged, a delete say, and must not act on what it has.
+#[derive(Debug, Default)]
+pub struct Inheritance(Mutex<Option<(u64, Option<u64>)>>);
+
+impl Inheritance {
+    /// Whether the leader of `term`, whose log ends with `last_log` now, has applied it.
+    pub fn is_applied(&self, term: u64, last_log: Option<u64>, applied: Option<u64>) -> bool {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.is_none_or(|(of, _)| of != term) {
+            *taken = Some((term, last_log));
+        }
+        taken.is_some_and(|(_, end)| applied >= end)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_over_ends_where_the_log_did_as_the_leader_was_first_seen() {
+        let inheritance = Inheritance::default();
+        assert!(inheritance.is_applied(1, None, None), "an empty log");
+        assert!(!inheritance.is_applied(2, Some(9), Some(7)));
+        assert!(!inheritance.is_applied(2, Some(30), Some(8)), "what it has written itself does not count");
+        assert!(inheritance.is_applied(2, Some(30), Some(9)) && inheritance.is_applied(2, Some(40), Some(31)));
+        assert!(!inheritance.is_applied(4, Some(40), Some(39)), "another term is another leader");
+    }
 
     #[test]
     fn a_lease_counts_from_what_a_majority_acknowledged() {

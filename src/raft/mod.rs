@@ -13,7 +13,7 @@ mod serve;
 mod types;
 pub mod wire;
 
-pub use lease::Lease;
+pub use lease::{Inheritance, Lease};
 pub use network::{CallError, Links, Network, Presence};
 pub use serve::{receive, routes, GroupSlot, Heard, Rejection};
 pub use types::{Payload, Replies, TypeConfig};
