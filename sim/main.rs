@@ -47,6 +47,9 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
+    if !cfg!(tokio_unstable) {
+        println!("built without tokio_unstable, a seed may give another history each time: see `cargo sim`");
+    }
     let mut found = false;
     for seed in arguments.seed..arguments.seed + arguments.seeds {
         found |= one(&arguments, seed);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock::monotonic;
 use crate::command::Command;
 use crate::node::{Error, Node};
+use crate::seam;
 use crate::state::record::INDEXED_PER_CHUNK;
 use crate::state::Expiry;
 
@@ -88,7 +89,7 @@ impl Round {
                 self.began = node.machine().index_age();
             }
             let (machine, from) = (node.machine().clone(), self.next);
-            let looked = tokio::task::spawn_blocking(move || machine.dead_index(from)).await;
+            let looked = seam::blocking(move || machine.dead_index(from)).await;
             let (chunks, next) = match looked {
                 Ok(looked) => looked.map_err(|e| Error::Damaged(e.to_string()))?,
                 Err(panic) => return Err(Error::Damaged(panic.to_string())),

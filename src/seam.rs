@@ -36,6 +36,7 @@ pub fn uuid() -> Uuid {
 ///
 /// # Errors
 /// Where it panicked.
+#[allow(clippy::disallowed_methods, reason = "this is where it is asked for")]
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, tokio::task::JoinError> {

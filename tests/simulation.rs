@@ -21,7 +21,7 @@ fn hold(seeds: std::ops::RangeInclusive<u64>) {
     for seed in seeds {
         let (history, found) = simulate(Options { seed, ..Options::default() });
         assert!(history.hits.len() > 100 && history.tasks.len() > 20, "seed {seed}: hardly anything happened");
-        let again = format!("cargo run --profile sim --features sim --bin sim -- --seed {seed} --trace");
+        let again = format!("cargo sim --seed {seed} --trace");
         assert!(found.is_empty(), "seed {seed}: {found:#?}\n{again}");
     }
 }

@@ -257,7 +257,8 @@ impl Queue {
         });
         if let Some(since) = outage {
             if self.outages.len() >= OUTAGES_MAX {
-                let oldest = self.outages.iter().min_by_key(|(_, (_, to))| *to).map(|(target, _)| target.clone());
+                let oldest = self.outages.iter().min_by_key(|(target, (_, to))| (*to, *target));
+                let oldest = oldest.map(|(target, _)| target.clone());
                 oldest.map(|target| self.outages.remove(&target));
             }
             self.outages.insert(target.clone(), (since, now));
@@ -364,6 +365,8 @@ impl Queue {
             *line = Line { in_flight: line.in_flight, ..Line::default() };
         }
         self.lines.retain(|_, line| line.in_flight > 0);
+        // A map has no order, and what happens must not depend on chance that nobody sees.
+        jobs.sort_unstable_by_key(rank);
         jobs
     }
 
