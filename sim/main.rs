@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use xcron::seam::bug::Bug;
 use xcron::sim::checker::{self, Bounds};
 use xcron::sim::Options;
@@ -44,7 +45,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(EnvFilter::builder().with_default_directive(LevelFilter::OFF.into()).from_env_lossy())
         .with_writer(std::io::stderr)
         .init();
     if !cfg!(tokio_unstable) {
