@@ -129,6 +129,20 @@ async fn a_fence_grows_over_a_restart_in_the_same_term() {
     assert!(fences.windows(2).all(|w| w[0] < w[1]), "{fences:?}");
 }
 
+/// It leads, and has not claimed its identity yet, as a rule: a task that goes on asking for it would hold the files for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_as_it_starts_lets_go_of_its_files() {
+    for _ in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let node = TestNode::start(config(dir.path())).await;
+        while node.server().node().may_fire().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let settings = node.stop().await;
+        TestNode::start(settings).await.ready().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_and_metrics_are_answered_while_the_group_is_busy() {
     let dir = tempfile::tempdir().unwrap();

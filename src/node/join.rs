@@ -201,11 +201,11 @@ impl Node {
             let deadline = monotonic() + Duration::from_secs(5);
             let id = self.id();
             match state {
-                _ if id == 0 || self.0.group.get().is_none() => tokio::time::sleep(Duration::from_millis(20)).await,
+                _ if id == 0 || self.0.group.get().is_none() => {}
                 (None, _) if self.leads() => {
                     let _ = self.propose(Command::FoundCluster { cluster: seam::uuid() }, deadline).await;
                 }
-                (None, _) => tokio::time::sleep(Duration::from_millis(20)).await,
+                (None, _) => {}
                 (Some(cluster), claimed) => {
                     if let Err(error) = self.remember_cluster(cluster) {
                         return error;
@@ -220,6 +220,8 @@ impl Node {
                     }
                 }
             }
+            // A node that is stopping refuses at once: without this the task would take a whole core, and never end.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use xcron::clock::Clock;
+use xcron::clock::{monotonic, Clock};
 use xcron::config::Config;
 use xcron::dispatcher::transport::Http;
 use xcron::server::{Error, Server};
 
-use super::{until, Client};
+use super::{pass, until, Client, PATIENCE};
 
 /// A configuration with small timeouts; every port is chosen by the system.
 pub fn config(dir: &Path) -> Config {
@@ -61,14 +61,14 @@ impl TestNode {
 
     pub async fn start_at(config: Config, clock: Clock) -> TestNode {
         // A node that was crashed in this process may hold its files for a moment longer than a dead process would.
-        until("a node that starts", || async {
+        let deadline = monotonic() + PATIENCE;
+        loop {
             match Self::try_start(config.clone(), clock.clone()).await {
-                Ok(node) => Some(node),
-                Err(error) if is_open(&error) => None,
+                Ok(node) => return node,
+                Err(error) if is_open(&error) && monotonic() < deadline => pass(10).await,
                 Err(error) => panic!("the node does not start: {error}"),
             }
-        })
-        .await
+        }
     }
 
     pub async fn try_start(config: Config, clock: Clock) -> Result<TestNode, Error> {
