@@ -147,7 +147,7 @@ fn is_open(error: &Error) -> bool {
 }
 
 async fn end(runtime: Runtime) {
-    let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+    let ended = xcron::seam::blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
     ended.await.expect("no panic");
 }
 
