@@ -103,10 +103,11 @@ impl Node {
 
     async fn start_raft(&self, id: u64) -> Result<Raft, JoinError> {
         let settings = &self.0.config.raft;
+        let (members, min) = (self.first_members().len() as u64, settings.election_timeout_min_ms);
         let config = openraft::Config {
             cluster_name: "xcron".to_owned(),
             heartbeat_interval: settings.heartbeat_ms,
-            election_timeout_min: settings.election_timeout_min_ms,
+            election_timeout_min: raft::election_timeout_ms(id, members, min, settings.election_timeout_max_ms),
             election_timeout_max: settings.election_timeout_max_ms,
             install_snapshot_timeout: 60_000,
             // An entry is a batch: a few are much.

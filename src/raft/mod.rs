@@ -7,7 +7,6 @@
 pub(crate) mod fuzz;
 mod lease;
 mod network;
-#[cfg(feature = "sim")]
 mod runtime;
 mod serve;
 mod types;
@@ -15,6 +14,7 @@ pub mod wire;
 
 pub use lease::{Inheritance, Lease};
 pub use network::{CallError, Links, Network, Presence};
+pub use runtime::election_timeout_ms;
 pub use serve::{receive, routes, GroupSlot, Heard, Rejection};
 pub use types::{Payload, Replies, TypeConfig};
 

@@ -1,24 +1,58 @@
-//! The runtime that openraft sees in a simulation: tokio's, with chance from the seed.
+//! The runtime that openraft sees: tokio's, without chance.
+//!
+//! openraft draws the election timeout once for a process. Two followers that happened to draw nearly the same stood for
+//! election together, split the votes, and did so again after the same time, for seconds. Here each node's window begins
+//! at a time of its own ([`election_timeout_ms`]), and what is drawn is its beginning.
 
 use std::future::Future;
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioInstant, TokioRuntime};
 
-use crate::seam::simulated::chance::RaftChance;
+/// Where the window of node `id` begins, among `nodes` with ids from 1 on: they are spread evenly over `min` to `max`.
+///
+/// The lowest id comes first: who comes later has the greater vote then, and need not wait for another term where the
+/// first one cannot win.
+pub fn election_timeout_ms(id: u64, nodes: u64, min: u64, max: u64) -> u64 {
+    let nodes = nodes.max(1);
+    min + (id.saturating_sub(1) % nodes) * (max - min) / nodes
+}
+
+/// The lowest value of whatever range is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Lowest;
+
+impl rand_08::RngCore for Lowest {
+    fn next_u32(&mut self) -> u32 {
+        0
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        0
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), rand_08::Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}
 
 /// The runtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seeded;
+pub struct Runtime;
 
-impl AsyncRuntime for Seeded {
+impl AsyncRuntime for Runtime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
     type Sleep = tokio::time::Sleep;
     type Instant = TokioInstant;
     type TimeoutError = tokio::time::error::Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
-    type ThreadLocalRng = RaftChance;
+    type ThreadLocalRng = Lowest;
     type OneshotSender<T: OptionalSend> = <TokioRuntime as AsyncRuntime>::OneshotSender<T>;
     type OneshotReceiver<T: OptionalSend> = tokio::sync::oneshot::Receiver<T>;
     type OneshotReceiverError = tokio::sync::oneshot::error::RecvError;
@@ -51,11 +85,28 @@ impl AsyncRuntime for Seeded {
         error.is_panic()
     }
 
-    fn thread_rng() -> RaftChance {
-        RaftChance
+    fn thread_rng() -> Lowest {
+        Lowest
     }
 
     fn oneshot<T: OptionalSend>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
         TokioRuntime::oneshot()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_stands_for_election_at_a_time_of_its_own() {
+        let timeouts = |nodes: u64| (1..=nodes).map(|id| election_timeout_ms(id, nodes, 300, 600)).collect::<Vec<_>>();
+        assert_eq!(timeouts(1), [300]);
+        assert_eq!(timeouts(3), [300, 400, 500]);
+        assert_eq!(timeouts(5), [300, 360, 420, 480, 540]);
+        assert_eq!(election_timeout_ms(0, 0, 300, 600), 300);
+        // What openraft makes of it.
+        let config = openraft::Config { election_timeout_min: 400, election_timeout_max: 600, ..Default::default() };
+        assert_eq!(config.new_rand_election_timeout::<Runtime>(), 400);
     }
 }

@@ -7,11 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Reply;
 
-#[cfg(not(feature = "sim"))]
-type Runtime = openraft::TokioRuntime;
-#[cfg(feature = "sim")]
-type Runtime = super::runtime::Seeded;
-
 openraft::declare_raft_types!(
     /// The types of xcron's Raft group.
     pub TypeConfig:
@@ -20,7 +15,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = openraft::BasicNode,
         SnapshotData = crate::seam::file::File,
-        AsyncRuntime = Runtime,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 /// An encoded [`crate::command::Batch`]: encoded once by the leader, copied to the log and the peers as it is.

@@ -35,26 +35,3 @@ pub(crate) fn uuid() -> Option<Uuid> {
     let bytes: [u8; 10] = draw(Rng::random)?;
     Some(uuid::Builder::from_unix_timestamp_millis(crate::clock::simulated_ms(), &bytes).into_uuid())
 }
-
-/// The random numbers that openraft asks for.
-#[derive(Debug)]
-pub struct RaftChance;
-
-impl rand_08::RngCore for RaftChance {
-    fn next_u32(&mut self) -> u32 {
-        super::super::random()
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        super::super::random()
-    }
-
-    fn fill_bytes(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(super::super::random);
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), rand_08::Error> {
-        self.fill_bytes(bytes);
-        Ok(())
-    }
-}
