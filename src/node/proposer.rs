@@ -126,7 +126,8 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         _ if node.leads() && node.lets_another_lead() => Err(Error::NoLeader),
         _ if node.leads() => write(node, commands, deadline).await,
         Some(address) => forward(node, &address, commands, deadline).await,
-        None => Err(Error::NoLeader),
+        // A leader whose disk has failed leads no more, which is not what its caller should hear.
+        None => Err(node.storage_failure().map_or(Error::NoLeader, Error::Storage)),
     };
     // A receiver that is gone has stopped waiting.
     match result {
