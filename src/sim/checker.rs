@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::{History, Rhythm, Shown, ShownRun, Task, Wish};
+use super::linear;
 
 /// What a rule found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,7 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     rule("outcome", outcomes(history, bounds));
     rule("count", counts(history));
     rule("replica", replicas(history));
+    rule("order", linear::check(&history.operations));
     found
 }
 

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{json, Value};
 
 use super::history::{Call, Rhythm, Shown, ShownRun, Task, Wish};
-use super::{wire, World, HTTP_PORT};
+use super::{registers, wire, World, HTTP_PORT};
 use crate::clock::{simulated_ms, SIMULATION_EPOCH};
 
 /// How long a client waits for an answer; more than a node takes to give one.
@@ -18,18 +18,33 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Periods of periodic tasks, in seconds: those that divide a minute.
 const PERIODS: [u64; 4] = [1, 2, 3, 5];
 
+/// Why a call was not answered with success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// With this code instead.
+    Code(u64),
+    /// There was no connection: the node has not heard of it.
+    NotSent,
+    /// Nothing was understood.
+    NoAnswer,
+}
+
 /// Calls a node; its answer, if it is one of success.
-async fn call(node: usize, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Option<u64>> {
+pub(super) async fn call(node: usize, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failed> {
     let to = format!("n{node}:{HTTP_PORT}");
     let request = http::Request::builder().method(method).uri(path).header("host", &to);
     let request = request.header("content-type", "application/json");
     let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    let request = request.body(Full::new(body)).map_err(|_| None)?;
-    let (_, body) = wire::exchange(&to, request, PATIENCE).await.map_err(|_| None)?;
-    let answer: Value = serde_json::from_slice(&body).map_err(|_| None)?;
+    let request = request.body(Full::new(body)).map_err(|_| Failed::NotSent)?;
+    let (_, body) = wire::exchange(&to, request, PATIENCE).await.map_err(|failure| match failure {
+        wire::Failure::Connect(_) => Failed::NotSent,
+        wire::Failure::Timeout | wire::Failure::Broken(_) => Failed::NoAnswer,
+    })?;
+    let answer: Value = serde_json::from_slice(&body).map_err(|_| Failed::NoAnswer)?;
     match answer["code"].as_u64() {
         Some(0) => Ok(answer["data"].clone()),
-        code => Err(code),
+        Some(code) => Err(Failed::Code(code)),
+        None => Err(Failed::NoAnswer),
     }
 }
 
@@ -156,6 +171,7 @@ pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
             task.shown = Some(shown);
         }
     }
+    registers::read_all(&world).await;
     world.history().shown = Some(began);
     Ok(())
 }
@@ -166,8 +182,8 @@ async fn get(world: &World, path: &str) -> Result<Option<Value>, String> {
     for node in (1..=world.nodes).cycle().take(world.nodes * 3) {
         match call(node, "GET", path, None).await {
             Ok(data) => return Ok(Some(data)),
-            Err(Some(1040)) => return Ok(None),
-            Err(code) => last = code,
+            Err(Failed::Code(1040)) => return Ok(None),
+            Err(failed) => last = Some(failed),
         }
     }
     Err(format!("nobody answers {path}: {last:?}"))

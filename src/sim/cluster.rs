@@ -43,6 +43,8 @@ pub(super) struct Cluster<'a> {
     machines: BTreeMap<usize, Machine>,
     running: Running,
     others: Vec<String>,
+    /// The term that was last led, and by which node.
+    leader: Option<(u64, usize)>,
 }
 
 fn name(node: usize) -> String {
@@ -107,6 +109,7 @@ impl Cluster<'_> {
             machines: BTreeMap::new(),
             running: Running::default(),
             others: vec![TARGET.to_owned()],
+            leader: None,
         };
         let of_target = world.clone();
         cluster.sim.host(TARGET, move || target::run(of_target.clone()));
@@ -147,15 +150,21 @@ impl Cluster<'_> {
         let dark: Vec<usize> = machines.filter(|(_, machine)| dark(machine)).map(|(number, _)| *number).collect();
         dark.into_iter().for_each(|number| self.kill(number));
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for node in running.values() {
+        for (number, node) in running.iter() {
             let led = node.watch().borrow().as_ref().map(|m| (m.current_term, m.id, m.current_leader == Some(m.id)));
             let Some((term, id, true)) = led else { continue };
+            self.leader = self.leader.max(Some((term, *number)));
             let mut history = self.world.history();
             if history.leaders.entry(term).or_default().insert(id) {
                 history.note(SIMULATION_EPOCH.0 + now, format!("node {id} leads term {term}"));
             }
         }
         Ok(())
+    }
+
+    /// The node that led last.
+    pub fn leader(&self) -> Option<usize> {
+        self.leader.map(|(_, number)| number)
     }
 
     fn kill(&mut self, number: usize) {
