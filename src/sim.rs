@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::cluster::Cluster;
-use self::faults::Nemesis;
+use self::faults::{Fault, Nemesis};
 use self::history::History;
 use crate::seam::bug::Bug;
 use crate::seam::simulated::{chance, disk, planted};
@@ -96,6 +96,7 @@ fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), Stri
     {
         let mut history = world.history();
         history.faults = plan.len();
+        history.clocks_off = plan.iter().any(|planned| matches!(planned.fault, Fault::Clock(..)));
         history.healed = crate::clock::SIMULATION_EPOCH.0 + work_ms;
     }
     for number in 1..=CLIENTS {

@@ -142,15 +142,22 @@ async fn change(world: &World, chance: &mut StdRng, id: &str) {
     }
 }
 
-/// Asks what has become of each task, from whichever node answers.
+/// Asks what has become of each task, from whichever node answers. If none does, the history has no end.
 pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
     tokio::time::sleep(Duration::from_millis(from_ms)).await;
+    if let Err(why) = ask_all(&world).await {
+        world.history().note(simulated_ms(), why);
+    }
+    Ok(())
+}
+
+async fn ask_all(world: &World) -> Result<(), String> {
     let ids: Vec<String> = world.history().tasks.keys().cloned().collect();
     let began = simulated_ms();
     for id in ids {
-        let task = get(&world, &format!("/xcron/queryTask?task_id={id}")).await?;
-        let runs = get(&world, &format!("/xcron/listRuns?limit=1000&task_id={id}")).await?;
-        let audit = get(&world, &format!("/xcron/audit?limit=1000&task_id={id}")).await?;
+        let task = get(world, &format!("/xcron/queryTask?task_id={id}")).await?;
+        let runs = get(world, &format!("/xcron/listRuns?limit=1000&task_id={id}")).await?;
+        let audit = get(world, &format!("/xcron/audit?limit=1000&task_id={id}")).await?;
         let (Some(task), Some(runs), Some(audit)) = (task, runs, audit) else { continue };
         let read = |list: &Value| {
             let read = |run: &Value| ShownRun {
@@ -161,7 +168,7 @@ pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
             list.as_array().map(|list| list.iter().map(read).collect()).unwrap_or_default()
         };
         let run_count = |task: &Value| task["run_count"].as_u64().unwrap_or(0);
-        let again = get(&world, &format!("/xcron/queryTask?task_id={id}")).await?;
+        let again = get(world, &format!("/xcron/queryTask?task_id={id}")).await?;
         let run_count = (run_count(&task), again.as_ref().map_or(u64::MAX, run_count));
         let shown = Shown { run_count, runs: read(&runs["runs"]), audit: read(&audit["due_times"]) };
         let mut history = world.history();
@@ -171,7 +178,7 @@ pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
             task.shown = Some(shown);
         }
     }
-    registers::read_all(&world).await;
+    registers::read_all(world).await;
     world.history().shown = Some(began);
     Ok(())
 }

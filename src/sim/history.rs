@@ -136,6 +136,8 @@ pub struct History {
     pub leaders: BTreeMap<u64, BTreeSet<u64>>,
     /// Nodes that stopped, or did not start, with nothing done to them.
     pub stopped: Vec<String>,
+    /// Snapshots that nodes have written, and that they have installed.
+    pub snapshots: (u64, u64),
     /// All replicas, once they had applied the same.
     pub replicas: Vec<Replica>,
     /// When the last fault was over.
@@ -144,6 +146,8 @@ pub struct History {
     pub shown: Option<u64>,
     /// How many faults there were.
     pub faults: usize,
+    /// Whether one of them was a wall clock that was off.
+    pub clocks_off: bool,
     /// What happened, a line for each event.
     pub trace: Vec<String>,
 }
@@ -167,6 +171,12 @@ impl History {
     pub fn end(&mut self, position: usize, answer: Answer) {
         self.instants += 1;
         (self.operations[position].answer, self.operations[position].to) = (answer, self.instants);
+    }
+
+    /// How many due times are shown as missed in the end.
+    pub fn missed(&self) -> usize {
+        let audits = self.tasks.values().filter_map(|task| task.shown.as_ref()).flat_map(|shown| &shown.audit);
+        audits.filter(|due| due.state == "missed").count()
     }
 
     /// A hash over all events and their times.
