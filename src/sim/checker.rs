@@ -175,8 +175,9 @@ fn gaps(history: &History, bounds: &Bounds) -> Vec<String> {
                 None => wrong.push(format!("{id}: nothing is known of the due time {due}")),
                 Some("missed") => wrong.extend(fired_then(history, bounds, id, due)),
                 Some("not_kept" | "scheduled") => wrong.push(format!("{id}: {due} has left no trace")),
-                // A run that always fails may be going, and keep those behind it waiting.
-                Some(state) if !ENDED.contains(&state) && !task.fails => {
+                // A run that always fails may be going, and keep those behind it waiting. One that was to be repeated when
+                // its task was paused waits for the end of that.
+                Some(state) if !ENDED.contains(&state) && !task.fails && !rests.iter().any(|(_, to)| *to > end) => {
                     wrong.push(format!("{id}: {due} is still {state}"));
                 }
                 Some(_) => {}

@@ -165,6 +165,16 @@ fn a_pause_excuses_what_is_due_in_it_and_nothing_else() {
     };
     assert_eq!(paused(1_013_000), [""; 0]);
     assert_eq!(paused(1_017_000), ["gap"]);
+    let pending = |answered| {
+        found(periodic(), move |history, task| {
+            task.calls.push(call(Wish::Pause, 1_013_500, Some(1_013_510)));
+            task.calls.extend(answered);
+            history.sent.retain(|sent| sent.at < 1_013_500);
+            shown(task).audit[3].state = "pending".to_owned();
+        })
+    };
+    assert_eq!(pending(None), [""; 0], "it goes on when its task does");
+    assert_eq!(pending(Some(call(Wish::Resume, 1_014_000, Some(1_014_010)))), ["gap"]);
 }
 
 #[test]
