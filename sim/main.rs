@@ -86,12 +86,16 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
     }
     let violations = checker::check(&history, &Bounds::default());
     println!(
-        "seed {seed} hash {:016x} tasks {} sent {} hits {} terms {} faults {} found {} in {:.2} s",
+        "seed {seed} hash {:016x} tasks {} sent {} hits {} operations {} terms {} snapshots {}+{} missed {} faults {} found {} in {:.2} s",
         history.hash(),
         history.tasks.len(),
         history.sent.len(),
         history.hits.len(),
+        history.operations.len(),
         history.leaders.len(),
+        history.snapshots.0,
+        history.snapshots.1,
+        history.missed(),
         history.faults,
         violations.len(),
         took.as_secs_f64()

@@ -16,6 +16,8 @@ mod client;
 mod cluster;
 pub mod faults;
 pub mod history;
+pub mod linear;
+mod registers;
 mod target;
 mod transport;
 mod wire;
@@ -25,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::cluster::Cluster;
-use self::faults::Nemesis;
+use self::faults::{Fault, Nemesis};
 use self::history::History;
 use crate::seam::bug::Bug;
 use crate::seam::simulated::{chance, disk, planted};
@@ -94,10 +96,13 @@ fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), Stri
     {
         let mut history = world.history();
         history.faults = plan.len();
+        history.clocks_off = plan.iter().any(|planned| matches!(planned.fault, Fault::Clock(..)));
         history.healed = crate::clock::SIMULATION_EPOCH.0 + work_ms;
     }
     for number in 1..=CLIENTS {
-        cluster.client(format!("c{number}"), client::work(world.clone(), number, options.seed, work_ms));
+        let work = client::work(world.clone(), number, options.seed, work_ms);
+        let registers = registers::work(world.clone(), number, options.seed, work_ms);
+        cluster.client(format!("c{number}"), async { futures::try_join!(work, registers).map(drop) });
     }
     cluster.client("asker".to_owned(), client::ask(world.clone(), work_ms + SETTLE_MS));
     let mut nemesis = Nemesis::new(plan);

@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde_json::{json, Value};
 use support::{assert_distinct, eventually, now, once, pass, periodic, until, with, Cluster, Hit, Sink, TestNode};
 use xcron::clock::{monotonic, Clock};
+use xcron::command::{Command, Reply};
 use xcron::node::JoinError;
+use xcron::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
+use xcron::raft::Links;
 use xcron::server::Error;
 use xcron::view::RunFilter;
 
@@ -389,6 +392,32 @@ async fn what_is_forwarded_under_load_is_written_once_each_while_leaders_change(
         let ids: BTreeSet<String> = ids.into_iter().collect();
         assert!(kept.iter().all(|id| ids.contains(id)), "node {i} misses something acknowledged");
     }
+}
+
+/// A peer that has given up on a leader may have sent the same to the next one, and told its caller that it is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_forwarded_to_the_leader_of_another_term_is_not_written() {
+    let cluster = Cluster::three().await;
+    let leader = cluster.node(cluster.leader().await);
+    let id = leader.client.create(&once(NOWHERE, FAR_MS)).await;
+    let term = leader.server().node().watch().borrow().as_ref().unwrap().current_term;
+    let links = Links::new(Clock::system(), Duration::from_secs(1));
+    let address = format!("{}:{}", leader.config.bind, leader.config.peer_port);
+    let delete = |term| {
+        let request =
+            ProposeRequest { commands: vec![Command::Delete { id: id.parse().unwrap() }], term, timeout_ms: 5000 };
+        let (links, address) = (links.clone(), address.clone());
+        async move {
+            let answer = links.call::<_, ProposeAnswer>(&address, "propose", &request, Duration::from_secs(5)).await;
+            answer.unwrap()
+        }
+    };
+    for other in [term - 1, term + 1] {
+        assert_eq!(delete(other).await, Err(Refused::NotLeader));
+        assert_eq!(leader.client.task(&id).await["task_id"], id.as_str());
+    }
+    assert_eq!(delete(term).await, Ok(vec![Reply::Done]));
+    leader.client.get(&format!("/xcron/queryTask?task_id={id}")).await.is(1040, 404, "task");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ use xcron::command::{Batch, Command, Reply, Steering, Verdict};
 use xcron::id::{RunKey, TaskId};
 use xcron::raft::{LogId, Payload, Replies, TypeConfig};
 use xcron::run::{Attempt, RunState};
+use xcron::seam::file::File;
 use xcron::storage::log::{self, RaftLog};
 use xcron::storage::machine::{LogEnds, Options};
 use xcron::storage::{Error, Machine};
@@ -184,14 +185,14 @@ impl RaftStateMachine<TypeConfig> for Under {
         self.0.get_snapshot_builder().await
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError<u64>> {
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<File>, StorageError<u64>> {
         self.0.begin_receiving_snapshot().await
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta<u64, openraft::BasicNode>,
-        snapshot: Box<tokio::fs::File>,
+        snapshot: Box<File>,
     ) -> Result<(), StorageError<u64>> {
         let bytes = snapshot_bytes(Snapshot { meta: meta.clone(), snapshot }).await;
         install(&mut self.0, meta, &bytes).await

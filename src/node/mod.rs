@@ -304,7 +304,13 @@ impl Node {
     }
 
     fn leader_address(&self) -> Option<String> {
-        self.0.raft_metrics.borrow().as_ref().and_then(|metrics| leader_of(metrics).map(str::to_owned))
+        self.leader().map(|(address, _)| address)
+    }
+
+    /// The leader, where it is another node: its address, and the term that it leads.
+    fn leader(&self) -> Option<(String, u64)> {
+        let metrics = self.0.raft_metrics.borrow();
+        metrics.as_ref().and_then(|metrics| Some((leader_of(metrics)?.to_owned(), metrics.current_term)))
     }
 
     /// What the leader at this address answers; none, once another is known to lead and the answer does not come soon
@@ -368,8 +374,10 @@ impl Node {
             }
             let mut group = self.watch();
             group.mark_unchanged();
-            let error = match self.submit(command.clone(), deadline).await {
+            let error = match self.submit(command.clone(), deadline, None).await {
                 Ok(Reply::Refused(Refusal::NoSuchTask)) if ambiguous && deletes => return Ok(Reply::Done),
+                // It may have been done the first time, and what refuses it now be what came of it.
+                Ok(Reply::Refused(_)) if ambiguous => return Err(Error::Unknown(began.elapsed())),
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
@@ -390,8 +398,8 @@ impl Node {
         }
     }
 
-    async fn submit(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
-        let (submission, waiting) = proposer::submission(command, deadline);
+    async fn submit(&self, command: Command, deadline: Instant, only_in: Option<u64>) -> Result<Reply, Error> {
+        let (submission, waiting) = proposer::submission(command, deadline, only_in);
         match self.0.submissions.try_send(submission) {
             Ok(()) => waiting.reply().await,
             Err(mpsc::error::TrySendError::Full(_)) => Err(Error::Busy),

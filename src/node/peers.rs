@@ -78,7 +78,8 @@ async fn forwarded(
     deadline: tokio::time::Instant,
 ) -> Result<Vec<crate::command::Reply>, Refused> {
     let many = request.commands.len();
-    let replies = futures::future::join_all(request.commands.into_iter().map(|c| node.submit(c, deadline))).await;
+    let submitted = request.commands.into_iter().map(|command| node.submit(command, deadline, Some(request.term)));
+    let replies = futures::future::join_all(submitted).await;
     let mut done = Vec::with_capacity(many);
     let mut errors = Vec::new();
     for reply in replies {

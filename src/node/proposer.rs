@@ -2,7 +2,7 @@
 //!
 //! Commands wait in one queue. Whenever there is room for another entry, all that wait become one: a lone command
 //! leaves at once, and while an entry is on its way the next one grows. On a node that does not lead, the same batches
-//! go to the leader, whose proposer puts them together with its own.
+//! go to the leader, whose proposer puts them together with its own, and passes them on to no one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const BYTES_PER_ENTRY: usize = 2 << 20;
 pub(super) struct Submission {
     command: Command,
     deadline: Instant,
+    /// It came from a peer, and is for this node as the leader of this term alone.
+    only_in: Option<u64>,
     reply: oneshot::Sender<Result<Reply, Error>>,
     /// Set by whoever is first: the proposer that sends it, or the waiter that gives up.
     decided: Arc<AtomicBool>,
@@ -43,10 +45,11 @@ pub(super) struct Waiting {
 }
 
 /// A command for the queue, and what to wait on.
-pub(super) fn submission(command: Command, deadline: Instant) -> (Submission, Waiting) {
+pub(super) fn submission(command: Command, deadline: Instant, only_in: Option<u64>) -> (Submission, Waiting) {
     let (sender, reply) = oneshot::channel();
     let decided = Arc::new(AtomicBool::new(false));
-    (Submission { command, deadline, reply: sender, decided: decided.clone() }, Waiting { deadline, reply, decided })
+    let submission = Submission { command, deadline, only_in, reply: sender, decided: decided.clone() };
+    (submission, Waiting { deadline, reply, decided })
 }
 
 impl Submission {
@@ -103,7 +106,15 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
 
 async fn send(node: &Node, batch: Vec<Submission>) {
     let now = monotonic();
-    let mut batch: Vec<Submission> = batch.into_iter().filter(|submission| submission.take(now)).collect();
+    let term = node.leads_under_lease();
+    // A peer that gives up on a leader sends its commands to the next one. Those that this node still has must not be
+    // written after that, and so are not passed on: a delete would take away what was created since it was acknowledged.
+    let (mut batch, outdated): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .filter(|submission| submission.take(now))
+        .partition(|submission| submission.only_in.is_none_or(|only_in| term == Some(only_in)));
+    // A receiver that is gone has stopped waiting.
+    outdated.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
     if let Some(reason) = node.storage_shortage().filter(|_| node.leads() && !node.lets_another_lead()) {
         let (refused, others): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|s| matches!(s.command, Command::Create { .. }));
@@ -120,12 +131,12 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         commands.push(command);
         waiting.push(reply);
     }
-    let result = match node.leader_address() {
+    let result = match node.leader() {
         // Without its lease a leader may have been replaced: what it appends may never be committed.
         _ if node.leads() && node.leads_under_lease().is_none() => Err(Error::NoLeader),
         _ if node.leads() && node.lets_another_lead() => Err(Error::NoLeader),
         _ if node.leads() => write(node, commands, deadline).await,
-        Some(address) => forward(node, &address, commands, deadline).await,
+        Some((address, term)) => forward(node, &address, term, commands, deadline).await,
         // A leader whose disk has failed leads no more, which is not what its caller should hear.
         None => Err(node.storage_failure().map_or(Error::NoLeader, Error::Storage)),
     };
@@ -178,12 +189,18 @@ pub(super) async fn write(node: &Node, commands: Vec<Command>, deadline: Instant
 }
 
 /// Has the leader write commands.
-async fn forward(node: &Node, address: &str, commands: Vec<Command>, deadline: Instant) -> Result<Vec<Reply>, Error> {
+async fn forward(
+    node: &Node,
+    address: &str,
+    term: u64,
+    commands: Vec<Command>,
+    deadline: Instant,
+) -> Result<Vec<Reply>, Error> {
     let wait = deadline.saturating_duration_since(monotonic());
     let count = commands.len();
     // The leader gives up a little earlier, so that its word on what became of it still arrives.
     let timeout_ms = wait.saturating_sub(Duration::from_millis(50)).as_millis() as u64;
-    let request = ProposeRequest { commands, timeout_ms };
+    let request = ProposeRequest { commands, term, timeout_ms };
     let began = monotonic();
     let call = node.0.links.call::<_, ProposeAnswer>(address, "propose", &request, wait);
     // The few places for batches on their way must not wait for a leader that hangs when there is another.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{proposer, Error, Node};
 use crate::clock::monotonic;
 use crate::raft::wire::{ReadIndexAnswer, Refused};
+use crate::seam::bug::{self, Bug};
 
 /// Someone who waits until this node's state is as new as the cluster's was when it asked.
 pub(super) struct Reader {
@@ -55,6 +56,9 @@ async fn barrier(node: &Node) -> Result<(), Error> {
 /// Up to where the log must be applied; the majority has confirmed that this node leads.
 pub(super) async fn index_as_leader(node: &Node) -> ReadIndexAnswer {
     let Some(raft) = node.0.group.get() else { return Err(Refused::NotLeader) };
+    if bug::is_planted(Bug::StaleRead) && node.leads() {
+        return Ok(node.0.machine.applied().map(|id| id.index));
+    }
     match raft.get_read_log_id().await {
         Ok((id, _)) => Ok(id.map(|id| id.index)),
         Err(RaftError::APIError(_)) => Err(Refused::NotLeader),

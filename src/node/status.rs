@@ -119,6 +119,7 @@ impl Node {
             ("checkpoints", "Checkpoints since the start", machine.checkpoints as f64),
             ("checkpoint_seconds", "How long the last one took", machine.checkpoint_ms as f64 / 1000.0),
             ("snapshots", "Snapshots written since the start", machine.snapshots as f64),
+            ("snapshots_installed", "Snapshots of other nodes installed", machine.snapshots_installed as f64),
         ];
         format!("{text}{}# EOF\n", gauge_lines(&gauges))
     }

@@ -80,6 +80,9 @@ pub enum ClaimAnswer {
 pub struct ProposeRequest {
     /// In the order of their results.
     pub commands: Vec<Command>,
+    /// The term that the receiver leads, as the sender knows it. In another they must not be written: the sender may
+    /// have given up on them, sent them again elsewhere, and told its caller that they are done.
+    pub term: u64,
     /// How long the sender waits.
     pub timeout_ms: u64,
 }

@@ -14,6 +14,8 @@ pub enum Bug {
     OutcomeDropped,
     /// A delete does not stop the attempts that are waiting.
     DeleteKeepsRetry,
+    /// A node that leads answers a read without asking a majority whether it still does.
+    StaleRead,
 }
 
 /// Whether it is planted.

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{History, Rhythm, Shown, ShownRun, Task, Wish};
+use super::history::{History, Rhythm, Sent, Shown, ShownRun, Task, Wish};
+use super::linear;
 
 /// What a rule found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +24,23 @@ pub struct Bounds {
     pub skew_ms: u64,
     /// After the last fault, what is due has ended within this.
     pub settle_ms: u64,
+    /// What is late by less fires still.
+    pub misfire_ms: u64,
+    /// A node that has fired for so long has fired whatever was due before: it looks each 200 ms at the latest.
+    pub firing_ms: u64,
+    /// A leader that has led on for so long has recorded what it sent: the timeout of a callback, and a write.
+    pub recorded_ms: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { skew_ms: super::cluster::SKEW_MS, settle_ms: 6_000 }
+        Bounds {
+            skew_ms: super::cluster::SKEW_MS,
+            settle_ms: 6_000,
+            misfire_ms: super::cluster::MISFIRE_MS,
+            firing_ms: 300,
+            recorded_ms: 3_000,
+        }
     }
 }
 
@@ -52,6 +65,7 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     rule("outcome", outcomes(history, bounds));
     rule("count", counts(history));
     rule("replica", replicas(history));
+    rule("order", linear::check(&history.operations));
     found
 }
 
@@ -119,6 +133,31 @@ fn rests(task: &Task, skew_ms: u64) -> Vec<(u64, u64)> {
     rests
 }
 
+/// What speaks against a due time having been missed because nothing could fire. A node that has sent one thing and then
+/// another in the same term led all the while, and was allowed to fire at the second. So there must be no node that did
+///
+/// - in the time in which this due time was to be fired, further apart than it takes to look at what is due;
+/// - after having sent this very due time, so much later that it has recorded it.
+fn fired_then(history: &History, bounds: &Bounds, id: &str, due: u64) -> Option<String> {
+    if history.faults == 0 {
+        return Some(format!("{id}: {due} was missed without a fault"));
+    }
+    let leader = |sent: &Sent| (sent.node, sent.fence.0);
+    if let Some(of_it) = history.sent.iter().find(|sent| sent.task == id && sent.due == due) {
+        let later = history.sent.iter().rfind(|sent| leader(sent) == leader(of_it))?;
+        let kept = later.at > of_it.at + bounds.recorded_ms;
+        return kept.then(|| format!("{id}: {due} was sent at {}, and is shown as missed", of_it.at));
+    }
+    let skew_ms = if history.clocks_off { bounds.skew_ms } else { 0 };
+    let to_fire = due + skew_ms..due + bounds.misfire_ms - skew_ms;
+    let mut firing: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
+    for sent in history.sent.iter().filter(|sent| to_fire.contains(&sent.at)) {
+        firing.entry(leader(sent)).or_insert((sent.at, sent.at)).1 = sent.at;
+    }
+    let ((node, _), (from, to)) = firing.into_iter().find(|(_, (from, to))| from + bounds.firing_ms < *to)?;
+    Some(format!("{id}: {due} was missed, and node {node} fired from {from} to {to}"))
+}
+
 /// Each due time of a periodic task is in its audit, with something that has become of it.
 fn gaps(history: &History, bounds: &Bounds) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -134,10 +173,11 @@ fn gaps(history: &History, bounds: &Bounds) -> Vec<String> {
             }
             match audit.get(&due).map(|due| due.state.as_str()) {
                 None => wrong.push(format!("{id}: nothing is known of the due time {due}")),
-                Some("missed") if history.faults == 0 => wrong.push(format!("{id}: {due} was missed without a fault")),
+                Some("missed") => wrong.extend(fired_then(history, bounds, id, due)),
                 Some("not_kept" | "scheduled") => wrong.push(format!("{id}: {due} has left no trace")),
-                // A run that always fails may be going, and keep those behind it waiting.
-                Some(state) if !ENDED.contains(&state) && !task.fails => {
+                // A run that always fails may be going, and keep those behind it waiting. One that was to be repeated when
+                // its task was paused waits for the end of that.
+                Some(state) if !ENDED.contains(&state) && !task.fails && !rests.iter().any(|(_, to)| *to > end) => {
                     wrong.push(format!("{id}: {due} is still {state}"));
                 }
                 Some(_) => {}
@@ -198,7 +238,7 @@ fn run_ids(history: &History) -> Vec<String> {
 fn fences(history: &History) -> Vec<String> {
     let pairs = history.sent.windows(2).filter(|pair| pair[0].at < pair[1].at || pair[0].node == pair[1].node);
     let back = pairs.filter(|pair| pair[0].fence >= pair[1].fence);
-    let told = |pair: &[super::history::Sent]| {
+    let told = |pair: &[Sent]| {
         let (one, two) = (&pair[0], &pair[1]);
         let (a, b, node) = (one.fence, two.fence, two.node);
         format!("at {} node {node} sent with fence {b:?}, after {a:?} of node {}", two.at, one.node)

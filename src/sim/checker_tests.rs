@@ -5,7 +5,7 @@ use crate::sim::history::{Call, Hit, Replica, Sent};
 
 const CREATED: u64 = 1_000_500;
 const END: u64 = 1_030_000;
-const BOUNDS: Bounds = Bounds { skew_ms: 1000, settle_ms: 6000 };
+const BOUNDS: Bounds = Bounds { skew_ms: 1000, settle_ms: 6000, misfire_ms: 4000, firing_ms: 300, recorded_ms: 3000 };
 
 fn call(wish: Wish, asked: u64, answered: Option<u64>) -> Call {
     Call { wish, asked, answered }
@@ -123,13 +123,34 @@ fn each_due_time_is_accounted_for() {
     for state in ["running", "not_kept"] {
         assert_eq!(found(periodic(), |_, task| shown(task).audit[3].state = state.to_owned()), ["gap"]);
     }
-    let missed = |faults| {
-        found(periodic(), move |history, task| {
-            history.faults = faults;
+}
+
+#[test]
+fn a_due_time_is_missed_only_where_nothing_could_fire() {
+    // The one at 1,008,000, of which nothing was sent, nor anything else then.
+    let missed = |change: &dyn Fn(&mut History)| {
+        found(periodic(), |history, task| {
             shown(task).audit[3].state = "missed".to_owned();
+            history.sent.retain(|sent| !(1_007_000..1_013_000).contains(&sent.at));
+            change(history);
+            history.sent.sort_by_key(|sent| sent.at);
         })
     };
-    assert_eq!((missed(1), missed(0)), (vec![], vec!["gap"]));
+    let also = |history: &mut History, at, node, due| history.sent.push(sent(at, node, (3, at), due));
+    assert_eq!((missed(&|_| {}), missed(&|history| history.faults = 0)), (vec![], vec!["gap"]));
+    let fired = |from, to, node, clocks_off| {
+        missed(&|history| {
+            history.clocks_off = clocks_off;
+            also(history, from, 1, 1_006_000);
+            also(history, to, node, 1_006_000);
+        })
+    };
+    assert_eq!(fired(1_008_100, 1_008_500, 1, false), ["gap"]);
+    assert_eq!(fired(1_008_100, 1_008_200, 1, false), [""; 0], "it may have lost the lead before it looked");
+    assert_eq!(fired(1_008_100, 1_008_500, 2, false), [""; 0], "neither has led for long");
+    assert_eq!(fired(1_008_100, 1_008_500, 1, true), [""; 0], "its clock may have been behind");
+    assert_eq!(missed(&|history| also(history, 1_008_100, 2, 1_008_000)), [""; 0], "lost with its leader");
+    assert_eq!(missed(&|history| also(history, 1_008_100, 1, 1_008_000)), ["gap"], "its leader led on");
 }
 
 #[test]
@@ -144,6 +165,16 @@ fn a_pause_excuses_what_is_due_in_it_and_nothing_else() {
     };
     assert_eq!(paused(1_013_000), [""; 0]);
     assert_eq!(paused(1_017_000), ["gap"]);
+    let pending = |answered| {
+        found(periodic(), move |history, task| {
+            task.calls.push(call(Wish::Pause, 1_013_500, Some(1_013_510)));
+            task.calls.extend(answered);
+            history.sent.retain(|sent| sent.at < 1_013_500);
+            shown(task).audit[3].state = "pending".to_owned();
+        })
+    };
+    assert_eq!(pending(None), [""; 0], "it goes on when its task does");
+    assert_eq!(pending(Some(call(Wish::Resume, 1_014_000, Some(1_014_010)))), ["gap"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{json, Value};
 
 use super::history::{Call, Rhythm, Shown, ShownRun, Task, Wish};
-use super::{wire, World, HTTP_PORT};
+use super::{registers, wire, World, HTTP_PORT};
 use crate::clock::{simulated_ms, SIMULATION_EPOCH};
 
 /// How long a client waits for an answer; more than a node takes to give one.
@@ -18,18 +18,33 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Periods of periodic tasks, in seconds: those that divide a minute.
 const PERIODS: [u64; 4] = [1, 2, 3, 5];
 
+/// Why a call was not answered with success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// With this code instead.
+    Code(u64),
+    /// There was no connection: the node has not heard of it.
+    NotSent,
+    /// Nothing was understood.
+    NoAnswer,
+}
+
 /// Calls a node; its answer, if it is one of success.
-async fn call(node: usize, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Option<u64>> {
+pub(super) async fn call(node: usize, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failed> {
     let to = format!("n{node}:{HTTP_PORT}");
     let request = http::Request::builder().method(method).uri(path).header("host", &to);
     let request = request.header("content-type", "application/json");
     let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    let request = request.body(Full::new(body)).map_err(|_| None)?;
-    let (_, body) = wire::exchange(&to, request, PATIENCE).await.map_err(|_| None)?;
-    let answer: Value = serde_json::from_slice(&body).map_err(|_| None)?;
+    let request = request.body(Full::new(body)).map_err(|_| Failed::NotSent)?;
+    let (_, body) = wire::exchange(&to, request, PATIENCE).await.map_err(|failure| match failure {
+        wire::Failure::Connect(_) => Failed::NotSent,
+        wire::Failure::Timeout | wire::Failure::Broken(_) => Failed::NoAnswer,
+    })?;
+    let answer: Value = serde_json::from_slice(&body).map_err(|_| Failed::NoAnswer)?;
     match answer["code"].as_u64() {
         Some(0) => Ok(answer["data"].clone()),
-        code => Err(code),
+        Some(code) => Err(Failed::Code(code)),
+        None => Err(Failed::NoAnswer),
     }
 }
 
@@ -127,15 +142,22 @@ async fn change(world: &World, chance: &mut StdRng, id: &str) {
     }
 }
 
-/// Asks what has become of each task, from whichever node answers.
+/// Asks what has become of each task, from whichever node answers. If none does, the history has no end.
 pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
     tokio::time::sleep(Duration::from_millis(from_ms)).await;
+    if let Err(why) = ask_all(&world).await {
+        world.history().note(simulated_ms(), why);
+    }
+    Ok(())
+}
+
+async fn ask_all(world: &World) -> Result<(), String> {
     let ids: Vec<String> = world.history().tasks.keys().cloned().collect();
     let began = simulated_ms();
     for id in ids {
-        let task = get(&world, &format!("/xcron/queryTask?task_id={id}")).await?;
-        let runs = get(&world, &format!("/xcron/listRuns?limit=1000&task_id={id}")).await?;
-        let audit = get(&world, &format!("/xcron/audit?limit=1000&task_id={id}")).await?;
+        let task = get(world, &format!("/xcron/queryTask?task_id={id}")).await?;
+        let runs = get(world, &format!("/xcron/listRuns?limit=1000&task_id={id}")).await?;
+        let audit = get(world, &format!("/xcron/audit?limit=1000&task_id={id}")).await?;
         let (Some(task), Some(runs), Some(audit)) = (task, runs, audit) else { continue };
         let read = |list: &Value| {
             let read = |run: &Value| ShownRun {
@@ -146,7 +168,7 @@ pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
             list.as_array().map(|list| list.iter().map(read).collect()).unwrap_or_default()
         };
         let run_count = |task: &Value| task["run_count"].as_u64().unwrap_or(0);
-        let again = get(&world, &format!("/xcron/queryTask?task_id={id}")).await?;
+        let again = get(world, &format!("/xcron/queryTask?task_id={id}")).await?;
         let run_count = (run_count(&task), again.as_ref().map_or(u64::MAX, run_count));
         let shown = Shown { run_count, runs: read(&runs["runs"]), audit: read(&audit["due_times"]) };
         let mut history = world.history();
@@ -156,6 +178,7 @@ pub(super) async fn ask(world: Arc<World>, from_ms: u64) -> turmoil::Result {
             task.shown = Some(shown);
         }
     }
+    registers::read_all(world).await;
     world.history().shown = Some(began);
     Ok(())
 }
@@ -166,8 +189,8 @@ async fn get(world: &World, path: &str) -> Result<Option<Value>, String> {
     for node in (1..=world.nodes).cycle().take(world.nodes * 3) {
         match call(node, "GET", path, None).await {
             Ok(data) => return Ok(Some(data)),
-            Err(Some(1040)) => return Ok(None),
-            Err(code) => last = code,
+            Err(Failed::Code(1040)) => return Ok(None),
+            Err(failed) => last = Some(failed),
         }
     }
     Err(format!("nobody answers {path}: {last:?}"))

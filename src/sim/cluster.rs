@@ -22,6 +22,8 @@ const PEER_PORT: u16 = 8899;
 const TARGET: &str = "target";
 /// A wall clock that is off by more keeps a node from firing.
 pub(super) const SKEW_MS: u64 = 1000;
+/// What is late by less fires still.
+pub(super) const MISFIRE_MS: u64 = 4000;
 /// A machine whose power is to go within a write has lost it by then, even if it writes nothing.
 const IDLE_WRITES_MS: u64 = 400;
 
@@ -43,6 +45,10 @@ pub(super) struct Cluster<'a> {
     machines: BTreeMap<usize, Machine>,
     running: Running,
     others: Vec<String>,
+    /// Snapshots that each process has written and installed so far.
+    snapshots: BTreeMap<usize, (u64, u64)>,
+    /// The term that was last led, and by which node.
+    leader: Option<(u64, usize)>,
 }
 
 fn name(node: usize) -> String {
@@ -68,7 +74,7 @@ fn config(node: usize, nodes: usize, dir: &Path) -> Config {
     config.callback.timeout_ms = 1000;
     config.callback.connect_timeout_ms = 500;
     config.callback.hold_after = 0;
-    config.callback.misfire_window_ms = 4000;
+    config.callback.misfire_window_ms = MISFIRE_MS;
     config
 }
 
@@ -107,6 +113,8 @@ impl Cluster<'_> {
             machines: BTreeMap::new(),
             running: Running::default(),
             others: vec![TARGET.to_owned()],
+            snapshots: BTreeMap::new(),
+            leader: None,
         };
         let of_target = world.clone();
         cluster.sim.host(TARGET, move || target::run(of_target.clone()));
@@ -147,9 +155,22 @@ impl Cluster<'_> {
         let dark: Vec<usize> = machines.filter(|(_, machine)| dark(machine)).map(|(number, _)| *number).collect();
         dark.into_iter().for_each(|number| self.kill(number));
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for node in running.values() {
+        for (number, node) in running.iter() {
+            let known = self.snapshots.entry(*number).or_default();
+            let (written, installed) = node.machine().snapshots();
+            if (written, installed) > *known {
+                let mut history = self.world.history();
+                history.snapshots.0 += written - known.0;
+                history.snapshots.1 += installed - known.1;
+                history.note(
+                    SIMULATION_EPOCH.0 + now,
+                    format!("node {number} has {written} snapshots written, {installed} installed"),
+                );
+                *known = (written, installed);
+            }
             let led = node.watch().borrow().as_ref().map(|m| (m.current_term, m.id, m.current_leader == Some(m.id)));
             let Some((term, id, true)) = led else { continue };
+            self.leader = self.leader.max(Some((term, *number)));
             let mut history = self.world.history();
             if history.leaders.entry(term).or_default().insert(id) {
                 history.note(SIMULATION_EPOCH.0 + now, format!("node {id} leads term {term}"));
@@ -158,9 +179,15 @@ impl Cluster<'_> {
         Ok(())
     }
 
+    /// The node that led last.
+    pub fn leader(&self) -> Option<usize> {
+        self.leader.map(|(_, number)| number)
+    }
+
     fn kill(&mut self, number: usize) {
         // What is held here would outlive the process.
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.snapshots.remove(&number);
         self.sim.crash(name(number));
         self.machines.entry(number).and_modify(|machine| {
             machine.up = false;

@@ -37,6 +37,8 @@ pub struct Planned {
     pub to: u64,
     /// What it is.
     pub fault: Fault,
+    /// Whether it befalls the node that leads when it begins, and not the one that was drawn.
+    pub of_leader: bool,
 }
 
 /// The faults of a seed: one after the other and some at once, all over by `end`.
@@ -58,7 +60,9 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
             other.to + 500 > at && (both_clocks || nodes_of(&other.fault).iter().any(|node| of.contains(node)))
         };
         if plan.iter().find(clashes).is_none() {
-            plan.push(Planned { from: at, to, fault });
+            // Cut links harm most where they are the leader's: it may believe for a while that it leads.
+            let of_leader = links_of(&fault).is_some() && chance.random_bool(0.7);
+            plan.push(Planned { from: at, to, fault, of_leader });
         }
     }
 }
@@ -97,6 +101,17 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
     }
 }
 
+/// The same fault of another node, where it is one of cut links.
+fn links_of(fault: &Fault) -> Option<fn(usize) -> Fault> {
+    match fault {
+        Fault::Isolated(_) => Some(Fault::Isolated),
+        Fault::NoPeers(_) => Some(Fault::NoPeers),
+        Fault::Dumb(_) => Some(Fault::Dumb),
+        Fault::Deaf(_) => Some(Fault::Deaf),
+        _ => None,
+    }
+}
+
 /// What is going on of a plan.
 pub(super) struct Nemesis {
     plan: Vec<Planned>,
@@ -117,7 +132,11 @@ impl Nemesis {
             cluster.note(format!("over: {:?}", planned.fault));
             cluster.heal(&planned.fault)?;
         }
-        while let Some(planned) = self.plan.pop_if(|planned| planned.from <= now) {
+        while let Some(mut planned) = self.plan.pop_if(|planned| planned.from <= now) {
+            let leader = cluster.leader().filter(|_| planned.of_leader);
+            if let (Some(leader), Some(fault)) = (leader, links_of(&planned.fault)) {
+                planned.fault = fault(leader);
+            }
             cluster.note(format!("fault: {:?}", planned.fault));
             cluster.inflict(&planned.fault);
             self.going.push(planned);

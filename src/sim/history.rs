@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::linear::{Answer, Asked, Operation};
+
 /// When a task is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rhythm {
@@ -122,6 +124,10 @@ pub struct Replica {
 pub struct History {
     /// By their ids.
     pub tasks: BTreeMap<String, Task>,
+    /// What was read and written of registers, in the order of the calls.
+    pub operations: Vec<Operation>,
+    /// How often an operation has begun or ended.
+    pub instants: u64,
     /// In their order.
     pub sent: Vec<Sent>,
     /// In their order.
@@ -130,6 +136,8 @@ pub struct History {
     pub leaders: BTreeMap<u64, BTreeSet<u64>>,
     /// Nodes that stopped, or did not start, with nothing done to them.
     pub stopped: Vec<String>,
+    /// Snapshots that nodes have written, and that they have installed.
+    pub snapshots: (u64, u64),
     /// All replicas, once they had applied the same.
     pub replicas: Vec<Replica>,
     /// When the last fault was over.
@@ -138,6 +146,8 @@ pub struct History {
     pub shown: Option<u64>,
     /// How many faults there were.
     pub faults: usize,
+    /// Whether one of them was a wall clock that was off.
+    pub clocks_off: bool,
     /// What happened, a line for each event.
     pub trace: Vec<String>,
 }
@@ -146,6 +156,27 @@ impl History {
     /// Takes note of an event.
     pub fn note(&mut self, at: u64, event: impl std::fmt::Display) {
         self.trace.push(format!("{} {event}", at - crate::clock::SIMULATION_EPOCH.0));
+    }
+
+    /// An operation begins, of which nobody knows yet what comes; what it writes is the number of its instant. Gives
+    /// its position and what is asked.
+    pub fn begin(&mut self, key: String, asked: impl FnOnce(u64) -> Asked, told: String) -> (usize, Asked) {
+        self.instants += 1;
+        let (from, asked) = (self.instants, asked(self.instants));
+        self.operations.push(Operation { key, asked, answer: Answer::Unknown, from, to: u64::MAX, told });
+        (self.operations.len() - 1, asked)
+    }
+
+    /// The operation at this position has ended.
+    pub fn end(&mut self, position: usize, answer: Answer) {
+        self.instants += 1;
+        (self.operations[position].answer, self.operations[position].to) = (answer, self.instants);
+    }
+
+    /// How many due times are shown as missed in the end.
+    pub fn missed(&self) -> usize {
+        let audits = self.tasks.values().filter_map(|task| task.shown.as_ref()).flat_map(|shown| &shown.audit);
+        audits.filter(|due| due.state == "missed").count()
     }
 
     /// A hash over all events and their times.

@@ -50,6 +50,8 @@ pub struct Figures {
     pub checkpoint_ms: u64,
     /// Snapshots written.
     pub snapshots: u64,
+    /// Snapshots of another node that took the place of the state.
+    pub snapshots_installed: u64,
     /// About how many bytes have changed and are not stored.
     pub unsaved_bytes: usize,
     /// Size of the store.
@@ -237,6 +239,13 @@ impl Machine {
         figures
     }
 
+    /// Snapshots written and installed since the start.
+    #[cfg(feature = "sim")]
+    pub fn snapshots(&self) -> (u64, u64) {
+        let figures = *self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (figures.snapshots, figures.snapshots_installed)
+    }
+
     fn count(&self, act: impl FnOnce(&mut Figures)) {
         act(&mut self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
@@ -385,6 +394,7 @@ impl Machine {
         }
         self.0.changed.notify_one();
         self.0.room.notify_waiters();
+        self.count(|f| f.snapshots_installed += 1);
         tracing::info!(applied = header.meta.last_log_id.map(|id| id.index), "snapshot installed");
         remove_other_generations(&self.0.dir, generation)
     }

@@ -18,6 +18,8 @@ use super::chance;
 use crate::seam::bug::{self, Bug};
 
 const SECTOR: usize = 512;
+/// How often a directory is copied that changes meanwhile.
+const COPIES_MAX: usize = 10;
 
 /// What lay where something was written since the last sync.
 struct Replaced {
@@ -99,7 +101,15 @@ fn copy_of(node: &Path) -> PathBuf {
 pub(crate) fn keep_copy(dir: &Path) -> io::Result<()> {
     let node = DISKS.with_borrow(|disks| disks.keys().find(|node| dir.starts_with(node)).cloned());
     let (Some(node), Some(name)) = (node, dir.file_name()) else { return Ok(()) };
-    copy(dir, &copy_of(&node).join(name))
+    let to = copy_of(&node).join(name);
+    // sled renames files on threads of its own: one that was listed may have another name by now.
+    for _ in 0..COPIES_MAX {
+        match copy(dir, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    copy(dir, &to)
 }
 
 /// Puts the copies of directories back, over what they are now.

@@ -6,12 +6,13 @@ use std::str::FromStr;
 use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
-pub const NAMES: [(&str, Bug); 5] = [
+pub const NAMES: [(&str, Bug); 6] = [
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
     ("outcome-dropped", Bug::OutcomeDropped),
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
+    ("stale-read", Bug::StaleRead),
 ];
 
 impl FromStr for Bug {
