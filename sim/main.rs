@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -42,6 +43,9 @@ struct Arguments {
     dir: PathBuf,
 }
 
+/// The one that is being simulated, for whoever panics.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
@@ -52,7 +56,13 @@ fn main() -> ExitCode {
         println!("built without tokio_unstable, a seed may give another history each time: see `cargo sim`");
     }
     let mut found = false;
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("seed {}:", SEED.load(Ordering::Relaxed));
+        usual(panic);
+    }));
     for seed in arguments.seed..arguments.seed + arguments.seeds {
+        SEED.store(seed, Ordering::Relaxed);
         found |= one(&arguments, seed);
         if found && arguments.until_found {
             break;

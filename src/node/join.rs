@@ -136,7 +136,10 @@ impl Node {
                     let urgent = from.wait_for(|new| {
                         to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(new))
                     });
-                    let _ = tokio::time::timeout(METRICS_EVERY, urgent).await;
+                    if let Ok(Err(_)) = tokio::time::timeout(METRICS_EVERY, urgent).await {
+                        // Raft has ended, and what was told last stays.
+                        break;
+                    }
                     from.mark_changed();
                 }
             }

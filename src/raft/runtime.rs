@@ -62,6 +62,9 @@ impl AsyncRuntime for Runtime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
+        #[cfg(feature = "sim")]
+        return simulated::spawn(task);
+        #[cfg(not(feature = "sim"))]
         tokio::spawn(task)
     }
 
@@ -91,6 +94,33 @@ impl AsyncRuntime for Runtime {
 
     fn oneshot<T: OptionalSend>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
         TokioRuntime::oneshot()
+    }
+}
+
+#[cfg(feature = "sim")]
+mod simulated {
+    use std::future::Future;
+    use std::panic::AssertUnwindSafe;
+
+    use futures::FutureExt;
+    use tokio::task::{AbortHandle, JoinHandle};
+
+    /// Spawns a task whose panic ends it alone. A panic of openraft's is what stops a node that finds itself damaged; of
+    /// turmoil's hosts it would end the simulation.
+    pub fn spawn<T: Future<Output: Send> + Send + 'static>(task: T) -> JoinHandle<T::Output> {
+        let (told, own) = tokio::sync::oneshot::channel::<AbortHandle>();
+        let handle = tokio::spawn(async move {
+            match AssertUnwindSafe(task).catch_unwind().await {
+                Ok(done) => done,
+                Err(_) => {
+                    own.await.iter().for_each(AbortHandle::abort);
+                    std::future::pending().await
+                }
+            }
+        });
+        // It may have ended by now.
+        let _ = told.send(handle.abort_handle());
+        handle
     }
 }
 

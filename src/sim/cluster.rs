@@ -218,6 +218,15 @@ impl Cluster<'_> {
             Fault::Deaf(n) => {
                 self.all_but(n, false).iter().for_each(|o| self.sim.partition_oneway(o.as_str(), name(n)));
             }
+            Fault::Turned(n, old) => {
+                self.inflict(&Fault::NoPeers(n));
+                let others = self.machines.iter().filter(|(number, machine)| ![n, old].contains(number) && machine.up);
+                let others: Vec<usize> = others.map(|(number, _)| *number).collect();
+                for number in others {
+                    self.kill(number);
+                    self.start(number);
+                }
+            }
             Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
             Fault::Lossy(n) => self.loss(n, 0.02),
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
@@ -240,6 +249,7 @@ impl Cluster<'_> {
             }
             Fault::Isolated(n) => self.all_but(n, true).iter().for_each(|o| self.sim.repair(name(n), o.as_str())),
             Fault::NoPeers(n) => self.all_but(n, false).iter().for_each(|o| self.sim.repair(name(n), o.as_str())),
+            Fault::Turned(n, _) => self.heal(&Fault::NoPeers(n))?,
             Fault::Dumb(n) => {
                 self.all_but(n, false).iter().for_each(|o| self.sim.repair_oneway(name(n), o.as_str()));
             }
@@ -254,6 +264,13 @@ impl Cluster<'_> {
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(-ms)),
         }
         Ok(())
+    }
+
+    /// Cuts the link between these two again, if this fault says so.
+    pub fn keep_apart(&mut self, fault: &Fault, other: usize) {
+        if let Fault::Turned(n, _) = *fault {
+            self.sim.partition(name(n), name(other));
+        }
     }
 
     fn start(&mut self, number: usize) {

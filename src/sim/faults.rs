@@ -26,6 +26,8 @@ pub enum Fault {
     Lossy(usize),
     /// The wall clock of this node is off by so many ms.
     Clock(usize, i64),
+    /// Nothing passes between this node and the others, of which all but the second are killed and start again at once.
+    Turned(usize, usize),
 }
 
 /// A fault with its time, in ms of the simulation.
@@ -39,6 +41,9 @@ pub struct Planned {
     pub fault: Fault,
     /// Whether it befalls the node that leads when it begins, and not the one that was drawn.
     pub of_leader: bool,
+    /// Until when, after its end, the node that leads by then is cut off in its place, and whoever has voted for that one
+    /// restarts: an old leader, back among those who may have forgotten that there is a newer one.
+    pub turns_until: Option<u64>,
 }
 
 /// The faults of a seed: one after the other and some at once, all over by `end`.
@@ -53,16 +58,21 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
             return plan;
         }
         let fault = draw(&mut chance, nodes);
-        let of = nodes_of(&fault);
+        let turns = matches!(fault, Fault::NoPeers(_)) && chance.random_bool(0.6);
+        let turns_until =
+            turns.then(|| to + chance.random_range(1_000..2_500)).filter(|until| nodes > 2 && *until <= end);
+        let of = if turns_until.is_some() { (1..=nodes).collect() } else { nodes_of(&fault) };
         // One fault at a time on a node, and one wall clock at a time that is off: most must be right.
         let clashes = |other: &&Planned| {
             let both_clocks = matches!((&fault, &other.fault), (Fault::Clock(..), Fault::Clock(..)));
-            other.to + 500 > at && (both_clocks || nodes_of(&other.fault).iter().any(|node| of.contains(node)))
+            let over = other.turns_until.unwrap_or(other.to);
+            let of_all = other.turns_until.is_some();
+            over + 500 > at && (of_all || both_clocks || nodes_of(&other.fault).iter().any(|node| of.contains(node)))
         };
         if plan.iter().find(clashes).is_none() {
             // Cut links harm most where they are the leader's: it may believe for a while that it leads.
-            let of_leader = links_of(&fault).is_some() && chance.random_bool(0.7);
-            plan.push(Planned { from: at, to, fault, of_leader });
+            let of_leader = links_of(&fault).is_some() && (turns_until.is_some() || chance.random_bool(0.7));
+            plan.push(Planned { from: at, to, fault, of_leader, turns_until });
         }
     }
 }
@@ -70,13 +80,13 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
 fn draw(chance: &mut StdRng, nodes: usize) -> Fault {
     let node = chance.random_range(1..=nodes);
     let all: Vec<usize> = (1..=nodes).collect();
-    match chance.random_range(0..14) {
+    match chance.random_range(0..16) {
         0 | 1 => Fault::Crash(vec![node]),
         2 => Fault::Crash(all),
         3 | 4 => Fault::PowerCut(vec![node], chance.random_range(1..12)),
         5 => Fault::PowerCut(all, chance.random_range(1..12)),
         6 | 7 => Fault::Isolated(node),
-        8 => Fault::NoPeers(node),
+        8 | 14 | 15 => Fault::NoPeers(node),
         9 => Fault::Dumb(node),
         10 => Fault::Deaf(node),
         11 => Fault::Slow(node, chance.random_range(20..400)),
@@ -97,6 +107,7 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
         | Fault::Deaf(n)
         | Fault::Slow(n, _)
         | Fault::Lossy(n)
+        | Fault::Turned(n, _)
         | Fault::Clock(n, _) => vec![*n],
     }
 }
@@ -129,18 +140,34 @@ impl Nemesis {
         let (over, going) = self.going.drain(..).partition::<Vec<_>, _>(|planned| planned.to <= now);
         self.going = going;
         for planned in over {
+            // What is cut off in its place is cut off before, so that nothing passes in between.
+            if let (Some(to), Fault::NoPeers(old), Some(new)) = (planned.turns_until, &planned.fault, cluster.leader())
+            {
+                if new != *old {
+                    let fault = Fault::Turned(new, *old);
+                    self.begin(cluster, Planned { from: now, to, fault, of_leader: false, turns_until: None });
+                }
+            }
             cluster.note(format!("over: {:?}", planned.fault));
             cluster.heal(&planned.fault)?;
+            if let Fault::NoPeers(old) = planned.fault {
+                // The link between the two is not healed with it.
+                self.going.iter().for_each(|other| cluster.keep_apart(&other.fault, old));
+            }
         }
         while let Some(mut planned) = self.plan.pop_if(|planned| planned.from <= now) {
             let leader = cluster.leader().filter(|_| planned.of_leader);
             if let (Some(leader), Some(fault)) = (leader, links_of(&planned.fault)) {
                 planned.fault = fault(leader);
             }
-            cluster.note(format!("fault: {:?}", planned.fault));
-            cluster.inflict(&planned.fault);
-            self.going.push(planned);
+            self.begin(cluster, planned);
         }
         Ok(())
+    }
+
+    fn begin(&mut self, cluster: &mut Cluster<'_>, planned: Planned) {
+        cluster.note(format!("fault: {:?}", planned.fault));
+        cluster.inflict(&planned.fault);
+        self.going.push(planned);
     }
 }
