@@ -1,111 +1,129 @@
-//! What applying commands costs: `cargo bench --bench apply`.
+//! What applying commands costs, in a state of a million tasks: `cargo bench --bench apply`.
+//!
+//! A batch is made before and undone after the time that is measured, so that the state stays as large as it is. What
+//! every command changes is handed over as to a checkpoint, outside of that time too.
 
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::{criterion_group, criterion_main, BatchSize, Criterion, Throughput};
-use xcron::clock::Timestamp;
-use xcron::command::{Batch, Command, Steering, Verdict};
-use xcron::id::{RunKey, TaskId};
-use xcron::run::Attempt;
+use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
+use xcron::clock::monotonic;
+use xcron::command::{Command, Refusal, Reply, Seq};
+use xcron::id::TaskId;
 use xcron::state::State;
-use xcron::task::{Callback, TaskSpec, Timing};
+use xcron::task::Timing;
 
-const T0: Timestamp = Timestamp(1_800_000_000_000);
-const BATCH: usize = 256;
+mod common;
+use common::{batch, create, ended, once, periodic, T0};
 
-fn create(n: u64, timing: Timing) -> Command {
-    let body = format!("{{\"order\":{n},\"reason\":\"{}\"}}", "x".repeat(280));
-    let spec = TaskSpec::new(timing, Callback::post("http://127.0.0.1:9000/orders/cancel", body));
-    Command::Create { id: TaskId::generate(), spec: Box::new(spec) }
+const TASKS: u64 = 1_000_000;
+const BATCH: u64 = 256;
+
+fn one_shot(n: u64) -> Timing {
+    once(n, T0)
 }
 
-fn at(n: u64) -> Timing {
-    let due = T0.plus_ms(1000 + n * 7919 % 3_600_000);
-    Timing::At { format: due.0.to_string(), due }
+fn every_five_minutes(_: u64) -> Timing {
+    periodic()
 }
 
-fn cron(_: u64) -> Timing {
-    Timing::Periodic { format: "*/5 * * * *".to_owned(), timezone: "Europe/Berlin".to_owned() }
-}
-
-fn batch_of(timing: fn(u64) -> Timing) -> Batch {
-    Batch { now: T0, commands: (0..BATCH as u64).map(|n| create(n, timing(n))).collect() }
-}
-
-/// A state with this many one-shot tasks.
-fn filled(tasks: u64) -> State {
+/// A state with [`TASKS`] tasks that a checkpoint has taken over.
+fn filled(timing: fn(u64) -> Timing) -> State {
     let mut state = State::new(T0);
-    for n in 0..tasks {
-        state.apply(T0, create(n, at(n)));
+    for n in 0..TASKS {
+        state.apply(T0, create(n, timing(n)));
+        if n % 65_536 == 0 {
+            checkpoint(&mut state);
+        }
     }
-    state.freeze_changes();
-    while state.collect_frozen(1024).is_none() {}
+    checkpoint(&mut state);
+    assert_eq!(state.len() as u64, TASKS);
     state
 }
 
-fn ended(seq: u64, due: Timestamp) -> Command {
-    let attempt = Attempt {
-        number: 1,
-        node: 1,
-        started: due,
-        lateness_ms: 1,
-        duration_ms: Some(3),
-        status: Some(200),
-        error: None,
-        answer: Some("ok".to_owned()),
-        late: None,
+fn checkpoint(state: &mut State) {
+    state.freeze_changes();
+    while state.collect_frozen(1024).is_none() {}
+}
+
+/// Applies commands; how long it took. None may be refused.
+fn applied(state: &mut State, commands: Vec<Command>) -> Duration {
+    let batch = batch(commands);
+    let began = monotonic();
+    let replies = black_box(state.apply_batch(black_box(batch)));
+    let spent = began.elapsed();
+    let refused = replies.iter().find(|reply| matches!(reply, Reply::Refused(_)));
+    assert_eq!(refused, None::<&Reply>);
+    spent
+}
+
+/// New tasks, with the numbers that they will get, and the commands that delete them.
+fn newcomers(state: &State, timing: fn(u64) -> Timing) -> (Vec<Command>, Vec<Seq>, Vec<Command>) {
+    let seqs: Vec<Seq> = (state.next_seq()..state.next_seq() + BATCH).collect();
+    let creates: Vec<Command> = seqs.iter().map(|&seq| create(seq, timing(seq))).collect();
+    let delete = |create: &Command| match create {
+        Command::Create { id, .. } => Command::Delete { id: id.clone() },
+        other => unreachable!("{other:?} creates nothing"),
     };
-    let key = RunKey::scheduled(due);
-    Command::RunEnded { seq, key, attempt, term: 1, verdict: Verdict::Succeeded, steering: Steering::default() }
+    let deletes = creates.iter().map(delete).collect();
+    (creates, seqs, deletes)
+}
+
+/// Which of the three commands of a task's life is measured.
+#[derive(Clone, Copy)]
+enum Timed {
+    Create,
+    End,
+    Delete,
+}
+
+/// Lets a batch of tasks live: created, ended once, deleted.
+fn lives(state: &mut State, timing: fn(u64) -> Timing, timed: Timed) -> Duration {
+    let (creates, seqs, deletes) = newcomers(state, timing);
+    let create = applied(state, creates);
+    let due = |&seq: &Seq| ended(seq, state.task(seq).and_then(|task| task.next).expect("a task with a due time"));
+    let ends = seqs.iter().map(due).collect();
+    let end = applied(state, ends);
+    let recorded = seqs.iter().filter(|&&seq| state.task(seq).is_some_and(|task| task.run_count == 1));
+    assert_eq!(recorded.count() as u64, BATCH, "a run of each is recorded");
+    let delete = applied(state, deletes);
+    assert_eq!(state.len() as u64, TASKS, "what was created is deleted");
+    checkpoint(state);
+    match timed {
+        Timed::Create => create,
+        Timed::End => end,
+        Timed::Delete => delete,
+    }
 }
 
 fn apply(c: &mut Criterion) {
     let mut group = c.benchmark_group("apply");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    for (name, timing) in [("create a one-shot", at as fn(u64) -> Timing), ("create a periodic", cron)] {
-        let mut state = filled(100_000);
-        group.bench_function(name, |b| {
-            b.iter_batched(|| batch_of(timing), |batch| black_box(state.apply_batch(batch)), BatchSize::LargeInput);
+    group.throughput(Throughput::Elements(BATCH)).sample_size(30);
+    for (kind, timing) in [("one_shot", one_shot as fn(u64) -> Timing), ("periodic", every_five_minutes)] {
+        let mut state = filled(timing);
+        for (name, timed) in [("create", Timed::Create), ("end_a_run", Timed::End), ("delete", Timed::Delete)] {
+            group.bench_function(BenchmarkId::new(name, kind), |bencher| {
+                bencher.iter_custom(|rounds| (0..rounds).map(|_| lives(&mut state, timing, timed)).sum());
+            });
+        }
+        // What is not there costs a look.
+        group.bench_function(BenchmarkId::new("delete_nothing", kind), |bencher| {
+            let nothing = || Command::Delete { id: TaskId::generate() };
+            bencher.iter_custom(|rounds| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..rounds {
+                    let batch = batch((0..BATCH).map(|_| nothing()).collect());
+                    let began = monotonic();
+                    let replies = black_box(state.apply_batch(black_box(batch)));
+                    spent += began.elapsed();
+                    assert!(replies.iter().all(|reply| *reply == Reply::Refused(Refusal::NoSuchTask)));
+                }
+                spent
+            });
         });
     }
-    let mut state = filled(1_000_000);
-    let mut next = 1;
-    group.bench_function("end a run", |b| {
-        let batches = |state: &State, next: &mut u64| {
-            let mut commands = Vec::with_capacity(BATCH);
-            while commands.len() < BATCH {
-                match state.task(*next).and_then(|task| task.next) {
-                    Some(due) => commands.push(ended(*next, due)),
-                    // All have ended: what remains is applied to tasks that have finished.
-                    None => commands.push(ended(*next, T0)),
-                }
-                *next += 1;
-            }
-            Batch { now: T0, commands }
-        };
-        b.iter_custom(|rounds| {
-            let mut spent = std::time::Duration::ZERO;
-            for _ in 0..rounds {
-                let batch = batches(&state, &mut next);
-                let began = xcron::clock::monotonic();
-                black_box(state.apply_batch(batch));
-                spent += began.elapsed();
-            }
-            spent
-        });
-    });
     group.finish();
 }
 
-fn codec(c: &mut Criterion) {
-    let batch = batch_of(at);
-    let bytes = batch.encode().expect("a batch can be encoded");
-    let mut group = c.benchmark_group("batch");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function("encode", |b| b.iter(|| black_box(&batch).encode()));
-    group.bench_function("decode", |b| b.iter(|| Batch::decode(black_box(&bytes))));
-    group.finish();
-}
-
-criterion_group!(benches, apply, codec);
+criterion_group!(benches, apply);
 criterion_main!(benches);

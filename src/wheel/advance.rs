@@ -4,7 +4,7 @@
 //! that starts at the cursor and is being cascaded, and `ready`, sorted entries of a slot that ends at the cursor.
 //! Each is emptied before the next slot is touched, so at most one of them holds something.
 
-use super::chunks::{Chain, Entry, CHUNK};
+use super::chunks::{Chain, Entry, Taken, CHUNK};
 use super::geometry::{self, SLOTS};
 use super::{Progress, Wheel};
 
@@ -22,7 +22,7 @@ const BLOCKS_DROPPED: usize = 16;
 /// A slot or far chain that isn't empty.
 #[derive(Clone, Copy)]
 pub(super) struct Event {
-    pub(super) start_ms: u64,
+    start_ms: u64,
     place: Place,
 }
 
@@ -95,13 +95,13 @@ impl<K: Copy> Wheel<K> {
                     if sorted {
                         self.sort(chain, last_ms, &mut budget);
                     } else {
-                        self.open(chain, event.start_ms);
+                        self.open(chain, event.start_ms, now_ms);
                     }
                 }
                 Place::Far(key) => {
                     self.leave_sweep_of_far(key);
                     let chain = self.far.remove(&key).unwrap_or(Chain::EMPTY);
-                    self.open(chain, event.start_ms);
+                    self.open(chain, event.start_ms, now_ms);
                 }
             }
         }
@@ -129,24 +129,55 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Starts the cascade of a chain whose span starts at `start_ms`.
-    fn open(&mut self, chain: Chain, start_ms: u64) {
+    /// The first deadline, or an earlier time where the timer that was first was cancelled.
+    pub(super) fn first_ms(&self) -> Option<u64> {
+        let Event { start_ms, place } = self.next_event()?;
+        let chain = match place {
+            Place::Slot { level, slot } => Some(&self.slots[level * SLOTS + slot]),
+            Place::Far(key) => self.far.get(&key),
+        };
+        Some(chain.map_or(start_ms, |chain| geometry::join(start_ms, chain.low_min())))
+    }
+
+    /// Starts the cascade of a chain whose span starts at `start_ms`. Time moves on to its first entry at once, so that
+    /// entries close to that one skip the levels between.
+    fn open(&mut self, chain: Chain, start_ms: u64, now_ms: u64) {
         debug_assert!(start_ms >= self.cursor_ms, "opened {start_ms} from {}", self.cursor_ms);
         debug_assert!(self.opening.is_empty(), "opened {start_ms} before {} was done", self.cursor_ms);
-        self.cursor_ms = start_ms;
+        let first_ms = geometry::join(start_ms, chain.low_min());
+        debug_assert!(first_ms >= start_ms, "{first_ms} stands in a slot from {start_ms}");
+        self.cursor_ms = first_ms.min(now_ms);
         self.opening = chain;
     }
 
-    /// Moves entries of the open slot down.
+    /// Moves entries of the open slot down. Tombstones are dropped here, so that none is moved twice.
     fn cascade(&mut self, budget: &mut usize) {
         while *budget > 0 && !self.opening.is_empty() {
-            let taken = self.chunks.take(&mut self.opening, *budget);
-            let entries = taken.as_slice();
-            *budget -= entries.len();
-            for &entry in entries {
+            let mut taken = self.chunks.take(&mut self.opening, *budget);
+            *budget -= taken.as_slice().len();
+            if self.tombstones > 0 {
+                self.drop_tombstones(&mut taken);
+            }
+            for &entry in taken.as_slice() {
                 self.place(geometry::join(self.cursor_ms, entry.low), entry);
             }
         }
+    }
+
+    #[inline]
+    fn drop_tombstones(&mut self, taken: &mut Taken<K>) {
+        let mut dead = [0; CHUNK];
+        let mut count = 0;
+        taken.retain(|entry| {
+            let live = self.ids.is_live(entry.id);
+            dead[count] = entry.id;
+            count += usize::from(!live);
+            live
+        });
+        for &id in &dead[..count] {
+            self.ids.release(id);
+        }
+        self.tombstones -= count;
     }
 
     /// Fires a slot of level 0, or as much of it as the budget allows.
@@ -154,23 +185,16 @@ impl<K: Copy> Wheel<K> {
         self.leave_sweep_of_slot(slot);
         self.cursor_ms = at_ms;
         while *budget > 0 {
-            let taken = self.chunks.take(&mut self.slots[slot], *budget);
-            let entries = taken.as_slice();
-            *budget -= entries.len();
-            // In two steps, since a branch on what is still under way from memory would wait for it.
-            let mut live = [false; CHUNK];
-            for (live, entry) in live.iter_mut().zip(entries) {
-                *live = self.ids.release(entry.id);
-            }
-            for (live, entry) in live.into_iter().zip(entries) {
-                if live {
-                    self.len -= 1;
-                    out.push((at_ms, entry.key));
-                } else {
-                    self.tombstones -= 1;
-                }
-            }
+            let mut taken = self.chunks.take(&mut self.slots[slot], *budget);
+            let len = taken.as_slice().len();
+            *budget -= len;
+            taken.retain(|entry| self.ids.release(entry.id));
+            let live = taken.as_slice();
+            self.len -= live.len();
+            self.tombstones -= len - live.len();
+            out.extend(live.iter().map(|entry| (at_ms, entry.key)));
             if self.slots[slot].is_empty() {
+                self.slots[slot] = Chain::EMPTY;
                 self.occupied[0] &= !(1 << slot);
                 return;
             }
@@ -185,22 +209,10 @@ impl<K: Copy> Wheel<K> {
         self.ready.fired = 0;
         self.ready.entries.clear();
         while !chain.is_empty() {
-            let taken = self.chunks.take(&mut chain, usize::MAX);
-            let entries = taken.as_slice();
-            *budget = budget.saturating_sub(entries.len());
-            // In two steps as above; firing then finds the generations in the cache.
-            let mut live = [false; CHUNK];
-            for (live, entry) in live.iter_mut().zip(entries) {
-                *live = self.ids.is_live(entry.id);
-            }
-            for (live, &entry) in live.into_iter().zip(entries) {
-                if live {
-                    self.ready.entries.push(entry);
-                } else {
-                    self.ids.release(entry.id);
-                    self.tombstones -= 1;
-                }
-            }
+            let mut taken = self.chunks.take(&mut chain, usize::MAX);
+            *budget = budget.saturating_sub(taken.as_slice().len());
+            self.drop_tombstones(&mut taken);
+            self.ready.entries.extend_from_slice(taken.as_slice());
         }
         self.ready.entries.sort_unstable_by_key(|entry| entry.low);
     }

@@ -1,8 +1,8 @@
 //! Timer numbers with generations, so that a handle outlives its timer without harm.
 //!
-//! A generation is odd while its number is free or in use, and even while the number is a tombstone: cancelled, its
-//! entry not yet removed. Only removing the entry frees the number. One `u32` per timer keeps the array that is
-//! read at random on every cancel and expiry as small as it can be.
+//! A number is live, a tombstone (cancelled, its entry not yet removed) or free. Only removing the entry frees it. Which
+//! numbers are live is a bit for each: that is all that an expiry reads at random, and a million of them stay in the
+//! cache. A number's generation changes when it is given out, and is read again by a cancel only.
 
 use super::Timer;
 use std::num::NonZeroU32;
@@ -11,18 +11,25 @@ const BLOCK: usize = 1 << 14;
 
 type Block = Box<[u32; BLOCK]>;
 
+const WORD: usize = u64::BITS as usize;
+
+type Bits = Box<[u64; BLOCK / WORD]>;
+
 pub(super) struct Ids {
+    /// The generation that was given out last.
     generations: Vec<Block>,
+    /// As many blocks.
+    live: Vec<Bits>,
     /// Numbers below were given out at least once since the last [`Ids::reset`].
     fresh: usize,
     free: Stack,
-    /// What a new block starts with: above all that ever stood in a dropped one.
+    /// What a new block starts with: no less than all that ever stood in a dropped one.
     first_generation: u32,
 }
 
 impl Ids {
     pub(super) fn new() -> Self {
-        Ids { generations: Vec::new(), fresh: 0, free: Stack::default(), first_generation: 1 }
+        Ids { generations: Vec::new(), live: Vec::new(), fresh: 0, free: Stack::default(), first_generation: 0 }
     }
 
     /// Gives out a free number.
@@ -32,10 +39,13 @@ impl Ids {
             Some(id) => id,
             None => self.take_fresh(),
         };
-        let generation = *self.generation(id);
-        debug_assert!(generation & 1 == 1, "free timer {id} has even generation {generation}");
-        // The or changes nothing on an odd number; it proves to the compiler that the result isn't zero.
-        Timer { id, generation: NonZeroU32::MIN | generation }
+        let generation = &mut self.generations[id as usize / BLOCK][id as usize % BLOCK];
+        let next = NonZeroU32::new(generation.wrapping_add(1)).unwrap_or(NonZeroU32::MIN);
+        *generation = next.get();
+        let (word, bit) = self.live_word(id);
+        debug_assert!(*word & bit == 0, "timer {id} is given out twice");
+        *word |= bit;
+        Timer { id, generation: next }
     }
 
     #[cold]
@@ -44,6 +54,7 @@ impl Ids {
         if self.fresh == self.generations.len() * BLOCK {
             assert!(self.fresh + BLOCK <= u32::MAX as usize, "{} timers: no numbers left", self.fresh);
             self.generations.push(block(self.first_generation));
+            self.live.push(block(0));
         }
         let id = self.fresh as u32;
         self.fresh += 1;
@@ -55,26 +66,30 @@ impl Ids {
     pub(super) fn bury(&mut self, timer: Timer) -> bool {
         let id = timer.id as usize;
         // A number can be out of range after `shrink`.
-        let Some(block) = self.generations.get_mut(id / BLOCK) else { return false };
-        let generation = &mut block[id % BLOCK];
-        let live = *generation == timer.generation.get();
-        *generation = generation.wrapping_add(u32::from(live));
+        let generation = self.generations.get(id / BLOCK).map(|block| block[id % BLOCK]);
+        if generation != Some(timer.generation.get()) {
+            return false;
+        }
+        let (word, bit) = self.live_word(timer.id);
+        let live = *word & bit != 0;
+        *word &= !bit;
         live
     }
 
     #[inline]
     pub(super) fn is_live(&self, id: u32) -> bool {
-        self.generations[id as usize / BLOCK][id as usize % BLOCK] & 1 == 1
+        let id = id as usize;
+        self.live[id / BLOCK][id % BLOCK / WORD] >> (id % WORD) & 1 == 1
     }
 
     /// Frees a number whose entry was removed; tells whether it was live.
     #[inline]
     pub(super) fn release(&mut self, id: u32) -> bool {
-        let generation = self.generation(id);
-        let live = *generation & 1;
-        *generation = generation.wrapping_add(1 + live);
+        let (word, bit) = self.live_word(id);
+        let live = *word & bit != 0;
+        *word &= !bit;
         self.free.push(id);
-        live == 1
+        live
     }
 
     /// Takes every number back in one step. Only for a wheel without entries.
@@ -89,17 +104,19 @@ impl Ids {
             if self.generations.len() <= self.fresh.div_ceil(BLOCK).max(blocks_kept) {
                 break;
             }
+            self.live.pop();
             if let Some(block) = self.generations.pop() {
-                let highest = block.iter().fold(self.first_generation, |highest, &generation| highest.max(generation));
-                self.first_generation = highest | 1;
+                self.first_generation = block.iter().fold(self.first_generation, |highest, &g| highest.max(g));
             }
         }
         self.free.shrink(blocks_kept, blocks_max);
     }
 
+    /// The word that has the bit of a number, and the bit.
     #[inline]
-    fn generation(&mut self, id: u32) -> &mut u32 {
-        &mut self.generations[id as usize / BLOCK][id as usize % BLOCK]
+    fn live_word(&mut self, id: u32) -> (&mut u64, u64) {
+        let id = id as usize;
+        (&mut self.live[id / BLOCK][id % BLOCK / WORD], 1 << (id % WORD))
     }
 }
 
@@ -133,10 +150,10 @@ impl Stack {
     }
 }
 
-fn block(value: u32) -> Block {
-    match vec![value; BLOCK].into_boxed_slice().try_into() {
+fn block<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
+    match vec![value; N].into_boxed_slice().try_into() {
         Ok(block) => block,
-        Err(_) => unreachable!("the slice was made {BLOCK} long"),
+        Err(_) => unreachable!("the slice was made {N} long"),
     }
 }
 
@@ -169,14 +186,25 @@ mod tests {
     }
 
     #[test]
-    fn generation_wraps_from_odd_to_odd() {
+    fn generation_wraps_past_zero() {
         let mut ids = Ids::new();
-        ids.first_generation = u32::MAX;
+        ids.first_generation = u32::MAX - 1;
         let last = ids.take();
         assert_eq!(last.generation.get(), u32::MAX);
         assert!(ids.bury(last));
         assert!(!ids.release(last.id));
         assert_eq!(ids.take().generation.get(), 1);
+        assert!(!ids.bury(last));
+    }
+
+    #[test]
+    fn handle_of_a_free_number_is_stale() {
+        let mut ids = Ids::new();
+        let (first, other) = (ids.take(), ids.take());
+        assert!(ids.release(first.id));
+        assert!(!ids.bury(first));
+        assert!(!ids.is_live(first.id) && ids.is_live(other.id));
+        assert!(ids.bury(other));
     }
 
     #[test]

@@ -18,19 +18,21 @@
 //!    5       12.4 d                2.18 y (2^36 ms)  └─┴─┴─┴─ … ─┴─┘
 //!   far      49.7 d (2^32 ms)      all of u64        an ordered map of chains
 //!
-//!  slot ──> chunk ──> chunk ──> chunk               newest first, 15 entries each
+//!  slot ──> chunk ──> chunk ──> chunk               newest first, 31 entries each
 //!           entry = low half of the deadline, timer number, key
 //! ```
 //!
 //! When time reaches a slot above level 0, its entries move down to the levels below (they cascade), unless the whole
-//! slot is due and small: then they are sorted and fire at once. A far chain cascades as if it were a slot, so that
-//! nothing special happens when the horizon of the wheel rolls over.
+//! slot is due and small: then they are sorted and fire at once. Each slot knows its earliest deadline. Time moves on to
+//! that before the entries move, so that those around it skip levels: a crowd that is due within a second goes from any
+//! height to level 1 at once. A far chain cascades as if it were a slot, so that nothing special happens when the horizon
+//! of the wheel rolls over.
 //!
 //! # Why this shape
 //!
 //! - **Chunks, not linked timers.** A linked list waits for memory once per timer; an array of entries streams.
-//! - **Cancel leaves a tombstone**: one store into an array of generations. When tombstones are the majority, each
-//!   further cancel sweeps one chunk, so that memory stays in proportion to the live timers.
+//! - **Cancel leaves a tombstone**: it clears one bit. A cascade drops the tombstones that it meets, and when they are
+//!   the majority, each further cancel sweeps one chunk, so that memory stays in proportion to the live timers.
 //! - **Every call is bounded.** [`Wheel::advance`] does a limited number of units of work and says whether it got to
 //!   the end; opening a slot of ten million timers is spread over as many calls as it takes. What is inserted or
 //!   cancelled between two such calls is honoured by the second. Storage grows by blocks that are never copied.
@@ -59,7 +61,7 @@ use sweep::Sweep;
 pub const ADVANCE_LIMIT: usize = 4_096;
 
 /// Names a timer of one wheel. A handle whose timer fired or was cancelled stays harmless: [`Wheel::cancel`] says
-/// `false` (until its number was reused 2^31 times).
+/// `false` (until its number was reused 2^32 times).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timer {
     id: u32,
@@ -166,8 +168,8 @@ impl<K: Copy> Wheel<K> {
         true
     }
 
-    /// When to call [`Wheel::advance`] next: never later than the earliest deadline, and often exactly then. It is
-    /// earlier when a slot must be cascaded first, which takes at most one wake per level. `None` without timers.
+    /// When to call [`Wheel::advance`] next: at the earliest deadline, or earlier where the timer that was first was
+    /// cancelled, or work is left over. `None` without timers.
     pub fn next_wake(&self) -> Option<u64> {
         if self.is_empty() {
             return None;
@@ -179,7 +181,7 @@ impl<K: Copy> Wheel<K> {
         if !self.opening.is_empty() {
             return Some(self.cursor_ms);
         }
-        self.next_event().map(|event| event.start_ms)
+        self.first_ms()
     }
 
     /// Live timers.

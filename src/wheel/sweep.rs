@@ -1,10 +1,10 @@
 //! Removing tombstones, one chunk at a time.
 //!
 //! A pass starts when tombstones are the majority, and each cancel takes it one chunk further. It is over after at most
-//! n/15 cancels when it began with n entries, so that at no time much more than half of the entries are
+//! n/31 cancels when it began with n entries, so that at no time much more than half of the entries are
 //! tombstones. Only cancels make tombstones, so only they pay for them.
 
-use super::chunks::Walk;
+use super::chunks::{Chain, Walk};
 use super::geometry::{LEVELS, SLOTS};
 use super::Wheel;
 
@@ -62,6 +62,7 @@ impl<K: Copy> Wheel<K> {
         });
         let is_empty = chain.is_empty();
         if is_empty {
+            *chain = Chain::EMPTY;
             match place {
                 Place::Slot(index) => self.occupied[index / SLOTS] &= !(1 << (index % SLOTS)),
                 Place::Far(key) => _ = self.far.remove(&key),

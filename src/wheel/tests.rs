@@ -56,18 +56,67 @@ fn time_does_not_go_back() {
 }
 
 #[test]
-fn next_wake_leads_to_the_deadline_in_one_wake_per_level() {
-    let deadline = EPOCH + 400 * 86_400_000 + 12_345;
-    let mut wheel = Wheel::new(EPOCH);
-    wheel.insert(deadline, 1);
-    let mut wakes = 0;
-    while let Some(at) = wheel.next_wake() {
-        assert!(at <= deadline, "wake {at} after {deadline}");
-        run_to(&mut wheel, at, 100);
-        wakes += 1;
+fn next_wake_is_the_earliest_deadline_however_far() {
+    for distance in [0, 1, 63, 64, 5_000, 400 * 86_400_000, 1 << 36, 1 << 45] {
+        let deadline = EPOCH + distance;
+        let mut wheel = Wheel::new(EPOCH);
+        for key in [90, 3, 0, 1, 70_000, 5_000_000_000] {
+            wheel.insert(deadline + key, key);
+        }
+        let mut fired = Vec::new();
+        while let Some(at) = wheel.next_wake() {
+            let due = run_to(&mut wheel, at, 100);
+            assert_eq!(due.first().map(|&(deadline, _)| deadline), Some(at), "{distance} ms ahead: woken for nothing");
+            fired.extend(due.into_iter().map(|(_, key)| key));
+        }
+        assert_eq!(fired, [0, 1, 3, 90, 70_000, 5_000_000_000]);
     }
-    assert!(wakes <= LEVELS, "{wakes} wakes");
-    assert_eq!(wheel.elapsed_ms(), deadline);
+}
+
+#[test]
+fn next_wake_is_early_when_the_first_timer_was_cancelled() {
+    let mut wheel = Wheel::new(0);
+    let first = wheel.insert(70_000, 1);
+    wheel.insert(80_000, 2);
+    assert!(wheel.cancel(first));
+    assert!(wheel.next_wake() <= Some(80_000), "{:?}", wheel.next_wake());
+    assert_eq!(run_to(&mut wheel, 79_999, 100), []);
+    assert_eq!(wheel.next_wake(), Some(80_000));
+}
+
+#[test]
+fn timer_added_before_a_slot_that_time_has_jumped_into_fires_first() {
+    let mut wheel = Wheel::new(0);
+    let start = 1u64 << 24;
+    for key in 0..500 {
+        wheel.insert(start + 7_000 + key, key);
+    }
+    // Half of the slot is cascaded; time stands at its first deadline, or at what it was told.
+    let mut out = Vec::new();
+    assert_eq!(wheel.advance(start + 6_000, 250, &mut out), Progress::Limited);
+    assert_eq!((out.len(), wheel.elapsed_ms()), (0, start + 6_000));
+    wheel.insert(start + 5_999, 1_000);
+    wheel.insert(start + 6_001, 1_001);
+    out.extend(run_to(&mut wheel, start + 6_001, 250));
+    assert_eq!(out, [(start + 5_999, 1_000), (start + 6_001, 1_001)]);
+    assert_eq!(wheel.next_wake(), Some(start + 7_000));
+    out.extend(run_to(&mut wheel, u64::MAX, 250));
+    assert_eq!(out.len(), 502);
+    assert!(out.is_sorted_by_key(|&(deadline, _)| deadline));
+}
+
+#[test]
+fn cascade_drops_tombstones() {
+    let mut wheel = Wheel::new(0);
+    let timers: Vec<Timer> = (0..9_000).map(|key| wheel.insert((1 << 20) + key % 3_000, key)).collect();
+    // Too few for a sweep.
+    for timer in timers.iter().skip(1).step_by(3) {
+        assert!(wheel.cancel(*timer));
+    }
+    assert_eq!(entries(&wheel), 9_000);
+    assert_eq!(run_to(&mut wheel, 1 << 20, 100).len(), 3);
+    assert_eq!(wheel.tombstones, 0);
+    assert_eq!(run_to(&mut wheel, 1 << 21, 100).len(), 5_997);
 }
 
 #[test]
