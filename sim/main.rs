@@ -9,6 +9,7 @@ use clap::Parser;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use xcron::seam::bug::Bug;
 use xcron::sim::checker::{self, Bounds};
+use xcron::sim::linear::Answer;
 use xcron::sim::Options;
 
 /// Simulates whole nodes, from seeds. Exits with 1 if the checker finds something.
@@ -96,12 +97,13 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
     }
     let violations = checker::check(&history, &Bounds::default());
     println!(
-        "seed {seed} hash {:016x} tasks {} sent {} hits {} operations {} terms {} snapshots {}+{} missed {} faults {} found {} in {:.2} s",
+        "seed {seed} hash {:016x} tasks {} sent {} hits {} operations {} shown {} terms {} snapshots {}+{} missed {} faults {} found {} in {:.2} s",
         history.hash(),
         history.tasks.len(),
         history.sent.len(),
         history.hits.len(),
         history.operations.len(),
+        history.operations.iter().filter(|operation| matches!(operation.answer, Answer::Shows(_))).count(),
         history.leaders.len(),
         history.snapshots.0,
         history.snapshots.1,
