@@ -154,6 +154,15 @@ pub enum Command {
 }
 
 impl Command {
+    /// About how many bytes it takes in an entry.
+    pub fn weight(&self) -> usize {
+        match self {
+            Command::Create { spec, .. } => 256 + spec.callback.body.len() + spec.callback.url.len(),
+            Command::Update { old, spec, .. } => 512 + old.callback.body.len() + spec.callback.body.len(),
+            _ => 128,
+        }
+    }
+
     /// Whether it can be written a second time where nobody knows whether it was written: the state is then as after
     /// the first, and the answer too. A second trigger is a second run; a second cancel, or delete, finds nothing.
     pub fn is_repeatable(&self) -> bool {
@@ -290,7 +299,10 @@ impl Batch {
     /// # Errors
     /// Where a field cannot be written, which no command of this version has.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_extend(self, vec![BATCH_FORMAT])
+        let weight: usize = self.commands.iter().map(Command::weight).sum();
+        let mut bytes = Vec::with_capacity(32 + weight);
+        bytes.push(BATCH_FORMAT);
+        postcard::to_extend(self, bytes)
     }
 
     /// From what [`Batch::encode`] made.

@@ -125,7 +125,7 @@ pub struct Storage {
     pub checkpoint_interval_ms: u64,
     /// A checkpoint is made as soon as about this much has changed. Default: 8388608 (8 MiB).
     pub checkpoint_bytes: usize,
-    /// New writes wait while more than this has changed and is not yet stored. Default: 268435456 (256 MiB).
+    /// New writes wait while more than this has changed and is not yet stored. Default: 67108864 (64 MiB).
     pub unsaved_bytes_max: usize,
     /// New writes are refused while less than this is free on the disk, in MiB. Default: 32. Minimum: 1.
     pub reserve_mb: u64,
@@ -196,7 +196,7 @@ impl Default for Storage {
             cache_mb: 128,
             checkpoint_interval_ms: 1000,
             checkpoint_bytes: 8 << 20,
-            unsaved_bytes_max: 256 << 20,
+            unsaved_bytes_max: 64 << 20,
             reserve_mb: 32,
             log_segment_bytes: 64 << 20,
         }

@@ -29,7 +29,9 @@ pub fn uuid() -> Uuid {
     if let Some(made) = simulated::chance::uuid() {
         return made;
     }
-    Uuid::now_v7()
+    // `now_v7` asks the kernel for each one's randomness; this thread's generator, which the kernel has seeded, will do.
+    let (secs, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
+    uuid::Builder::from_unix_timestamp_millis(secs * 1000 + u64::from(nanos / 1_000_000), &rand::random()).into_uuid()
 }
 
 /// Runs what may block where it holds up nothing else; an error: it panicked.

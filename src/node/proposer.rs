@@ -19,8 +19,10 @@ use crate::command::{Batch, Command, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
 use crate::raft::{CallError, Payload};
 
-/// Entries on their way at once. Two: while one is being synced, the next is gathered and encoded.
+/// Entries on their way at once. Two: where a disk or a peer is slow, the next one does not wait for the first.
 const ENTRIES_IN_FLIGHT: usize = 2;
+/// How long it does wait: an entry has its price, and where the first one is back by then, fewer of them carry more.
+const ENTRY_PATIENCE: Duration = Duration::from_millis(1);
 /// Batches on their way to the leader at once.
 const FORWARDS_IN_FLIGHT: usize = 4;
 const COMMANDS_PER_ENTRY: usize = 1024;
@@ -71,29 +73,26 @@ impl Waiting {
     }
 }
 
-/// About how many bytes a command takes in an entry.
-fn weight(command: &Command) -> usize {
-    match command {
-        Command::Create { spec, .. } => 256 + spec.callback.body.len() + spec.callback.url.len(),
-        Command::Update { old, spec, .. } => 512 + old.callback.body.len() + spec.callback.body.len(),
-        _ => 128,
-    }
-}
-
 /// Gathers and sends, until every sender of submissions is gone.
 pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
     let entries = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
     let forwards = Arc::new(Semaphore::new(FORWARDS_IN_FLIGHT));
     loop {
         // First the place, then the commands: what arrives while every place is taken travels together.
-        let places = if node.leads() { &entries } else { &forwards };
+        let leads = node.leads();
+        let places = if leads { &entries } else { &forwards };
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let Some(first) = queue.recv().await else { return };
-        let mut bytes = weight(&first.command);
-        let mut batch = vec![first];
+        if leads {
+            // The other place is free once no entry is on its way.
+            let _ = tokio::time::timeout(ENTRY_PATIENCE, places.acquire()).await;
+        }
+        let mut bytes = first.command.weight();
+        let mut batch = Vec::with_capacity((1 + queue.len()).min(COMMANDS_PER_ENTRY));
+        batch.push(first);
         while batch.len() < COMMANDS_PER_ENTRY && bytes < BYTES_PER_ENTRY {
             let Ok(next) = queue.try_recv() else { break };
-            bytes += weight(&next.command);
+            bytes += next.command.weight();
             batch.push(next);
         }
         let node = node.clone();
@@ -166,7 +165,7 @@ pub(super) async fn write(node: &Node, commands: Vec<Command>, deadline: Instant
     let batch = Batch { now: inner.clock.now(), commands };
     let bytes = batch.encode().map_err(|e| Error::Damaged(e.to_string()))?;
     let began = monotonic();
-    let write = raft.client_write(Payload(Bytes::from(bytes)));
+    let write = raft.client_write(Payload(Bytes::from(bytes.into_boxed_slice())));
     match tokio::time::timeout_at(deadline, write).await {
         Ok(Ok(answer)) => {
             inner.metrics.commands.inc_by(count as u64);

@@ -50,7 +50,7 @@ pub(super) fn write(
         records: ledger.records(),
         digest: ledger.digest(),
     };
-    store.write(&changes, &mark)?;
+    store.write(changes, &mark)?;
     Ok(mark)
 }
 

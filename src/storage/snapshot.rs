@@ -199,7 +199,7 @@ pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loa
     reader.records(|block| {
         block.iter().try_for_each(|(key, value)| loading.take(key, value))?;
         let changes: Vec<Change> = block.into_iter().map(|(k, v)| (k.to_vec(), Some(v.to_vec()))).collect();
-        store.write_some(&changes, None)
+        store.write_some(changes, None)
     })?;
     let loaded = loading.finish()?;
     let Mark { applied, .. } = loaded.mark;

@@ -165,18 +165,19 @@ impl Store {
     }
 
     /// Writes changes and the mark in one atomic batch, and makes them durable.
-    pub fn write(&self, changes: &[Change], mark: &Mark) -> Result<(), Error> {
+    pub fn write(&self, changes: Vec<Change>, mark: &Mark) -> Result<(), Error> {
         self.write_some(changes, Some(mark))?;
         self.sync()
     }
 
     /// Writes changes in one batch, without a mark and without making them durable: for a store that is being filled.
-    pub fn write_some(&self, changes: &[Change], mark: Option<&Mark>) -> Result<(), Error> {
+    pub fn write_some(&self, changes: Vec<Change>, mark: Option<&Mark>) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
-                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
-                None => batch.remove(key.as_slice()),
+                // One by one sled copies them: by the end there is one of each, and not two.
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
             }
         }
         if let Some(mark) = mark {

@@ -81,7 +81,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             segment_bytes: 64 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
             max_record_bytes: 64 << 20,
             read_bytes_max: 8 << 20,
             disk_bytes_max: u64::MAX,
