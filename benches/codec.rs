@@ -101,7 +101,7 @@ fn message<T: Serialize + DeserializeOwned>(c: &mut Criterion, name: &str, comma
 }
 
 fn messages(c: &mut Criterion) {
-    message(c, "propose", BATCH, &ProposeRequest { commands: creates(), timeout_ms: 1_000 });
+    message(c, "propose", BATCH, &ProposeRequest { commands: creates(), term: 7, timeout_ms: 1_000 });
     let id = |index| LogId::new(CommittedLeaderId::new(3, 1), index);
     let entry = |n| {
         let bytes = batch(creates()).encode().expect("a batch can be encoded");
