@@ -156,6 +156,8 @@ fn read_as_inet_aton(name: &str) -> Option<Ipv4Addr> {
         None if text.starts_with('0') && text.len() > 1 => u64::from_str_radix(&text[1..], 8).ok(),
         None => text.parse().ok(),
     };
+    // Rust reads a sign before a number, and inet_aton does not.
+    let number = |text: &str| number(text).filter(|_| !text.contains('+'));
     let parts: Vec<u64> = name.split('.').map(number).collect::<Option<_>>()?;
     let (last, octets) = parts.split_last()?;
     if octets.len() > 3 || octets.iter().any(|octet| *octet > 255) || *last >> (32 - 8 * octets.len()) != 0 {

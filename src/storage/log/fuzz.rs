@@ -3,6 +3,7 @@
 
 use openraft::{CommittedLeaderId, LogId};
 
+use super::appender::CONTROL_ROOM;
 use super::meta::{self, Meta, MetaFile};
 use super::record::{crc, frame, framed_len, Header, Kind, HEADER};
 use super::recovery::{recover, Recovered};
@@ -83,7 +84,8 @@ fn write(choices: &mut Choices<'_>) -> Written {
     for _ in 0..1 + choices.below(8) {
         done.durable = done.states.len();
         let room = SEGMENT - done.segments.last().map_or(0, Vec::len);
-        if room < 1800 {
+        // A write leaves room for a control record behind it.
+        if room < 1800 + CONTROL_ROOM as usize {
             let next = last.map_or(0, |id| id.index + 1);
             let number = done.segments.len() + 1;
             done.segments.last_mut().into_iter().for_each(|segment| segment.resize(SEGMENT, 0));
