@@ -384,6 +384,8 @@ impl Node {
             match error {
                 Error::Unknown(_) if again => ambiguous = true,
                 Error::NoLeader => {}
+                // That this one was not written says nothing of the one before.
+                _ if ambiguous => return Err(Error::Unknown(began.elapsed())),
                 other => return Err(other),
             }
             // A change of who leads ends the wait early; a short one tries again anyway.
