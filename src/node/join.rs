@@ -115,13 +115,14 @@ impl Node {
             // Only what was purged is sent as a snapshot: the log is the cheaper way for all else.
             replication_lag_threshold: u64::MAX,
             snapshot_policy: SnapshotPolicy::Never,
-            snapshot_max_chunk_size: 4 << 20,
+            snapshot_max_chunk_size: 1 << 20,
             max_in_snapshot_log_to_keep: 128,
             purge_batch_size: 1,
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(failed)?);
-        let network = Network::new(self.0.links.clone(), self.0.lease.clone());
+        let patience = Duration::from_millis(settings.heartbeat_ms);
+        let network = Network::new(self.0.links.clone(), self.0.lease.clone(), patience);
         let raft = Raft::new(id, config, network, self.0.log.clone(), self.0.machine.clone()).await.map_err(failed)?;
         let (mut from, to) = (raft.metrics(), self.clone());
         to.0.raft_metrics.send_replace(Some(from.borrow_and_update().clone()));

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
@@ -152,12 +152,15 @@ fn error_text(error: &dyn std::error::Error) -> String {
 pub struct Network {
     links: Links,
     lease: Arc<Lease>,
+    patience: Duration,
 }
 
 impl Network {
-    /// A network over these links, which takes note in `lease` of who acknowledges this node as the leader.
-    pub fn new(links: Links, lease: Arc<Lease>) -> Self {
-        Network { links, lease }
+    /// A network over these links, which takes note in `lease` of who acknowledges this node as the leader, and lets
+    /// `patience` pass before it calls again who could not be reached: less than after what a follower stands for
+    /// election, or one that is just back hears its leader too late.
+    pub fn new(links: Links, lease: Arc<Lease>, patience: Duration) -> Self {
+        Network { links, lease, patience }
     }
 }
 
@@ -223,5 +226,9 @@ impl RaftNetwork<TypeConfig> for Peer {
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
         self.call("vote", &request, &option).await
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.network.patience))
     }
 }

@@ -10,13 +10,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest};
+use openraft::Vote;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER};
-use super::{Links, Raft};
+use super::{Links, Raft, TypeConfig};
 use crate::clock::{Clock, Timestamp};
 
 /// The group that the calls are for: empty until this node may take part in it.
@@ -72,6 +73,11 @@ fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
     slot.get().ok_or_else(|| Rejection::unavailable("this node does not take part yet"))
 }
 
+/// What a leader that has sent something else would send to tell that it is there.
+fn sign_of_life(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
+}
+
 /// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil.
 pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others: Router) -> Router {
     type Own = (GroupSlot, Clock, Heard);
@@ -90,9 +96,18 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others:
         let raft = group(&slot)?;
         receive(body, |request| async { Ok(raft.vote(request).await) }).await
     }
-    async fn snapshot(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
+    async fn snapshot(State((slot, clock, heard)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
-        receive(body, |request| async { Ok(raft.install_snapshot(request).await) }).await
+        receive(body, |request: InstallSnapshotRequest<TypeConfig>| async {
+            // A piece of a snapshot is no sign of life to openraft: a node that was too busy with them to answer its
+            // heartbeats in time stood for election, and so ended the term of who sent them, again and again.
+            let answer = raft.append_entries(sign_of_life(request.vote)).await;
+            if answer.is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+                heard.0.store(clock.now().as_ms(), Ordering::Relaxed);
+            }
+            Ok(raft.install_snapshot(request).await)
+        })
+        .await
     }
     Router::new()
         .route("/peer/1/append", post(append))
