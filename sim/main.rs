@@ -8,6 +8,7 @@ use clap::Parser;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use xcron::seam::bug::Bug;
 use xcron::sim::checker::{self, Bounds};
+use xcron::sim::day::DayOptions;
 use xcron::sim::linear::Answer;
 use xcron::sim::Options;
 
@@ -33,6 +34,12 @@ struct Arguments {
     /// A bug to plant.
     #[arg(long)]
     bug: Option<Bug>,
+    /// In place of all that: a day of the load of a crontab, of so many hours.
+    #[arg(long)]
+    day: Option<u64>,
+    /// How many tasks the day has.
+    #[arg(long, default_value_t = 1000)]
+    tasks: usize,
     /// Stops at the first seed in which something is found.
     #[arg(long)]
     until_found: bool,
@@ -52,6 +59,9 @@ fn main() -> ExitCode {
         .init();
     if !cfg!(tokio_unstable) {
         println!("built without tokio_unstable, a seed may give another history each time: see `cargo sim`");
+    }
+    if let Some(hours) = arguments.day {
+        return day(&arguments, hours);
     }
     let mut found = false;
     if arguments.seeds == 1 {
@@ -83,6 +93,39 @@ fn alone(seed: u64) -> bool {
             println!("seed {seed}: the simulation broke off: {ended:?}");
             true
         }
+    }
+}
+
+fn day(arguments: &Arguments, hours: u64) -> ExitCode {
+    let dir = arguments.dir.join(std::process::id().to_string());
+    let began = xcron::clock::monotonic();
+    let Arguments { seed, tasks, nodes, .. } = *arguments;
+    let day = xcron::sim::day::run(DayOptions { seed, hours, tasks, nodes }, &dir);
+    // Best effort, as below.
+    let _ = std::fs::remove_dir_all(&dir);
+    let day = match day {
+        Ok(day) => day,
+        Err(error) => {
+            println!("the simulation failed: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for (hour, (median, most, worst)) in day.hourly.iter().enumerate() {
+        println!("hour {hour}: lateness p50 {median} p99 {most} max {worst} ms");
+    }
+    let (median, most, worst) = day.lateness;
+    println!(
+        "{hours} hours, {tasks} tasks, {nodes} nodes: due {} lost {} wrong {} again {} killed {} lateness p50 {median} p99 {most} max {worst} ms in {:.0} s",
+        day.due,
+        day.lost,
+        day.wrong,
+        day.again,
+        day.killed,
+        began.elapsed().as_secs_f64()
+    );
+    match (day.lost, day.wrong) {
+        (0, 0) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod checker;
 mod client;
 mod cluster;
+pub mod day;
 pub mod faults;
 pub mod history;
 pub mod linear;
@@ -90,7 +91,7 @@ pub fn run(options: Options, dir: &Path) -> Result<History, String> {
 }
 
 fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), String> {
-    let mut cluster = Cluster::new(options, dir, world.clone());
+    let mut cluster = Cluster::new(options, TICK, dir, world.clone());
     let work_ms = options.seconds * 1000;
     let plan = if options.faults { faults::plan(options.seed, options.nodes, work_ms) } else { Vec::new() };
     {

@@ -7,6 +7,7 @@ use std::path::Path;
 use xcron::seam::bug::Bug;
 use xcron::seam::simulated::planted;
 use xcron::sim::checker::{check, Bounds, Violation};
+use xcron::sim::day::{self, DayOptions};
 use xcron::sim::history::History;
 use xcron::sim::{run, Options};
 
@@ -50,6 +51,16 @@ fn hold(first: u64, count: usize) {
         assert!(figure(line, "hits") > 100 && figure(line, "tasks") > 20, "hardly anything happened: {line}");
         assert!(figure(line, "shown") > 20, "hardly anything was read: {line}");
     }
+}
+
+/// What was due within these hours is neither lost nor early, while leaders die.
+#[test]
+fn hours_of_a_crontab_hold() {
+    let dir = tempfile::tempdir_in(memory()).unwrap();
+    let day = day::run(DayOptions { seed: 1, hours: 1, tasks: 100, nodes: 3 }, dir.path()).unwrap();
+    assert_eq!((day.lost, day.wrong, day.killed), (0, 0, 1), "{day:?}");
+    // Ten of every minute, thirty of every five, forty of every hour; and of those of every day.
+    assert!(day.due >= 600 + 360 + 40, "{day:?}");
 }
 
 #[test]

@@ -26,6 +26,13 @@ impl Times {
         let at = |q| ms(histogram.value_at_quantile(q));
         Quantiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: ms(histogram.max()) }
     }
+
+    /// As above; then it is as new.
+    pub fn take(&self) -> Quantiles {
+        let found = self.quantiles();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        found
+    }
 }
 
 /// Of times, in milliseconds.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::{Client, Tasks};
 use super::cluster::{Cluster, Usage};
-use super::figures::{Report, Times};
+use super::figures::{Quantiles, Report, Times};
 use super::sink::{Seen, Sink};
 use super::{limits, progress, tell_usage, Failover, Fire, Load, Mixed};
 use crate::clock::{monotonic, Clock};
@@ -40,8 +40,43 @@ pub(super) async fn create(load: &Load) -> Result<Report, String> {
     Ok(report)
 }
 
+/// What each minute of a long load was like.
+struct Minutes<'a> {
+    cluster: &'a Cluster,
+    next: tokio::time::Instant,
+    rows: Vec<(Quantiles, Usage)>,
+}
+
+impl<'a> Minutes<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        Minutes { cluster, next: monotonic() + Duration::from_secs(60), rows: Vec::new() }
+    }
+
+    async fn look(&mut self, client: &Client, sink: &Sink) -> Result<(), String> {
+        if monotonic() >= self.next {
+            self.next += Duration::from_secs(60);
+            let usage = self.cluster.usage(client).await.unwrap_or_default();
+            self.rows.push((sink.lately(client).await?, usage));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, report: &mut Report) {
+        for (minute, (lateness, usage)) in (1..).zip(&self.rows) {
+            report.times(&format!("lateness in minute {minute}"), *lateness);
+            report.number(&format!("RSS after minute {minute}"), usage.rss_bytes as f64 / 1e6, "MB");
+        }
+    }
+}
+
 /// Waits until the sink has seen so many runs, or has waited for too long.
-async fn await_runs(client: &Client, sink: &Sink, runs: u64, until_ms: u64) -> Result<Seen, String> {
+async fn await_runs(
+    client: &Client,
+    sink: &Sink,
+    runs: u64,
+    until_ms: u64,
+    mut minutes: Option<&mut Minutes<'_>>,
+) -> Result<Seen, String> {
     let bar = progress();
     bar.set_length(runs);
     bar.set_message("callbacks");
@@ -50,6 +85,9 @@ async fn await_runs(client: &Client, sink: &Sink, runs: u64, until_ms: u64) -> R
     loop {
         let seen = sink.seen(client).await?;
         bar.set_position(seen.runs);
+        if let Some(minutes) = &mut minutes {
+            minutes.look(client, sink).await?;
+        }
         if seen.runs >= runs || monotonic() > deadline {
             bar.finish_and_clear();
             return Ok(seen);
@@ -80,7 +118,7 @@ pub(super) async fn fire(fire: &Fire) -> Result<Report, String> {
     let ahead = due.saturating_sub(now_ms());
     tokio::time::sleep(Duration::from_millis(ahead.saturating_sub(50))).await;
     let before = cluster.usage(&client).await.unwrap_or_default();
-    let seen = await_runs(&client, &sink, load.tasks, due + fire.spread_ms).await?;
+    let seen = await_runs(&client, &sink, load.tasks, due + fire.spread_ms, None).await?;
     let rate = seen.runs as f64 / (seen.last_ms.saturating_sub(seen.first_ms)).max(1) as f64 * 1000.0;
     tell_seen(&mut report, &seen, load.tasks);
     report.number("created before the first was due by", ahead as f64, "ms");
@@ -183,9 +221,11 @@ pub(super) async fn mixed(mixed: &Mixed) -> Result<Report, String> {
     };
     let before = cluster.usage(&client).await.unwrap_or_default();
     let creator = Creator::start(&client, far, mixed.creates)?;
-    let seen = await_runs(&client, &sink, wanted, end_ms).await?;
+    let mut minutes = Minutes::new(&cluster);
+    let seen = await_runs(&client, &sink, wanted, end_ms, Some(&mut minutes)).await?;
     creator.end(&mut report).await?;
     tell_seen(&mut report, &seen, wanted);
+    minutes.tell(&mut report);
     report.number("longest time between two callbacks", seen.longest_gap_ms as f64, "ms");
     tell_usage(&mut report, &cluster, &client, before, wanted).await;
     Ok(report)
@@ -213,7 +253,7 @@ pub(super) async fn failover(failover: &Failover) -> Result<Report, String> {
     tokio::time::sleep(Duration::from_millis(half.saturating_sub(now_ms()))).await;
     let killed = now_ms();
     cluster.kill(leader)?;
-    let seen = await_runs(&client, &sink, wanted, end_ms).await?;
+    let seen = await_runs(&client, &sink, wanted, end_ms, None).await?;
     creator.end(&mut report).await?;
     tell_seen(&mut report, &seen, wanted);
     report.number("tasks pending beside", load.tasks as f64, "");

@@ -43,11 +43,13 @@ struct Kept {
     seen: Seen,
     runs: HashSet<Bytes>,
     lateness: Times,
+    /// Since it was last asked for.
+    lately: Times,
 }
 
 impl Kept {
     fn new() -> Result<Kept, String> {
-        Ok(Kept { seen: Seen::default(), runs: HashSet::new(), lateness: Times::new()? })
+        Ok(Kept { seen: Seen::default(), runs: HashSet::new(), lateness: Times::new()?, lately: Times::new()? })
     }
 }
 
@@ -68,6 +70,7 @@ async fn callback(State(shared): State<Shared>, headers: HeaderMap, _body: Bytes
     let run = headers.get("xcron-run-id").map(|v| Bytes::copy_from_slice(v.as_bytes())).unwrap_or_default();
     let mut kept = shared.lock();
     kept.lateness.add(now.saturating_sub(due) * 1000);
+    kept.lately.add(now.saturating_sub(due) * 1000);
     kept.runs.insert(run);
     let seen = &mut kept.seen;
     seen.callbacks += 1;
@@ -86,6 +89,10 @@ async fn figures(State(shared): State<Shared>) -> Json<Seen> {
     Json(Seen { runs: kept.runs.len() as u64, lateness: kept.lateness.quantiles(), ..kept.seen })
 }
 
+async fn lately(State(shared): State<Shared>) -> Json<Quantiles> {
+    Json(shared.lock().lately.take())
+}
+
 async fn echo(Json(body): Json<Value>) -> Json<Value> {
     Json(body)
 }
@@ -93,7 +100,8 @@ async fn echo(Json(body): Json<Value>) -> Json<Value> {
 /// Serves as a sink and as an echo, until its standard input is closed: it ends with the process that started it.
 pub(super) async fn serve() -> Result<(), String> {
     let shared = Shared(Arc::new(Mutex::new(Kept::new()?)));
-    let routes = Router::new().route("/", post(callback)).route("/figures", get(figures)).route("/echo", post(echo));
+    let routes = Router::new().route("/", post(callback)).route("/echo", post(echo));
+    let routes = routes.route("/figures", get(figures)).route("/lately", get(lately));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
     println!("{}", listener.local_addr().map_err(|e| e.to_string())?);
     let parent = crate::seam::blocking(|| std::io::read_to_string(std::io::stdin()));
@@ -130,6 +138,11 @@ impl Sink {
 
     pub async fn seen(&self, client: &Client) -> Result<Seen, String> {
         serde_json::from_slice(&client.get(&self.url("/figures")).await?).map_err(|e| e.to_string())
+    }
+
+    /// The lateness of what has come since this was last asked.
+    pub async fn lately(&self, client: &Client) -> Result<Quantiles, String> {
+        serde_json::from_slice(&client.get(&self.url("/lately")).await?).map_err(|e| e.to_string())
     }
 }
 

@@ -11,7 +11,7 @@ use turmoil::Sim;
 use super::faults::Fault;
 use super::history::Replica;
 use super::transport::Simulated;
-use super::{target, Options, World, HTTP_PORT, TICK};
+use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
 use crate::node::Node;
@@ -97,12 +97,12 @@ async fn node(number: usize, config: Config, clock: Clock, world: Arc<World>, ru
 }
 
 impl Cluster<'_> {
-    pub fn new(options: Options, dir: &Path, world: Arc<World>) -> Self {
+    pub fn new(options: Options, tick: Duration, dir: &Path, world: Arc<World>) -> Self {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(options.seed)
-            .tick_duration(TICK)
-            .simulation_duration(Duration::from_secs(3600))
+            .tick_duration(tick)
+            .simulation_duration(Duration::from_secs(7 * 86_400))
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(10))
             .tcp_capacity(1 << 16)

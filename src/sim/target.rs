@@ -35,6 +35,8 @@ async fn called(State(world): State<Arc<World>>, uri: Uri, headers: HeaderMap) -
     let (refused, wait_ms) =
         chance::draw(|c| (c.random_bool(0.1), if c.random_bool(0.2) { c.random_range(0..600) } else { 0 }))
             .unwrap_or_default();
+    let steady = uri.path() == "/steady";
+    let (refused, wait_ms) = (refused && !steady, if steady { 0 } else { wait_ms });
     let status = if fails || refused { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let hit =
         Hit { at: simulated_ms(), task: text("xcron-task-id"), run: text("xcron-run-id"), status: status.as_u16() };

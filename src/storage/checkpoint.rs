@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::store::{Change, Ledger, Mark, Store};
 use super::{envelope, Error};
 use crate::command::Seq;
@@ -185,18 +183,18 @@ pub(super) fn bad(key: Key, error: impl std::fmt::Display) -> Error {
 /// One definition, from the store.
 pub(super) fn read_spec(store: &Store, seq: Seq) -> Result<Option<TaskSpec>, Error> {
     let page = Key::SpecPage(seq / SPECS_PER_PAGE);
-    let small = match store.get(page)? {
-        Some(payload) => {
-            let page: SpecPage = record::decode(&payload).map_err(|e| bad(page, e))?;
-            page.into_iter().find(|(other, _)| *other == seq).map(|(_, bytes)| bytes)
+    // Each attempt asks for one: the others of its page are not copied.
+    let small = store.read(page, |payload| {
+        let page: Vec<(Seq, &[u8])> = record::decode(payload)?;
+        page.into_iter().find(|(other, _)| *other == seq).map(|(_, bytes)| record::decode(bytes)).transpose()
+    })?;
+    match small {
+        Some(Ok(None)) | None => {
+            let large = store.read(Key::Spec(seq), |payload| record::decode(payload))?;
+            large.transpose().map_err(|e| bad(Key::Spec(seq), e))
         }
-        None => None,
-    };
-    let bytes = match small {
-        Some(bytes) => Some(bytes),
-        None => store.get(Key::Spec(seq))?.map(Bytes::from),
-    };
-    bytes.map(|bytes| record::decode(&bytes).map_err(|e| bad(Key::Spec(seq), e))).transpose()
+        Some(found) => found.map_err(|e| bad(page, e)),
+    }
 }
 
 /// The runs of a task from the number `from` on to, not including, `to`, from the store.

@@ -134,9 +134,14 @@ impl Store {
 
     /// The payload of a record.
     pub fn get(&self, key: Key) -> Result<Option<Vec<u8>>, Error> {
+        self.read(key, <[u8]>::to_vec)
+    }
+
+    /// What `read` makes of the payload under this key, which is not copied for it.
+    pub fn read<T>(&self, key: Key, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Error> {
         let Some(sealed) = self.db.get(key.to_bytes()).map_err(self.sled_error("read"))? else { return Ok(None) };
         match envelope::open(&sealed) {
-            Some(payload) => Ok(Some(payload.to_vec())),
+            Some(payload) => Ok(Some(read(payload))),
             None => Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
         }
     }
