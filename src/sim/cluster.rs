@@ -88,8 +88,8 @@ async fn node(number: usize, config: Config, clock: Clock, world: Arc<World>, ru
         }
         Err(error) => error,
     };
-    // A disk that takes nothing more is a reason.
-    if !disk::is_off(&dir) {
+    // A disk that takes nothing more is a reason, and so is one that has failed.
+    if !disk::is_off(&dir) && !disk::has_failed(&dir) {
         world.history().stopped.push(format!("node {number}: {error}"));
     }
     running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
@@ -227,6 +227,9 @@ impl Cluster<'_> {
                     self.start(number);
                 }
             }
+            Fault::Apart(n, other) => self.sim.partition(name(n), name(other)),
+            Fault::SlowDisk(n, ms) => self.disk_of(n, |dir| disk::slow(dir, Duration::from_millis(ms))),
+            Fault::FailingDisk(n) => self.disk_of(n, |dir| disk::fail(dir, true)),
             Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
             Fault::Lossy(n) => self.loss(n, 0.02),
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
@@ -256,6 +259,17 @@ impl Cluster<'_> {
             Fault::Deaf(n) => {
                 self.all_but(n, false).iter().for_each(|o| self.sim.repair_oneway(o.as_str(), name(n)));
             }
+            Fault::Apart(n, other) => self.sim.repair(name(n), name(other)),
+            Fault::SlowDisk(n, _) => self.disk_of(n, |dir| disk::slow(dir, Duration::ZERO)),
+            Fault::FailingDisk(n) => {
+                let failed = self.machines.get(&n).is_some_and(|machine| disk::has_failed(&machine.dir));
+                self.disk_of(n, |dir| disk::fail(dir, false));
+                if failed {
+                    // It has stopped, or will: an operator starts it again.
+                    self.kill(n);
+                    self.start(n);
+                }
+            }
             Fault::Slow(n, _) => self.latency(n, Duration::from_millis(10)),
             Fault::Lossy(n) => {
                 self.loss(n, 0.0);
@@ -264,6 +278,10 @@ impl Cluster<'_> {
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(-ms)),
         }
         Ok(())
+    }
+
+    fn disk_of(&self, number: usize, act: impl Fn(&Path)) {
+        self.machines.get(&number).iter().for_each(|machine| act(&machine.dir));
     }
 
     /// Cuts the link between these two again, if this fault says so.

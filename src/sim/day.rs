@@ -146,24 +146,29 @@ fn period(day: DayOptions) -> (u64, u64) {
     (from, from + day.hours * HOUR_MS)
 }
 
+/// Of a task by its id; one that is none of them has none of theirs.
+fn number(id: &str) -> usize {
+    id.strip_prefix('t').and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
+}
+
 fn judge(history: &History, day: DayOptions) -> Day {
     let (from, to) = period(day);
     let runs: BTreeMap<&str, u64> = history.sent.iter().map(|sent| (sent.run.as_str(), sent.due)).collect();
-    let mut hits: BTreeMap<(&str, u64), (u64, usize)> = BTreeMap::new();
+    let mut hits: BTreeMap<(usize, u64), (u64, usize)> = BTreeMap::new();
     let mut found = Day::default();
     for hit in &history.hits {
         let due = runs.get(hit.run.as_str()).copied();
         found.wrong += usize::from(due.is_none_or(|due| hit.at < due));
-        let first = hits.entry((&hit.task, due.unwrap_or(0))).or_insert((hit.at, 0));
+        let first = hits.entry((number(&hit.task), due.unwrap_or(0))).or_insert((hit.at, 0));
         first.1 += 1;
     }
     let mut late: Vec<Vec<u64>> = vec![Vec::new(); day.hours as usize];
     for n in 0..day.tasks {
-        let ((period, minute), id) = (rhythm(n), format!("t{n}"));
+        let (period, minute) = rhythm(n);
         let at_minute = |ms: &u64| (ms / MINUTE_MS) % period == minute;
         for due in (from..to).step_by(MINUTE_MS as usize).filter(at_minute) {
             found.due += 1;
-            match hits.remove(&(id.as_str(), due)) {
+            match hits.remove(&(n, due)) {
                 Some((at, times)) => {
                     found.again += times - 1;
                     late[((due - from) / HOUR_MS) as usize].push(at.saturating_sub(due));

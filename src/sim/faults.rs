@@ -26,6 +26,12 @@ pub enum Fault {
     Lossy(usize),
     /// The wall clock of this node is off by so many ms.
     Clock(usize, i64),
+    /// Nothing passes between these two nodes; others reach both.
+    Apart(usize, usize),
+    /// Each sync of this node's disk takes so many ms more.
+    SlowDisk(usize, u64),
+    /// Each write and sync of this node's disk fails.
+    FailingDisk(usize),
     /// Nothing passes between this node and the others, of which all but the second are killed and start again at once.
     Turned(usize, usize),
 }
@@ -55,26 +61,43 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
         at += chance.random_range(200..4_000);
         let to = (at + chance.random_range(300..5_000)).min(end);
         if at + 300 >= end {
-            return plan;
+            break;
         }
         let fault = draw(&mut chance, nodes);
         let turns = matches!(fault, Fault::NoPeers(_)) && chance.random_bool(0.6);
         let turns_until =
             turns.then(|| to + chance.random_range(1_000..2_500)).filter(|until| nodes > 2 && *until <= end);
         let of = if turns_until.is_some() { (1..=nodes).collect() } else { nodes_of(&fault) };
-        // One fault at a time on a node, and one wall clock at a time that is off: most must be right.
-        let clashes = |other: &&Planned| {
-            let both_clocks = matches!((&fault, &other.fault), (Fault::Clock(..), Fault::Clock(..)));
-            let over = other.turns_until.unwrap_or(other.to);
-            let of_all = other.turns_until.is_some();
-            over + 500 > at && (of_all || both_clocks || nodes_of(&other.fault).iter().any(|node| of.contains(node)))
-        };
-        if plan.iter().find(clashes).is_none() {
+        if !plan.iter().any(|other| clash(other, &fault, &of, at, to)) {
             // Cut links harm most where they are the leader's: it may believe for a while that it leads.
             let of_leader = links_of(&fault).is_some() && (turns_until.is_some() || chance.random_bool(0.7));
             plan.push(Planned { from: at, to, fault, of_leader, turns_until });
         }
     }
+    // Disks and single links besides, where there is room for them.
+    for _ in 0..chance.random_range(0..4) {
+        let from = chance.random_range(2_500..end.max(2_501));
+        let to = (from + chance.random_range(300..5_000)).min(end);
+        let (node, next) = (chance.random_range(1..=nodes), chance.random_range(1..nodes.max(2)));
+        let fault = match chance.random_range(0..3) {
+            0 if nodes > 1 => Fault::Apart(node, (node + next - 1) % nodes + 1),
+            1 => Fault::FailingDisk(node),
+            _ => Fault::SlowDisk(node, chance.random_range(50..1_500)),
+        };
+        if !plan.iter().any(|other| clash(other, &fault, &nodes_of(&fault), from, to)) {
+            plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
+        }
+    }
+    plan
+}
+
+/// One fault at a time on a node, and one wall clock at a time that is off: most must be right.
+fn clash(other: &Planned, fault: &Fault, of: &[usize], from: u64, to: u64) -> bool {
+    let both_clocks = matches!((fault, &other.fault), (Fault::Clock(..), Fault::Clock(..)));
+    let over = other.turns_until.unwrap_or(other.to);
+    let beside = over + 500 > from && other.from < to + 500;
+    let of_all = other.turns_until.is_some();
+    beside && (of_all || both_clocks || nodes_of(&other.fault).iter().any(|node| of.contains(node)))
 }
 
 fn draw(chance: &mut StdRng, nodes: usize) -> Fault {
@@ -101,6 +124,7 @@ fn draw(chance: &mut StdRng, nodes: usize) -> Fault {
 fn nodes_of(fault: &Fault) -> Vec<usize> {
     match fault {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
+        Fault::Apart(n, other) => vec![*n, *other],
         Fault::Isolated(n)
         | Fault::NoPeers(n)
         | Fault::Dumb(n)
@@ -108,6 +132,8 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
         | Fault::Slow(n, _)
         | Fault::Lossy(n)
         | Fault::Turned(n, _)
+        | Fault::SlowDisk(n, _)
+        | Fault::FailingDisk(n)
         | Fault::Clock(n, _) => vec![*n],
     }
 }

@@ -1,4 +1,4 @@
-//! Disks that can lose power.
+//! Disks that can lose power, be slow, and fail.
 //!
 //! The files are real, in a directory for each node. What is written in place and not yet synced is remembered with what
 //! it replaced, so that a power cut can take it back. A cut can also be set to strike within a write: some of its
@@ -36,7 +36,26 @@ struct Disk {
     strikes_after: Option<u32>,
     /// It has gone.
     off: bool,
+    /// What a sync takes besides.
+    slow: Duration,
+    /// Writes and syncs fail.
+    fails: bool,
+    /// One has failed.
+    failed: bool,
     syncs: u64,
+}
+
+impl Disk {
+    fn refusal(&mut self) -> io::Result<()> {
+        if self.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        self.failed |= self.fails;
+        if self.fails {
+            return Err(io::Error::from(rustix::io::Errno::IO));
+        }
+        Ok(())
+    }
 }
 
 thread_local! {
@@ -46,10 +65,6 @@ thread_local! {
 
 fn on<T>(path: &Path, act: impl FnOnce(&mut Disk) -> T) -> Option<T> {
     DISKS.with_borrow_mut(|disks| disks.iter_mut().find(|(dir, _)| path.starts_with(dir)).map(|(_, disk)| act(disk)))
-}
-
-fn power_is_off() -> io::Error {
-    io::Error::other("the power is off")
 }
 
 /// Gives the node in `dir` a disk; all the disks of an earlier simulation go with [`remove_all`].
@@ -70,6 +85,21 @@ pub fn strike_after(dir: &Path, writes: u32) {
 /// Whether the power has gone.
 pub fn is_off(dir: &Path) -> bool {
     on(dir, |disk| disk.off).unwrap_or(false)
+}
+
+/// Has each sync take so much longer.
+pub fn slow(dir: &Path, more: Duration) {
+    on(dir, |disk| disk.slow = more);
+}
+
+/// Has each write and sync fail, or succeed again.
+pub fn fail(dir: &Path, fails: bool) {
+    on(dir, |disk| (disk.fails, disk.failed) = (fails, false));
+}
+
+/// Whether one has failed since then.
+pub fn has_failed(dir: &Path) -> bool {
+    on(dir, |disk| disk.failed).unwrap_or(false)
 }
 
 /// Syncs so far.
@@ -142,16 +172,15 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// How long the next sync takes.
-pub(crate) fn latency() -> Duration {
-    Duration::from_micros(chance::draw(|c| c.random_range(100..4_000)).unwrap_or(0))
+/// How long the next sync of this file takes.
+pub(crate) fn latency(path: &Path) -> Duration {
+    let usual = Duration::from_micros(chance::draw(|c| c.random_range(100..4_000)).unwrap_or(0));
+    usual + on(path, |disk| disk.slow).unwrap_or_default()
 }
 
 pub(crate) fn before_write(path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    let strikes = on(path, |disk| {
-        if disk.off {
-            return Err(power_is_off());
-        }
+    let strikes = on(path, |disk| -> io::Result<bool> {
+        disk.refusal()?;
         let mut old = vec![0; bytes.len()];
         let mut read = 0;
         // Beyond the end of the file there is nothing to be replaced.
@@ -175,15 +204,13 @@ pub(crate) fn before_write(path: &Path, file: &File, bytes: &[u8], offset: u64) 
     }
     // These sectors have reached the medium: a torn write.
     on(path, |disk| disk.unsynced.pop());
-    Err(power_is_off())
+    on(path, Disk::refusal).unwrap_or(Ok(()))
 }
 
 pub(crate) fn sync(path: &Path, file: &File) -> io::Result<()> {
     let inode = file.metadata()?.ino();
     on(path, |disk| {
-        if disk.off {
-            return Err(power_is_off());
-        }
+        disk.refusal()?;
         disk.syncs += 1;
         if !bug::is_planted(Bug::LyingFsync) {
             disk.unsynced.retain(|replaced| replaced.inode != inode);

@@ -70,17 +70,20 @@ mod simulated {
 
     impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Task<C> {
         pub(super) fn start(writer: Writer<C>) -> Self {
-            let shared = Arc::clone(writer.shared());
+            let (shared, path) = (Arc::clone(writer.shared()), writer.path());
             let writer = Arc::new(Mutex::new(Some(writer)));
             let held = Arc::clone(&writer);
             let task = tokio::spawn(async move {
                 loop {
                     shared.queued.notified().await;
                     // What the write and the fdatasync take. A node that dies now has lost what is queued.
-                    tokio::time::sleep(disk::latency()).await;
+                    shared.gauges.begin();
+                    tokio::time::sleep(disk::latency(&path)).await;
                     if !work(&held) {
                         return;
                     }
+                    // Where another turn had taken it all before.
+                    shared.gauges.end();
                 }
             });
             Task { writer, task }

@@ -41,6 +41,12 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Writer<C> {
         &self.shared
     }
 
+    /// A file of the log.
+    #[cfg(feature = "sim")]
+    pub(super) fn path(&self) -> Arc<std::path::Path> {
+        self.appender.active().path.clone()
+    }
+
     /// The thread's body: until the log is closed, or stopped by an error.
     pub(super) fn run(mut self) {
         while let Some(taken) = self.shared.take() {
