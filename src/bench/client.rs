@@ -1,8 +1,9 @@
 //! The client that makes the load: it creates tasks, or asks an echo the same.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -80,7 +81,29 @@ pub(super) struct Tasks {
 /// What came of it.
 pub(super) struct Created {
     pub per_second: f64,
+    /// Of the first and of the last of them, [`SHARE`] each, where they are more than twice as many.
+    pub ends: Option<(f64, f64)>,
     pub latency: Quantiles,
+}
+
+/// So many creates show how fast they are at that size.
+pub(super) const SHARE: u64 = 100_000;
+
+/// When so many had been begun.
+#[derive(Default)]
+struct Marks(Mutex<BTreeMap<u64, Instant>>);
+
+impl Marks {
+    fn pass(&self, begun: u64, marks: &[u64]) {
+        for mark in marks.iter().filter(|mark| begun >= **mark) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(*mark).or_insert_with(monotonic);
+        }
+    }
+
+    fn rate(&self, from: u64, to: u64) -> Option<f64> {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((to - from) as f64 / marks.get(&to)?.duration_since(*marks.get(&from)?).as_secs_f64())
+    }
 }
 
 impl Tasks {
@@ -112,11 +135,15 @@ impl Tasks {
         let tasks = self.clone();
         let next = Arc::new(AtomicU64::new(0));
         let bar = progress.clone();
+        let marks = [0, SHARE, self.count.saturating_sub(SHARE), self.count];
+        let passed = Arc::new(Marks::default());
+        let seen = passed.clone();
         let driven = drive(client, self.connections, None, move |client, worker| {
-            let (tasks, next, bar) = (tasks.clone(), next.clone(), bar.clone());
+            let (tasks, next, bar, seen) = (tasks.clone(), next.clone(), bar.clone(), seen.clone());
             let url = urls[worker as usize % urls.len()].clone();
             async move {
                 let first = next.fetch_add(tasks.batch, Ordering::Relaxed);
+                seen.pass(first, &marks);
                 if first >= tasks.count {
                     return Ok(0);
                 }
@@ -131,7 +158,9 @@ impl Tasks {
             }
         });
         let (done, took, latency) = driven.await?;
-        Ok(Created { per_second: done as f64 / took.as_secs_f64(), latency })
+        let many = self.count > 2 * SHARE;
+        let ends = passed.rate(marks[0], marks[1]).zip(passed.rate(marks[2], marks[3])).filter(|_| many);
+        Ok(Created { per_second: done as f64 / took.as_secs_f64(), ends, latency })
     }
 }
 

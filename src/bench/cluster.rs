@@ -9,6 +9,7 @@ use super::client::Client;
 use crate::clock::monotonic;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const SETTINGS: &str = "xcron.toml";
 /// Of the system's clock by which the CPU time of a process is told; the same on every Linux of today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -17,6 +18,15 @@ struct Node {
     http: String,
     monitor: String,
     dir: PathBuf,
+}
+
+/// Starts the node of this directory.
+fn start(dir: &Path) -> Result<Child, String> {
+    let log = std::fs::File::create(dir.join("log")).map_err(|e| e.to_string())?;
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(program);
+    command.arg("-c").arg(dir.join(SETTINGS)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().map_err(|e| format!("a node does not start: {e}"))
 }
 
 /// The nodes.
@@ -62,26 +72,40 @@ impl Cluster {
                  [peer]\npeer_hosts = [{peers}]\n",
                 dir.join("data")
             );
-            let file = dir.join("xcron.toml");
-            std::fs::write(&file, settings).map_err(|e| e.to_string())?;
-            let log = std::fs::File::create(dir.join("log")).map_err(|e| e.to_string())?;
-            let program = std::env::current_exe().map_err(|e| e.to_string())?;
-            let mut command = Command::new(program);
-            command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-            let child = command.spawn().map_err(|e| format!("a node does not start: {e}"))?;
+            std::fs::write(dir.join(SETTINGS), settings).map_err(|e| e.to_string())?;
+            let child = start(&dir)?;
             let (http, monitor) = (format!("http://127.0.0.1:{http}"), format!("http://127.0.0.1:{monitor}"));
             cluster.nodes.push(Node { child, http, monitor, dir });
         }
+        cluster.ready(client).await?;
+        Ok(cluster)
+    }
+
+    /// Waits until all serve.
+    async fn ready(&self, client: &Client) -> Result<(), String> {
         let deadline = monotonic() + PATIENCE;
-        for node in &cluster.nodes {
+        for node in &self.nodes {
             while client.get(&format!("{}/readyz", node.monitor)).await.is_err() {
                 if monotonic() > deadline {
                     return Err(format!("a node is not ready; its log is {}", node.dir.join("log").display()));
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        Ok(cluster)
+        Ok(())
+    }
+
+    /// Ends the nodes that were started here as a crash would, and starts them again; how long that takes.
+    pub async fn restart(&mut self, client: &Client) -> Result<Duration, String> {
+        for node in &mut self.nodes {
+            node.child.kill().and_then(|()| node.child.wait()).map_err(|e| e.to_string())?;
+        }
+        let began = monotonic();
+        for node in &mut self.nodes {
+            node.child = start(&node.dir)?;
+        }
+        self.ready(client).await?;
+        Ok(began.elapsed())
     }
 
     /// `http://host:port` of each node.

@@ -26,7 +26,7 @@ use figures::Report;
 #[derive(Subcommand)]
 pub enum Bench {
     /// Creates one-shot tasks that are due far ahead: creates per second and their latency.
-    Create(Load),
+    Create(Create),
     /// Creates one-shot tasks that are due within a short time: fires per second and their lateness.
     Fire(Fire),
     /// Fires at a steady rate while tasks are created: lateness, and latency of the creates.
@@ -65,6 +65,16 @@ pub struct Load {
     /// Prints one JSON object in place of the table.
     #[arg(long)]
     json: bool,
+}
+
+/// Tasks that are kept.
+#[derive(Args)]
+pub struct Create {
+    #[command(flatten)]
+    load: Load,
+    /// Then kills the nodes, starts them again, and tells how long that takes.
+    #[arg(long, conflicts_with = "node")]
+    restart: bool,
 }
 
 /// Tasks that are due together.
@@ -119,7 +129,7 @@ pub struct Failover {
 pub async fn run(bench: Bench) -> Result<(), String> {
     match bench {
         Bench::Sink => sink::serve().await,
-        Bench::Create(load) => scenarios::create(&load).await.map(|report| report.print(load.json)),
+        Bench::Create(create) => scenarios::create(&create).await.map(|report| report.print(create.load.json)),
         Bench::Fire(fire) => scenarios::fire(&fire).await.map(|report| report.print(fire.load.json)),
         Bench::Mixed(mixed) => scenarios::mixed(&mixed).await.map(|report| report.print(mixed.load.json)),
         Bench::Failover(failover) => scenarios::failover(&failover).await.map(|r| r.print(failover.load.json)),

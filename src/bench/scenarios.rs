@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Client, Tasks};
+use super::client::{Client, Tasks, SHARE};
 use super::cluster::{Cluster, Usage};
 use super::figures::{Quantiles, Report, Times};
 use super::sink::{Seen, Sink};
-use super::{limits, progress, tell_usage, Failover, Fire, Load, Mixed};
+use super::{limits, progress, tell_usage, Create, Failover, Fire, Load, Mixed};
 use crate::clock::{monotonic, Clock};
 
 /// Where nobody listens: those that are due far ahead do not come to it.
@@ -20,13 +20,15 @@ fn now_ms() -> u64 {
     Clock::system().now().as_ms()
 }
 
-pub(super) async fn create(load: &Load) -> Result<Report, String> {
-    let (client, bar) = (Client::new(), progress());
+pub(super) async fn create(create: &Create) -> Result<Report, String> {
+    let (client, bar, load) = (Client::new(), progress(), &create.load);
     let mut report = Report::default();
     let syncs = limits::syncs(&load.dir)?;
     let sink = Sink::start()?;
     let echo = limits::echo(&client, &sink, &load.tasks(None, NOWHERE.to_owned(), now_ms() + DAY_MS)).await?;
-    let cluster = load.cluster(&client).await?;
+    let began = monotonic();
+    let mut cluster = load.cluster(&client).await?;
+    let started = began.elapsed();
     let before = cluster.usage(&client).await.unwrap_or_default();
     let tasks = load.tasks(Some(&cluster), NOWHERE.to_owned(), now_ms() + DAY_MS);
     let created = tasks.create(&client, &bar).await?;
@@ -36,7 +38,22 @@ pub(super) async fn create(load: &Load) -> Result<Report, String> {
     report.ratio("creates / echo", created.per_second, echo);
     report.times("latency of a call", created.latency);
     report.number("limit: synced writes, one by one", syncs, "/s");
+    if let Some((first, last)) = created.ends {
+        report.number(&format!("creates per second, the first {SHARE}"), first, "/s");
+        report.number(&format!("creates per second, the last {SHARE}"), last, "/s");
+        report.ratio("last / first", last, first);
+    }
     tell_usage(&mut report, &cluster, &client, before, load.tasks).await;
+    if load.node.is_empty() {
+        report.number("start of the empty nodes until they are ready", started.as_secs_f64() * 1000.0, "ms");
+        report.number("RSS of the empty nodes", before.rss_bytes as f64 / 1e6, "MB");
+    }
+    if create.restart {
+        let took = cluster.restart(&client).await?;
+        report.number("restart after a kill until they are ready", took.as_secs_f64() * 1000.0, "ms");
+        let after = cluster.usage(&client).await.unwrap_or_default();
+        report.number("RSS after the restart", after.rss_bytes as f64 / 1e6, "MB");
+    }
     Ok(report)
 }
 
