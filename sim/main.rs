@@ -1,6 +1,6 @@
 //! Runs the simulation from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -96,19 +96,23 @@ fn alone(seed: u64) -> bool {
     }
 }
 
-fn day(arguments: &Arguments, hours: u64) -> ExitCode {
+/// What a simulation gives, with its files in a directory of its own, and how long it takes; none: it fails, as is told.
+fn timed<T>(arguments: &Arguments, seed: u64, run: impl FnOnce(&Path) -> Result<T, String>) -> Option<(T, Duration)> {
     let dir = arguments.dir.join(std::process::id().to_string());
     let began = xcron::clock::monotonic();
-    let Arguments { seed, tasks, nodes, .. } = *arguments;
-    let day = xcron::sim::day::run(DayOptions { seed, hours, tasks, nodes }, &dir);
-    // Best effort, as below.
+    let ran = run(&dir);
+    let took = began.elapsed();
+    // Best effort: they are in memory as a rule, and the next run has others.
     let _ = std::fs::remove_dir_all(&dir);
-    let day = match day {
-        Ok(day) => day,
-        Err(error) => {
-            println!("the simulation failed: {error}");
-            return ExitCode::FAILURE;
-        }
+    ran.map(|result| (result, took)).map_err(|error| println!("seed {seed}: the simulation failed: {error}")).ok()
+}
+
+/// A day of the load of a crontab; fails where a due time was lost, or a callback was wrong.
+fn day(arguments: &Arguments, hours: u64) -> ExitCode {
+    let Arguments { seed, tasks, nodes, .. } = *arguments;
+    let options = DayOptions { seed, hours, tasks, nodes };
+    let Some((day, took)) = timed(arguments, seed, |dir| xcron::sim::day::run(options, dir)) else {
+        return ExitCode::FAILURE;
     };
     for (hour, (median, most, worst)) in day.hourly.iter().enumerate() {
         println!("hour {hour}: lateness p50 {median} p99 {most} max {worst} ms");
@@ -121,7 +125,7 @@ fn day(arguments: &Arguments, hours: u64) -> ExitCode {
         day.wrong,
         day.again,
         day.killed,
-        began.elapsed().as_secs_f64()
+        took.as_secs_f64()
     );
     match (day.lost, day.wrong) {
         (0, 0) => ExitCode::SUCCESS,
@@ -131,20 +135,9 @@ fn day(arguments: &Arguments, hours: u64) -> ExitCode {
 
 /// Whether something was found.
 fn one(arguments: &Arguments, seed: u64) -> bool {
-    let dir = arguments.dir.join(std::process::id().to_string());
     let Arguments { seconds, nodes, calm, bug, .. } = *arguments;
-    let began = xcron::clock::monotonic();
-    let history = xcron::sim::run(Options { seed, seconds, nodes, faults: !calm, bug }, &dir);
-    let took: Duration = began.elapsed();
-    // Best effort: they are in memory as a rule, and the next run has others.
-    let _ = std::fs::remove_dir_all(&dir);
-    let history = match history {
-        Ok(history) => history,
-        Err(error) => {
-            println!("seed {seed}: the simulation failed: {error}");
-            return true;
-        }
-    };
+    let options = Options { seed, seconds, nodes, faults: !calm, bug };
+    let Some((history, took)) = timed(arguments, seed, |dir| xcron::sim::run(options, dir)) else { return true };
     if arguments.trace {
         history.trace.iter().for_each(|line| println!("{line}"));
     }

@@ -80,14 +80,24 @@ impl World {
 /// # Errors
 /// Where the simulation itself fails: a panic aside, its files or the simulated network.
 pub fn run(options: Options, dir: &Path) -> Result<History, String> {
-    chance::seed(options.seed);
     planted::plant(options.bug);
-    let world = Arc::new(World { nodes: options.nodes, history: Mutex::default() });
-    let result = simulate(options, dir, &world);
-    chance::end();
+    let simulated = in_world(options.seed, options.nodes, |world| simulate(options, dir, world));
     planted::plant(None);
+    simulated.map(|((), history)| history)
+}
+
+/// Runs what simulates a world of so many nodes, and ends what is simulated with it; its result, and what was seen.
+fn in_world<T>(
+    seed: u64,
+    nodes: usize,
+    simulate: impl FnOnce(&Arc<World>) -> Result<T, String>,
+) -> Result<(T, History), String> {
+    chance::seed(seed);
+    let world = Arc::new(World { nodes, history: Mutex::default() });
+    let simulated = simulate(&world);
+    chance::end();
     disk::remove_all();
-    result.map(|()| std::mem::take(&mut *world.history()))
+    simulated.map(|result| (result, std::mem::take(&mut *world.history())))
 }
 
 fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), String> {

@@ -1,9 +1,8 @@
 //! The client that makes the load: it creates tasks, or asks an echo the same.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,19 +89,17 @@ pub(super) struct Created {
 pub(super) const SHARE: u64 = 100_000;
 
 /// When so many had been begun.
-#[derive(Default)]
-struct Marks(Mutex<BTreeMap<u64, Instant>>);
+struct Mark(u64, OnceLock<Instant>);
 
-impl Marks {
-    fn pass(&self, begun: u64, marks: &[u64]) {
-        for mark in marks.iter().filter(|mark| begun >= **mark) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(*mark).or_insert_with(monotonic);
+impl Mark {
+    fn pass(&self, begun: u64) {
+        if begun >= self.0 {
+            self.1.get_or_init(monotonic);
         }
     }
 
-    fn rate(&self, from: u64, to: u64) -> Option<f64> {
-        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Some((to - from) as f64 / marks.get(&to)?.duration_since(*marks.get(&from)?).as_secs_f64())
+    fn rate_since(&self, from: &Mark) -> Option<f64> {
+        Some((self.0 - from.0) as f64 / self.1.get()?.duration_since(*from.1.get()?).as_secs_f64())
     }
 }
 
@@ -136,14 +133,14 @@ impl Tasks {
         let next = Arc::new(AtomicU64::new(0));
         let bar = progress.clone();
         let marks = [0, SHARE, self.count.saturating_sub(SHARE), self.count];
-        let passed = Arc::new(Marks::default());
-        let seen = passed.clone();
+        let passed = Arc::new(marks.map(|mark| Mark(mark, OnceLock::new())));
+        let marks = passed.clone();
         let driven = drive(client, self.connections, None, move |client, worker| {
-            let (tasks, next, bar, seen) = (tasks.clone(), next.clone(), bar.clone(), seen.clone());
+            let (tasks, next, bar, marks) = (tasks.clone(), next.clone(), bar.clone(), marks.clone());
             let url = urls[worker as usize % urls.len()].clone();
             async move {
                 let first = next.fetch_add(tasks.batch, Ordering::Relaxed);
-                seen.pass(first, &marks);
+                marks.iter().for_each(|mark| mark.pass(first));
                 if first >= tasks.count {
                     return Ok(0);
                 }
@@ -159,7 +156,7 @@ impl Tasks {
         });
         let (done, took, latency) = driven.await?;
         let many = self.count > 2 * SHARE;
-        let ends = passed.rate(marks[0], marks[1]).zip(passed.rate(marks[2], marks[3])).filter(|_| many);
+        let ends = passed[1].rate_since(&passed[0]).zip(passed[3].rate_since(&passed[2])).filter(|_| many);
         Ok(Created { per_second: done as f64 / took.as_secs_f64(), ends, latency })
     }
 }

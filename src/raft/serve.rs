@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
+use openraft::error::RaftError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest};
 use openraft::Vote;
 use serde::de::DeserializeOwned;
@@ -40,11 +41,22 @@ impl IntoResponse for Rejection {
     }
 }
 
+type Appended = Result<AppendEntriesResponse<u64>, RaftError<u64>>;
+
 /// When this node last heard its leader, by its own clock.
 #[derive(Clone, Debug, Default)]
 pub struct Heard(Arc<AtomicU64>);
 
 impl Heard {
+    /// Has Raft take this message, which is heard unless another leader is known.
+    async fn append(&self, raft: &Raft, clock: &Clock, request: AppendEntriesRequest<TypeConfig>) -> Appended {
+        let answer = raft.append_entries(request).await;
+        if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+            self.0.store(clock.now().as_ms(), Ordering::Relaxed);
+        }
+        answer
+    }
+
     /// None: never since it was started.
     pub fn last(&self) -> Option<Timestamp> {
         Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Timestamp)
@@ -83,14 +95,7 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others:
     type Own = (GroupSlot, Clock, Heard);
     async fn append(State((slot, clock, heard)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
-        receive(body, |request| async {
-            let answer = raft.append_entries(request).await;
-            if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
-                heard.0.store(clock.now().as_ms(), Ordering::Relaxed);
-            }
-            Ok(answer)
-        })
-        .await
+        receive(body, |request| async { Ok(heard.append(raft, &clock, request).await) }).await
     }
     async fn vote(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
@@ -101,10 +106,8 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others:
         receive(body, |request: InstallSnapshotRequest<TypeConfig>| async {
             // A piece of a snapshot is no sign of life to openraft: a node that was too busy with them to answer its
             // heartbeats in time stood for election, and so ended the term of who sent them, again and again.
-            let answer = raft.append_entries(sign_of_life(request.vote)).await;
-            if answer.is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
-                heard.0.store(clock.now().as_ms(), Ordering::Relaxed);
-            }
+            // Whatever is wrong with it, the answer to the piece tells as well.
+            let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
             Ok(raft.install_snapshot(request).await)
         })
         .await

@@ -11,9 +11,8 @@ use super::client::call;
 use super::cluster::Cluster;
 use super::faults::Fault;
 use super::history::History;
-use super::{Options, World};
+use super::{in_world, Options, World};
 use crate::clock::SIMULATION_EPOCH;
-use crate::seam::simulated::{chance, disk};
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -103,13 +102,7 @@ async fn create(world: Arc<World>, tasks: usize) -> turmoil::Result {
 /// # Errors
 /// Where the simulation itself fails.
 pub fn run(options: DayOptions, dir: &Path) -> Result<Day, String> {
-    chance::seed(options.seed);
-    let world = Arc::new(World { nodes: options.nodes, history: Default::default() });
-    let simulated = simulate(options, dir, &world);
-    chance::end();
-    disk::remove_all();
-    let killed = simulated?;
-    let history = std::mem::take(&mut *world.history());
+    let (killed, history) = in_world(options.seed, options.nodes, |world| simulate(options, dir, world))?;
     Ok(Day { killed, ..judge(&history, options) })
 }
 

@@ -188,13 +188,11 @@ pub(super) fn read_spec(store: &Store, seq: Seq) -> Result<Option<TaskSpec>, Err
         let page: Vec<(Seq, &[u8])> = record::decode(payload)?;
         page.into_iter().find(|(other, _)| *other == seq).map(|(_, bytes)| record::decode(bytes)).transpose()
     })?;
-    match small {
-        Some(Ok(None)) | None => {
-            let large = store.read(Key::Spec(seq), |payload| record::decode(payload))?;
-            large.transpose().map_err(|e| bad(Key::Spec(seq), e))
-        }
-        Some(found) => found.map_err(|e| bad(page, e)),
+    if let Some(spec) = small.transpose().map_err(|e| bad(page, e))?.flatten() {
+        return Ok(Some(spec));
     }
+    let large = store.read(Key::Spec(seq), |payload| record::decode(payload))?;
+    large.transpose().map_err(|e| bad(Key::Spec(seq), e))
 }
 
 /// The runs of a task from the number `from` on to, not including, `to`, from the store.
