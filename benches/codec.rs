@@ -28,6 +28,15 @@ fn outcomes() -> Vec<Command> {
     (0..BATCH).map(|n| ended(n, T0.plus_ms(n))).collect()
 }
 
+/// Both ways, in figures for each of so many.
+fn measure<B, V>(c: &mut Criterion, name: &str, many: u64, encode: impl Fn() -> B, decode: impl Fn() -> V) {
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(many));
+    group.bench_function("encode", |b| b.iter(&encode));
+    group.bench_function("decode", |b| b.iter(&decode));
+    group.finish();
+}
+
 /// Commands as an entry of the Raft log carries them; the figures are for all of a batch.
 fn commands(c: &mut Criterion) {
     for (name, commands) in [("creates", creates()), ("outcomes", outcomes())] {
@@ -35,11 +44,8 @@ fn commands(c: &mut Criterion) {
         let bytes = batch.encode().expect("a batch can be encoded");
         assert_eq!(Batch::decode(&bytes).expect("a batch reads back"), batch);
         println!("{BATCH} {name}: {} bytes", bytes.len());
-        let mut group = c.benchmark_group(format!("commands/{name}"));
-        group.throughput(Throughput::Elements(BATCH));
-        group.bench_function("encode", |b| b.iter(|| black_box(&batch).encode()));
-        group.bench_function("decode", |b| b.iter(|| Batch::decode(black_box(&bytes))));
-        group.finish();
+        let decode = || Batch::decode(black_box(&bytes));
+        measure(c, &format!("commands/{name}"), BATCH, || black_box(&batch).encode(), decode);
     }
 }
 
@@ -48,11 +54,8 @@ fn record<T: Serialize + DeserializeOwned + PartialEq>(c: &mut Criterion, name: 
     let bytes = record::encode(value).expect("a record can be encoded");
     assert!(record::decode::<T>(&bytes).expect("a record reads back") == *value, "{name} reads back as another");
     println!("{name}, {entries} to a record: {} bytes", bytes.len());
-    let mut group = c.benchmark_group(format!("records/{name}"));
-    group.throughput(Throughput::Elements(entries));
-    group.bench_function("encode", |b| b.iter(|| record::encode(black_box(value))));
-    group.bench_function("decode", |b| b.iter(|| record::decode::<T>(black_box(&bytes))));
-    group.finish();
+    let decode = || record::decode::<T>(black_box(&bytes));
+    measure(c, &format!("records/{name}"), entries, || record::encode(black_box(value)), decode);
 }
 
 fn records(c: &mut Criterion) {
@@ -93,11 +96,8 @@ fn message<T: Serialize + DeserializeOwned>(c: &mut Criterion, name: &str, comma
     let read: T = postcard::from_bytes(&bytes).expect("a message reads back");
     assert_eq!(postcard::to_stdvec(&read).ok().as_ref(), Some(&bytes), "{name} reads back as another");
     println!("{name}, {commands} commands: {} bytes", bytes.len());
-    let mut group = c.benchmark_group(format!("messages/{name}"));
-    group.throughput(Throughput::Elements(commands));
-    group.bench_function("encode", |b| b.iter(|| postcard::to_stdvec(black_box(message))));
-    group.bench_function("decode", |b| b.iter(|| postcard::from_bytes::<T>(black_box(&bytes))));
-    group.finish();
+    let decode = || postcard::from_bytes::<T>(black_box(&bytes));
+    measure(c, &format!("messages/{name}"), commands, || postcard::to_stdvec(black_box(message)), decode);
 }
 
 fn messages(c: &mut Criterion) {
