@@ -106,6 +106,8 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::OutcomeDropped => &["gap", "outcome"],
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead => &["order"],
+        // Who installs it finds that its records are not what its mark says.
+        Bug::SnapshotTorn => &["stopped"],
     }
 }
 

@@ -135,11 +135,15 @@ async fn fill(machine: &Machine) -> u64 {
     index - 1
 }
 
-/// All records, as a snapshot has them: what follows the header, which names the file.
+/// All records, as a snapshot has them.
 async fn records(machine: &Machine) -> Vec<u8> {
-    let bytes = snapshot_bytes(machine.clone().build_snapshot().await.expect("a snapshot")).await;
-    let header = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")) as usize;
-    bytes[12 + header..].to_vec()
+    after_header(&snapshot_bytes(machine.clone().build_snapshot().await.expect("a snapshot")).await)
+}
+
+/// What follows the header, which names the file.
+fn after_header(snapshot: &[u8]) -> Vec<u8> {
+    let header = u32::from_le_bytes(snapshot[8..12].try_into().expect("four bytes")) as usize;
+    snapshot[12 + header..].to_vec()
 }
 
 async fn snapshot_bytes(mut snapshot: Snapshot<TypeConfig>) -> Vec<u8> {
@@ -429,6 +433,56 @@ async fn a_snapshot_makes_another_machine_the_same_byte_by_byte() {
         apply(machine, vec![entry(last + 1, vec![create("next", 1), create("task-20", 1)])]).await;
     }
     assert!(records(&to).await == records(&from).await);
+}
+
+/// What is applied and stored while a snapshot is being written is not in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_go_on_while_a_snapshot_is_written() {
+    let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (machine, still) = (open(a.path()), open(b.path()));
+    let tasks = |index| (0..10).map(|n| create(&format!("task-{index}-{n}"), 10_000)).collect::<Vec<_>>();
+    let mut within = 0;
+    for round in 0..10 {
+        // Twenty MB: twenty steps, and more each round.
+        let first = 100 * round + 1;
+        let history: Vec<_> = (first..first + 20).map(|index| entry(index, tasks(index))).collect();
+        for machine in [&machine, &still] {
+            apply(machine, history.clone()).await;
+        }
+        let expected = records(&still).await;
+        let later: Vec<_> = (first + 20..first + 23)
+            .map(|index| {
+                let gone = Command::Delete { id: format!("task-{}-3", index - 10).parse().unwrap() };
+                entry(index, [tasks(index), vec![gone]].concat())
+            })
+            .collect();
+        let before = machine.figures().checkpoints;
+        let written = async {
+            let snapshot = machine.clone().build_snapshot().await.unwrap();
+            // The first is the snapshot's own.
+            (snapshot, machine.figures().checkpoints - before - 1)
+        };
+        let stored = async {
+            for entry in &later {
+                apply(&machine, vec![entry.clone()]).await;
+                machine.checkpoint().await.unwrap();
+            }
+        };
+        let ((snapshot, meanwhile), ()) = tokio::join!(written, stored);
+        assert_eq!(snapshot.meta.last_log_id, Some(id(first + 19)));
+        assert!(after_header(&snapshot_bytes(snapshot).await) == expected);
+        apply(&still, later).await;
+        within += meanwhile;
+        if within > 2 {
+            break;
+        }
+    }
+    assert!(within > 2, "checkpoints were made while snapshots were written: {within}");
+    let now = records(&machine).await;
+    assert!(records(&still).await == now);
+    let last = machine.applied().unwrap().index;
+    drop(machine);
+    assert!(records(&open_at(a.path(), ends(last, last)).unwrap()).await == now);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,8 @@ pub enum Bug {
     DeleteKeepsRetry,
     /// A node that leads answers a read without asking a majority whether it still does.
     StaleRead,
+    /// A checkpoint changes what a snapshot has not read yet.
+    SnapshotTorn,
 }
 
 /// Whether it is planted.

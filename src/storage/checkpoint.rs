@@ -23,13 +23,13 @@ pub(super) struct Cut {
     pub changes: Changes,
 }
 
-/// Makes a cut durable. On an error the store is as it was before, as far as can be told.
-pub(super) fn write(
+/// What a cut changes in the store, and the mark that it has then.
+pub(super) fn records(
     store: &Store,
     ledger: &mut Ledger,
     cut: &Cut,
     hot: Vec<(u64, Option<HotPage>)>,
-) -> Result<Mark, Error> {
+) -> Result<(Vec<Change>, Mark), Error> {
     let mut out = Records { store, changes: Vec::with_capacity(hot.len()) };
     for (number, page) in hot {
         out.put(Key::Hot(number), page.as_ref())?;
@@ -48,8 +48,7 @@ pub(super) fn write(
         records: ledger.records(),
         digest: ledger.digest(),
     };
-    store.write(changes, &mark)?;
-    Ok(mark)
+    Ok((changes, mark))
 }
 
 /// A task's new definition; none: the task is gone.

@@ -6,20 +6,22 @@
 mod index;
 mod raft;
 mod read;
+mod snapshots;
 
 pub use index::Found;
 pub use read::Cause;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{watch, Notify};
 
 use super::checkpoint::{self, Cut};
 use super::note::{Note, NoteFile};
-use super::snapshot::{self, Header, Snapshots};
+use super::scan::Scan;
+use super::snapshot::{self, Snapshots};
 use super::store::{Ledger, Loaded, Mark, Store};
 use super::Error;
 use crate::clock::Clock;
@@ -37,7 +39,8 @@ pub struct Options {
     pub checkpoint_interval: Duration,
     /// A checkpoint is made as soon as about this much has changed.
     pub checkpoint_bytes: usize,
-    /// [`Machine::room`] waits while more than this has changed.
+    /// [`Machine::room`] waits while more than this has changed. What is kept for a snapshot that is being written is
+    /// bounded by as much.
     pub unsaved_bytes_max: usize,
 }
 
@@ -68,7 +71,9 @@ struct Shared {
     clock: Clock,
     core: Mutex<Core>,
     store: RwLock<Arc<Store>>,
-    /// Held by the one checkpoint, snapshot or installation that is going.
+    /// Held by the one snapshot that is being written or installed. Taken before the keeper.
+    snapshotting: tokio::sync::Mutex<()>,
+    /// Held by the one checkpoint or installation that is going.
     keeper: tokio::sync::Mutex<Keeper>,
     applied: watch::Sender<Option<LogId>>,
     /// Something was applied: there may be something due earlier.
@@ -98,6 +103,8 @@ struct Keeper {
     mark: Mark,
     note: NoteFile,
     snapshots: Arc<Snapshots>,
+    /// A snapshot's way through the store, while there is one.
+    scan: Weak<tokio::sync::Mutex<Scan>>,
     /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
     sound: bool,
 }
@@ -142,13 +149,14 @@ impl Machine {
         let snapshot_bytes = newest.map_or(0, |file| file.len());
         let (applied, membership) = (mark.applied, mark.membership.clone());
         let snapshots = Arc::new(snapshots);
-        let keeper = Keeper { generation, ledger, mark, note: note_file, snapshots, sound: true };
+        let keeper = Keeper { generation, ledger, mark, note: note_file, snapshots, scan: Weak::new(), sound: true };
         Ok(Machine(Arc::new(Shared {
             dir: dir.to_owned(),
             options,
             clock,
             core: Mutex::new(Core { state, applied, membership, cut: None }),
             store: RwLock::new(Arc::new(store)),
+            snapshotting: tokio::sync::Mutex::default(),
             keeper: tokio::sync::Mutex::new(keeper),
             applied: watch::Sender::new(applied),
             changed: Notify::new(),
@@ -305,15 +313,28 @@ impl Machine {
         keeper.sound = false;
         let (store, ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
         let writing = cut.clone();
-        let written = seam::blocking(move || {
+        let panicked = |panic| Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"));
+        let from = store.clone();
+        let changed = seam::blocking(move || {
             let mut ledger = ledger;
-            checkpoint::write(&store, &mut ledger, &writing, hot).map(|mark| (mark, ledger))
+            checkpoint::records(&from, &mut ledger, &writing, hot).map(|(changes, mark)| (changes, mark, ledger))
         });
-        let (mark, ledger) = match written.await {
-            Ok(result) => result?,
-            Err(panic) => return Err(Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"))),
-        };
+        let (changes, mark, ledger) = changed.await.map_err(panicked)??;
         keeper.ledger = ledger;
+        let scan = match keeper.scan.upgrade() {
+            Some(scan) => Some(scan.lock_owned().await),
+            None => None,
+        };
+        let (new, kept_max) = (mark.clone(), self.0.options.unsaved_bytes_max);
+        let written = seam::blocking(move || {
+            let mut scan = scan;
+            scan.as_mut().map_or(Ok(()), |scan| scan.keep(&changes, kept_max))?;
+            store.write(changes, Some(&new))?;
+            // The scan may go on while this gets durable.
+            drop(scan);
+            store.sync()
+        });
+        written.await.map_err(panicked)??;
         keeper.note.write(note_of(keeper.generation, &mark))?;
         keeper.mark = mark;
         keeper.sound = true;
@@ -334,69 +355,6 @@ impl Machine {
         futures::executor::block_on(self.checkpoint_with(&mut keeper, true)).ok()?;
         let mark = &keeper.mark;
         Some((mark.applied.map_or(0, |id| id.index), (mark.records, mark.digest)))
-    }
-
-    /// Writes all of the state, as of now, into a snapshot file.
-    async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
-        let mut keeper = self.0.keeper.lock().await;
-        // The checkpoint makes the store the state of this moment; while the keeper is held it stays so.
-        self.checkpoint_with(&mut keeper, true).await?;
-        let Mark { applied, membership, .. } = keeper.mark.clone();
-        let id = seam::uuid().to_string();
-        let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
-        let header = Header { meta };
-        let (store, snapshots) = (self.store(), keeper.snapshots.clone());
-        let written = seam::blocking(move || {
-            let temporary = snapshots.temporary();
-            let bytes = snapshot::write(&store, &header, &temporary)?;
-            let path = snapshots.keep(&temporary, &header)?;
-            tracing::info!(bytes, applied = applied.map(|id| id.index), "snapshot written");
-            Ok((path, header, bytes))
-        });
-        let written = written.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)));
-        let (path, header, bytes) = written?;
-        self.0.snapshot_bytes.store(bytes, Ordering::Relaxed);
-        self.count(|f| f.snapshots += 1);
-        Ok((path, header))
-    }
-
-    /// Puts a snapshot that was received in the place of the state.
-    async fn install(&self, received: PathBuf) -> Result<(), Error> {
-        let mut keeper = self.0.keeper.lock().await;
-        let generation = keeper.generation + 1;
-        let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
-        let snapshots = keeper.snapshots.clone();
-        let restored = seam::blocking(move || {
-            std::fs::File::open(&received).and_then(|f| f.sync_all()).map_err(Error::io("sync", &received))?;
-            let header = snapshot::header(&received)?;
-            let path = snapshots.keep(&received, &header)?;
-            let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
-            let store = Store::open(&dir, generation, cache)?;
-            snapshot::restore(&path, &store, now).map(|(loaded, header)| (store, loaded, header, bytes))
-        });
-        let (store, loaded, header, bytes) =
-            restored.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
-        self.0.snapshot_bytes.store(bytes, Ordering::Relaxed);
-        keeper.note.write(note_of(generation, &loaded.mark))?;
-        keeper.generation = generation;
-        keeper.ledger = loaded.ledger;
-        keeper.mark = loaded.mark;
-        keeper.sound = true;
-        {
-            let mut core = self.core();
-            core.state = loaded.state;
-            core.applied = header.meta.last_log_id;
-            core.membership = header.meta.last_membership.clone();
-            core.cut = None;
-            // Under the state's lock, so that no reader sees one with the other's store.
-            *self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(store);
-            self.0.applied.send_replace(core.applied);
-        }
-        self.0.changed.notify_one();
-        self.0.room.notify_waiters();
-        self.count(|f| f.snapshots_installed += 1);
-        tracing::info!(applied = header.meta.last_log_id.map(|id| id.index), "snapshot installed");
-        remove_other_generations(&self.0.dir, generation)
     }
 }
 

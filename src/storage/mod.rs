@@ -20,6 +20,7 @@ pub mod identity;
 pub mod log;
 pub mod machine;
 mod note;
+mod scan;
 mod snapshot;
 mod store;
 

@@ -79,34 +79,52 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     entries.map_err(Error::io("list", dir))
 }
 
-/// Writes all records of the store into a new file and syncs it.
-pub(super) fn write(store: &Store, header: &Header, path: &Path) -> Result<u64, Error> {
-    let io = |e| Error::io("write", path)(e);
-    let file = File::create_new(path).map_err(Error::io("create", path))?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(MAGIC).map_err(io)?;
-    put(&mut out, path, header)?;
-    let mut block: Vec<(Bytes, Bytes)> = Vec::new();
-    let (mut bytes, mut records) = (0, 0);
-    store.scan(|key, value| {
-        bytes += key.len() + value.len();
-        records += 1;
-        block.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-        if bytes >= BLOCK_BYTES {
-            put(&mut out, path, &block)?;
-            block.clear();
-            bytes = 0;
+/// A snapshot file that is being written.
+pub(super) struct Writer {
+    path: PathBuf,
+    out: BufWriter<File>,
+    block: Vec<(Bytes, Bytes)>,
+    block_bytes: usize,
+    records: u64,
+}
+
+impl Writer {
+    pub fn create(path: &Path, header: &Header) -> Result<Writer, Error> {
+        File::create_new(path).map_err(Error::io("create", path)).and_then(|file| Self::over(file, path, header))
+    }
+
+    pub(super) fn over(file: File, path: &Path, header: &Header) -> Result<Writer, Error> {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        out.write_all(MAGIC).map_err(Error::io("write", path))?;
+        put(&mut out, path, header)?;
+        Ok(Writer { path: path.to_owned(), out, block: Vec::new(), block_bytes: 0, records: 0 })
+    }
+
+    /// Takes the next record, as it is stored; they come in the order of their keys.
+    pub fn take(&mut self, key: &[u8], sealed: &[u8]) -> Result<(), Error> {
+        self.block.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(sealed)));
+        self.block_bytes += key.len() + sealed.len();
+        self.records += 1;
+        if self.block_bytes >= BLOCK_BYTES {
+            put(&mut self.out, &self.path, &self.block)?;
+            self.block.clear();
+            self.block_bytes = 0;
         }
         Ok(())
-    })?;
-    if !block.is_empty() {
-        put(&mut out, path, &block)?;
     }
-    out.write_all(&0u32.to_le_bytes()).map_err(io)?;
-    put(&mut out, path, &Trailer { records })?;
-    let file = out.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
-    file.sync_all().map_err(Error::io("sync", path))?;
-    file.metadata().map(|m| m.len()).map_err(Error::io("read", path))
+
+    /// All records are in: how many bytes it has become. The file is durable.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        let path = &self.path;
+        if !self.block.is_empty() {
+            put(&mut self.out, path, &self.block)?;
+        }
+        self.out.write_all(&0u32.to_le_bytes()).map_err(Error::io("write", path))?;
+        put(&mut self.out, path, &Trailer { records: self.records })?;
+        let file = self.out.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
+        file.sync_all().map_err(Error::io("sync", path))?;
+        file.metadata().map(|m| m.len()).map_err(Error::io("read", path))
+    }
 }
 
 fn put<T: Serialize>(out: &mut impl Write, path: &Path, value: &T) -> Result<(), Error> {
@@ -199,7 +217,7 @@ pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loa
     reader.records(|block| {
         block.iter().try_for_each(|(key, value)| loading.take(key, value))?;
         let changes: Vec<Change> = block.into_iter().map(|(k, v)| (k.to_vec(), Some(v.to_vec()))).collect();
-        store.write_some(changes, None)
+        store.write(changes, None)
     })?;
     let loaded = loading.finish()?;
     let Mark { applied, .. } = loaded.mark;
@@ -211,6 +229,17 @@ pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loa
     }
     store.sync()?;
     Ok((loaded, header))
+}
+
+/// All records of a snapshot, in their order.
+#[cfg(test)]
+pub(super) fn records(path: &Path) -> Result<Vec<(Bytes, Bytes)>, Error> {
+    let mut records = Vec::new();
+    Reader::open(path)?.0.records(|block| {
+        records.extend(block);
+        Ok(())
+    })?;
+    Ok(records)
 }
 
 #[cfg(test)]

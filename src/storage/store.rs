@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, ControlFlow, RangeInclusive};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
+pub(super) use sled::IVec as Sealed;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{envelope, fsutil, Error};
@@ -22,7 +23,7 @@ use crate::state::record::{self, Globals, HotPage, Key};
 use crate::state::State;
 
 /// The key of the [`Mark`]; no record's key begins so.
-const MARK_KEY: &[u8] = b"m";
+pub(super) const MARK_KEY: &[u8] = b"m";
 
 /// What a checkpoint is: where in the log, and what it holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -132,6 +133,11 @@ impl Store {
         }
     }
 
+    /// A record as it is stored, and the mark under [`MARK_KEY`].
+    pub fn sealed(&self, key: &[u8]) -> Result<Option<Sealed>, Error> {
+        self.db.get(key).map_err(self.sled_error("read"))
+    }
+
     /// The payload of a record.
     pub fn get(&self, key: Key) -> Result<Option<Vec<u8>>, Error> {
         self.read(key, <[u8]>::to_vec)
@@ -139,7 +145,7 @@ impl Store {
 
     /// What `read` makes of the payload under this key, which is not copied for it.
     pub fn read<T>(&self, key: Key, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Error> {
-        let Some(sealed) = self.db.get(key.to_bytes()).map_err(self.sled_error("read"))? else { return Ok(None) };
+        let Some(sealed) = self.sealed(&key.to_bytes())? else { return Ok(None) };
         match envelope::open(&sealed) {
             Some(payload) => Ok(Some(read(payload))),
             None => Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
@@ -169,14 +175,9 @@ impl Store {
         Ok(found)
     }
 
-    /// Writes changes and the mark in one atomic batch, and makes them durable.
-    pub fn write(&self, changes: Vec<Change>, mark: &Mark) -> Result<(), Error> {
-        self.write_some(changes, Some(mark))?;
-        self.sync()
-    }
-
-    /// Writes changes in one batch, without a mark and without making them durable: for a store that is being filled.
-    pub fn write_some(&self, changes: Vec<Change>, mark: Option<&Mark>) -> Result<(), Error> {
+    /// Writes changes in one atomic batch with the mark, if it is not a store that is still being filled. Durable once
+    /// it is synced.
+    pub fn write(&self, changes: Vec<Change>, mark: Option<&Mark>) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
@@ -201,15 +202,24 @@ impl Store {
         Ok(())
     }
 
-    /// Gives each record, the mark too, in the order of the keys.
-    pub fn scan(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let mut iter = self.db.iter();
+    /// Gives each record after this key, the mark too, in the order of the keys, until `each` breaks off.
+    pub fn scan(
+        &self,
+        after: Option<&[u8]>,
+        mut each: impl FnMut(Sealed, Sealed) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut iter = self.db.range::<&[u8], _>((from, Bound::Unbounded));
         loop {
             // sled can panic on what it reads back from a damaged file.
             let next = catch_unwind(AssertUnwindSafe(|| iter.next()));
             match next {
-                Ok(None) => return Ok(()),
-                Ok(Some(Ok((key, value)))) => each(&key, &value)?,
+                Ok(None) => return Ok(ControlFlow::Continue(())),
+                Ok(Some(Ok((key, value)))) => {
+                    if each(key, value)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
                 Ok(Some(Err(e))) => return Err(self.sled_error("read")(e)),
                 Err(_) => return Err(Error::damaged(&self.dir, "reading it panicked")),
             }
@@ -219,7 +229,7 @@ impl Store {
     /// Reads all of it into a state whose alarms begin at `now`, and verifies each record and the digest over all.
     pub fn load(&self, now: Timestamp) -> Result<Loaded, Error> {
         let mut loading = Loading::new(&self.dir, now);
-        self.scan(|key, value| loading.take(key, value))?;
+        let _all = self.scan(None, |key, value| loading.take(&key, &value).map(ControlFlow::Continue))?;
         loading.finish()
     }
 

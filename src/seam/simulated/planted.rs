@@ -6,13 +6,14 @@ use std::str::FromStr;
 use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
-pub const NAMES: [(&str, Bug); 6] = [
+pub const NAMES: [(&str, Bug); 7] = [
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
     ("outcome-dropped", Bug::OutcomeDropped),
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),
+    ("snapshot-torn", Bug::SnapshotTorn),
 ];
 
 impl FromStr for Bug {
