@@ -49,10 +49,10 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await
 }
 
-/// Between two steps of what takes long: lets others go on. In a simulation time passes, up to 20 ms.
+/// Between two steps of what takes long: lets others go on. In a simulation time passes, up to 100 ms.
 pub async fn pause() {
     #[cfg(feature = "sim")]
-    if let Some(ms) = simulated::chance::draw(|chance| rand::Rng::random_range(chance, 0..=20)) {
+    if let Some(ms) = simulated::chance::draw(|chance| rand::Rng::random_range(chance, 0..=100)) {
         return tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
     }
     tokio::task::yield_now().await;

@@ -106,7 +106,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::OutcomeDropped => &["gap", "outcome"],
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead => &["order"],
-        // Who installs it finds that its records are not what its mark says.
+        // Its records are not what its mark says, which the node itself finds.
         Bug::SnapshotTorn => &["stopped"],
     }
 }

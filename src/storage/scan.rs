@@ -129,7 +129,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::super::snapshot;
-    use super::super::store::Mark;
+    use super::super::store::{Mark, Sum};
     use super::*;
 
     /// What the store has, as a model of it.
@@ -150,6 +150,12 @@ mod tests {
         });
         assert!(flow.unwrap().is_continue());
         all
+    }
+
+    fn sum_of(records: &Records) -> Sum {
+        let mut sum = Sum::default();
+        records.iter().for_each(|(key, value)| sum.add(key, value));
+        sum
     }
 
     /// Changes that come between the steps of a scan, at any of them, are not in what it gives.
@@ -186,13 +192,29 @@ mod tests {
                 }
             };
             assert_eq!((scan.kept.len(), scan.kept_bytes), (0, 0), "seed {seed}: all of it was used");
-            writer.finish().unwrap();
+            writer.finish(sum_of(&before)).unwrap();
             let given = snapshot::records(&path).unwrap();
             assert!(given.is_sorted_by(|(a, _), (b, _)| a < b), "seed {seed}");
             let given: Records = given.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
             assert_eq!(given, before, "seed {seed}");
         }
         assert!(within > 100 && forced > 10, "{within} changes came between, {forced} had it go on");
+    }
+
+    #[test]
+    fn what_changed_behind_the_back_of_a_scan_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), 1, 1 << 20).unwrap());
+        let record = |n: u8, value: u8| (vec![n], Some(vec![value; 10]));
+        store.write((0..9).map(|n| record(n, n)).collect(), Some(&Mark::default())).unwrap();
+        let sum = sum_of(&all(&store));
+        let header = Header { meta: openraft::SnapshotMeta::default() };
+        let mut scan = Scan::begin(store.clone(), &header, &dir.path().join("a.snap")).unwrap();
+        scan.step_bytes = 50;
+        assert!(scan.advance().unwrap().is_none());
+        store.write(vec![record(8, 7)], Some(&Mark::default())).unwrap();
+        let writer = (0..9).find_map(|_| scan.advance().unwrap()).unwrap();
+        assert!(matches!(writer.finish(sum), Err(Error::Damaged { .. })));
     }
 
     #[test]

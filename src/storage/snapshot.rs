@@ -17,7 +17,7 @@ use bytes::Bytes;
 use openraft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
-use super::store::{Change, Loaded, Loading, Mark, Store};
+use super::store::{Change, Loaded, Loading, Mark, Store, Sum};
 use super::{envelope, fsutil, Error};
 use crate::clock::Timestamp;
 
@@ -86,6 +86,7 @@ pub(super) struct Writer {
     block: Vec<(Bytes, Bytes)>,
     block_bytes: usize,
     records: u64,
+    sum: Sum,
 }
 
 impl Writer {
@@ -97,7 +98,7 @@ impl Writer {
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(MAGIC).map_err(Error::io("write", path))?;
         put(&mut out, path, header)?;
-        Ok(Writer { path: path.to_owned(), out, block: Vec::new(), block_bytes: 0, records: 0 })
+        Ok(Writer { path: path.to_owned(), out, block: Vec::new(), block_bytes: 0, records: 0, sum: Sum::default() })
     }
 
     /// Takes the next record, as it is stored; they come in the order of their keys.
@@ -105,6 +106,7 @@ impl Writer {
         self.block.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(sealed)));
         self.block_bytes += key.len() + sealed.len();
         self.records += 1;
+        self.sum.add(key, sealed);
         if self.block_bytes >= BLOCK_BYTES {
             put(&mut self.out, &self.path, &self.block)?;
             self.block.clear();
@@ -113,9 +115,15 @@ impl Writer {
         Ok(())
     }
 
-    /// All records are in: how many bytes it has become. The file is durable.
-    pub fn finish(mut self) -> Result<u64, Error> {
+    /// All records are in: how many bytes it has become. The file is durable, and it has what it should.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where the records are not those of this sum: the log may not be purged up to it.
+    pub fn finish(mut self, expected: Sum) -> Result<u64, Error> {
         let path = &self.path;
+        if self.sum != expected {
+            return Err(Error::damaged(path, format!("the store gave {:?} for it, and not {expected:?}", self.sum)));
+        }
         if !self.block.is_empty() {
             put(&mut self.out, path, &self.block)?;
         }

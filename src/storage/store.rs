@@ -45,17 +45,45 @@ pub(super) struct Ledger {
     digest: u64,
 }
 
+/// What a record adds to the digest: a key's name, and the hash of what it has.
+fn hash(key: &[u8], sealed: &[u8]) -> (u64, u64) {
+    let name = xxh3_64(key);
+    (name, xxh3_64_with_seed(sealed, name))
+}
+
+/// How many records there are, and the digest over them, of records that come one after the other and none twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub records: u64,
+    pub digest: u64,
+}
+
+impl Sum {
+    /// Takes the next; the mark does not count.
+    pub fn add(&mut self, key: &[u8], sealed: &[u8]) {
+        if key != MARK_KEY {
+            self.records += 1;
+            self.digest = self.digest.wrapping_add(hash(key, sealed).1);
+        }
+    }
+}
+
+impl Mark {
+    pub fn sum(&self) -> Sum {
+        Sum { records: self.records, digest: self.digest }
+    }
+}
+
 impl Ledger {
     /// Takes note of a record's new value; none: it is gone.
     pub fn put(&mut self, key: &[u8], sealed: Option<&[u8]>) {
-        let name = xxh3_64(key);
         let old = match sealed {
             Some(value) => {
-                let hash = xxh3_64_with_seed(value, name);
+                let (name, hash) = hash(key, value);
                 self.digest = self.digest.wrapping_add(hash);
                 self.hashes.insert(name, hash)
             }
-            None => self.hashes.remove(&name),
+            None => self.hashes.remove(&xxh3_64(key)),
         };
         self.digest = self.digest.wrapping_sub(old.unwrap_or(0));
     }

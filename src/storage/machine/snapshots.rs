@@ -15,10 +15,11 @@ impl Machine {
     /// Writes all of the state, as of now, into a snapshot file.
     pub(super) async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
         let _one = self.0.snapshotting.lock().await;
-        let (scan, header, snapshots, temporary) = {
+        let (scan, header, sum, snapshots, temporary) = {
             let mut keeper = self.0.keeper.lock().await;
             // The checkpoint makes the store the state of this moment. From here on those that follow keep it for the scan.
             self.checkpoint_with(&mut keeper, true).await?;
+            let sum = keeper.mark.sum();
             let Mark { applied, membership, .. } = keeper.mark.clone();
             let id = seam::uuid().to_string();
             let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
@@ -27,7 +28,7 @@ impl Machine {
             let scan = Scan::begin(self.store(), &header, &temporary)?;
             let scan = Arc::new(tokio::sync::Mutex::new(scan));
             keeper.scan = Arc::downgrade(&scan);
-            (scan, header, snapshots, temporary)
+            (scan, header, sum, snapshots, temporary)
         };
         let panicked = |panic| Error::damaged(&self.0.dir, panic);
         let file = loop {
@@ -40,7 +41,7 @@ impl Machine {
         };
         drop(scan);
         let written = seam::blocking(move || {
-            let bytes = file.finish()?;
+            let bytes = file.finish(sum)?;
             let path = snapshots.keep(&temporary, &header)?;
             tracing::info!(bytes, applied = header.meta.last_log_id.map(|id| id.index), "snapshot written");
             Ok((path, header, bytes))
