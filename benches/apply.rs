@@ -84,7 +84,7 @@ fn lives(state: &mut State, timing: fn(u64) -> Timing, timed: Timed) -> Duration
     let due = |&seq: &Seq| ended(seq, state.task(seq).and_then(|task| task.next).expect("a task with a due time"));
     let ends = seqs.iter().map(due).collect();
     let end = applied(state, ends);
-    let recorded = seqs.iter().filter(|&&seq| state.task(seq).is_some_and(|task| task.run_count == 1));
+    let recorded = seqs.iter().filter(|&&seq| state.task(seq).is_some_and(|task| task.past.run_count == 1));
     assert_eq!(recorded.count() as u64, BATCH, "a run of each is recorded");
     let delete = applied(state, deletes);
     assert_eq!(state.len() as u64, TASKS, "what was created is deleted");

@@ -157,7 +157,7 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
                 MisfirePolicy::Latest => task.due_after(job.key.due).is_some_and(old),
             };
         if missed {
-            let paused = task.paused.and_then(|pause| pause.to).is_some_and(|to| to > job.key.due);
+            let paused = task.past.paused.and_then(|pause| pause.to).is_some_and(|to| to > job.key.due);
             let reason = if paused { "paused" } else { NOTHING_FIRED };
             return Some(Command::Misfire {
                 seq: job.seq,

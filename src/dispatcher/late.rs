@@ -76,7 +76,7 @@ impl Dispatcher {
         if started.ms_since(job.at) < LATE_MS {
             return None;
         }
-        let paused = self.0.node.machine().with_state(|state| state.task(job.seq).and_then(|task| task.paused));
+        let paused = self.0.node.machine().with_state(|state| state.task(job.seq).and_then(|task| task.past.paused));
         let was_paused = paused.and_then(|pause| pause.to).is_some_and(|to| to > job.at && to <= started);
         if was_paused {
             return Some("paused".to_owned());

@@ -131,7 +131,7 @@ impl Model {
             let Some(task) = self.state.task(*seq) else { continue };
             let known = self.known.entry(*seq).or_default();
             for (number, run) in &history.added {
-                assert!(*number < task.runs_recorded && !run.key.is_alert(), "{run:?} after {command:?}");
+                assert!(*number < task.past.runs_recorded && !run.key.is_alert(), "{run:?} after {command:?}");
                 assert!(known.ended.insert(run.key), "{:?} has ended twice: {command:?}", run.key);
                 let fired = [RunState::Succeeded, RunState::Failed, RunState::Unknown].contains(&run.state);
                 known.fired += u64::from(fired);
@@ -143,8 +143,8 @@ impl Model {
         self.known.retain(|seq, _| self.state.task(*seq).is_some());
         for (seq, known) in &mut self.known {
             let Some(task) = self.state.task(*seq) else { continue };
-            assert_eq!(task.run_count, known.fired, "{} after {command:?}", task.id);
-            for run in &task.open {
+            assert_eq!(task.past.run_count, known.fired, "{} after {command:?}", task.id);
+            for run in &task.past.open {
                 assert!(!known.ended.contains(&run.key), "{:?} goes on after its end: {command:?}", run.key);
                 if run.key.is_scheduled() {
                     known.latest = known.latest.max(Some(run.key.due));

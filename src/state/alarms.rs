@@ -49,13 +49,13 @@ impl Alarms {
     pub fn set(&mut self, seq: Seq, task: &mut Task) {
         let came_up = std::mem::take(&mut task.came_up);
         let first = task.wake();
-        if let Some(upto) = task.taken {
+        if let Some(upto) = task.past.taken {
             if came_up || first.is_none_or(|at| at > upto) {
-                task.taken = None;
+                task.past.taken = None;
                 self.taken.remove(&seq);
             }
         }
-        let wake = match task.taken {
+        let wake = match task.past.taken {
             None => first,
             Some(upto) => task.wakes().filter(|at| *at > upto).min(),
         };
@@ -87,7 +87,8 @@ impl Alarms {
     /// The task goes.
     pub fn clear(&mut self, seq: Seq, task: &mut Task) {
         self.silence(seq, task);
-        if task.taken.take().is_some() {
+        if task.past.taken.is_some() {
+            task.past.taken = None;
             self.taken.remove(&seq);
         }
     }
@@ -110,7 +111,7 @@ impl Alarms {
         let &(_, seq) = self.fresh.first().filter(|(at, _)| *at <= now)?;
         match pages.get_mut(seq) {
             Some(task) => {
-                task.taken = Some(now);
+                task.past.taken = Some(now);
                 self.taken.insert(seq);
                 self.set(seq, task);
             }

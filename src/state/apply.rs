@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::alarms::Alarm;
+use super::past::Past;
 use super::record::Pause;
 use super::task::{Rhythm, Task};
 use super::State;
@@ -34,7 +35,7 @@ impl State {
             Command::Cancel { seq, key } => self.cancel(now, seq, key),
             Command::Collect { seqs } => {
                 for seq in seqs {
-                    if self.pages.get(seq).is_some_and(|t| t.state == TaskState::Finished && t.open.is_empty()) {
+                    if self.pages.get(seq).is_some_and(|t| t.state == TaskState::Finished && t.past.open.is_empty()) {
                         self.forget(seq);
                     }
                 }
@@ -93,19 +94,10 @@ impl State {
             rhythm,
             state: TaskState::Active,
             next: Some(next),
-            run_count: 0,
-            runs_recorded: 0,
-            open: Vec::new(),
-            finished: None,
             target,
             options: (spec.options != Options::default()).then(|| Box::new(spec.options.clone())),
-            fired: 0,
-            latest: None,
-            triggers: 0,
-            paused: None,
-            failing: false,
+            past: Past::default(),
             alarm: Alarm::Silent,
-            taken: None,
             came_up: false,
         };
         if spec.options.run_now {
@@ -142,7 +134,7 @@ impl State {
         }
         // A due time that has come is about to be a run.
         let come = task.next.filter(|_| task.next_fire().is_some_and(|at| at <= now));
-        let (created, latest) = (task.created, task.latest.max(come));
+        let (created, latest) = (task.created, task.past.latest.max(come));
         self.check_chain(id, &spec.options)?;
         let same_times = spec.timing == old.timing && spec.options.times() == old.options.times();
         let times = if same_times { None } else { Some(self.first_due(now, created, latest, &spec)?) };
@@ -151,7 +143,7 @@ impl State {
         if times.is_some() {
             task.open_due(now);
         }
-        for run in task.open.iter_mut().filter(|run| run.spec.is_none()) {
+        for run in task.past.open_mut().iter_mut().filter(|run| run.spec.is_none()) {
             run.spec = Some(old.clone());
         }
         task.digest = digest;
@@ -163,10 +155,10 @@ impl State {
             task.next = Some(next);
             task.since = now;
             task.came_up = true;
-            task.fired = 0;
+            task.past.fired = 0;
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;
-                self.finished.remove(&(task.finished.take(), seq));
+                self.finished.remove(&(task.past.finished.take(), seq));
             }
         }
         let next = task.shown_next();
@@ -218,15 +210,15 @@ impl State {
         let Some(mut task) = self.pages.remove(seq) else { return };
         self.alarms.clear(seq, &mut task);
         self.open.remove(&seq);
-        self.finished.remove(&(task.finished, seq));
+        self.finished.remove(&(task.past.finished, seq));
         let hash = task.id.stable_hash();
         if let Ok(entry) = self.ids.find_entry(hash, |&(_, s)| s == seq) {
             entry.remove();
         }
         self.changes.touch(seq);
         self.changes.put_spec(seq, None);
-        let oldest = task.runs_recorded.saturating_sub(super::RUNS_KEPT_MAX);
-        self.changes.drop_runs(seq, task.is_once(), oldest, task.runs_recorded);
+        let oldest = task.past.runs_recorded.saturating_sub(super::RUNS_KEPT_MAX);
+        self.changes.drop_runs(seq, task.is_once(), oldest, task.past.runs_recorded);
         self.drop_timetable(&task.rhythm);
         self.drop_target(&task.target);
     }
@@ -238,7 +230,7 @@ impl State {
             TaskState::Paused => {}
             TaskState::Active => {
                 task.state = TaskState::Paused;
-                task.paused = Some(Pause { from: now, to: None });
+                task.past.paused = Some(Pause { from: now, to: None });
                 self.settle(now, seq);
             }
         }
@@ -253,7 +245,7 @@ impl State {
             TaskState::Paused => {
                 task.state = TaskState::Active;
                 task.came_up = true;
-                task.paused = task.paused.map(|pause| Pause { to: Some(now), ..pause });
+                task.past.paused = task.past.paused.map(|pause| Pause { to: Some(now), ..pause });
                 self.settle(now, seq);
             }
         }
@@ -288,17 +280,17 @@ impl State {
     /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let mut runs = task.open.iter_mut().filter(|run| !run.key.is_alert());
+        let mut runs = task.past.open_mut().iter_mut().filter(|run| !run.key.is_alert());
         if let (Some(OpenRun { phase: phase @ OpenPhase::Queued, .. }), None) = (runs.next(), runs.next()) {
             *phase = OpenPhase::Waiting { attempt: 1, at: now };
             task.came_up = true;
         }
         if task.next.is_none() && task.runs().next().is_none() && task.state != TaskState::Finished {
             task.state = TaskState::Finished;
-            task.finished = Some(now);
-            self.finished.insert((task.finished, seq));
+            task.past.finished = Some(now);
+            self.finished.insert((task.past.finished, seq));
         }
-        if task.open.is_empty() {
+        if task.past.open.is_empty() {
             self.open.remove(&seq);
         } else {
             self.open.insert(seq);

@@ -53,7 +53,7 @@ impl Course {
             created: task.created,
             since: task.since,
             next: task.next,
-            left: task.options.as_ref().and_then(|o| o.max_runs).map(|max| max.saturating_sub(task.fired)),
+            left: task.options.as_ref().and_then(|o| o.max_runs).map(|max| max.saturating_sub(task.past.fired)),
             paused: task.state == TaskState::Paused,
             jitter_ms: task.jitter_ms(),
         }

@@ -30,7 +30,7 @@ impl State {
     ) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let failed = outcome != RunState::Succeeded;
-        let failed_before = std::mem::replace(&mut task.failing, failed);
+        let failed_before = std::mem::replace(&mut task.past.failing, failed);
         let options = spec.as_ref().map(|spec| &spec.options).or(task.options.as_deref());
         let Some(options) = options else { return };
         let event = match outcome {
@@ -45,7 +45,7 @@ impl State {
             RunState::Failed => options.on_failure.clone(),
             _ => Vec::new(),
         };
-        let waiting = task.open.iter().filter(|run| run.key.is_alert()).count();
+        let waiting = task.past.open.iter().filter(|run| run.key.is_alert()).count();
         if let Some(event) = event.filter(|_| waiting < ALERTS_MAX) {
             task.open(OpenRun { spec, ..OpenRun::new(key.alert(event), now) });
         }
@@ -59,8 +59,8 @@ impl State {
         let Some(seq) = self.find(id) else { return };
         let Some(task) = self.pages.get_mut(seq) else { return };
         if let Err(refusal) = task.trigger(now, Some(parent)) {
-            task.triggers += 1;
-            let key = RunKey::triggered(now, task.triggers);
+            task.past.triggers += 1;
+            let key = RunKey::triggered(now, task.past.triggers);
             let run = Run::unfired(key, RunState::Skipped, refusal.to_string(), now);
             self.record(seq, Run { parent: Some(parent), ..run });
         }
@@ -107,7 +107,7 @@ impl State {
         let left = task.next.is_some() || task.runs().next().is_some();
         if steering.pause && task.state == TaskState::Active && left {
             task.state = TaskState::Paused;
-            task.paused = Some(Pause { from: now, to: None });
+            task.past.paused = Some(Pause { from: now, to: None });
         }
     }
 
@@ -115,9 +115,9 @@ impl State {
     fn redirect(&mut self, now: Timestamp, seq: Seq, key: RunKey, at: Timestamp) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         // Never a due time that was there before: two runs would have the same id.
-        let at = at.max(now.plus_ms(1)).max(key.due.plus_ms(1)).max(task.latest.unwrap_or_default().plus_ms(1));
+        let at = at.max(now.plus_ms(1)).max(key.due.plus_ms(1)).max(task.past.latest.unwrap_or_default().plus_ms(1));
         let options = task.options.as_deref();
-        if options.and_then(|o| o.max_runs).is_some_and(|max| task.fired >= max) {
+        if options.and_then(|o| o.max_runs).is_some_and(|max| task.past.fired >= max) {
             return;
         }
         let ends = options.and_then(|o| o.end).is_some_and(|end| at > end);
@@ -129,11 +129,11 @@ impl State {
         });
         task.next = (!ends).then_some(at);
         let passed = skipped.and_then(|(first, upto)| upto.or(Some(first)));
-        task.latest = task.latest.max(passed);
+        task.past.latest = task.past.latest.max(passed);
         task.came_up = true;
         if task.next.is_some() && task.state == TaskState::Finished {
             task.state = TaskState::Active;
-            self.finished.remove(&(task.finished.take(), seq));
+            self.finished.remove(&(task.past.finished.take(), seq));
         }
         if let Some((first, upto)) = skipped {
             let reason = format!("the target's answer has set the next due time to {at}");

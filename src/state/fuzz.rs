@@ -21,22 +21,29 @@ impl State {
         let mut targets: HashMap<Arc<str>, usize> = HashMap::new();
         for &(seq, task) in &tasks {
             assert!(seq < self.next_seq && self.find(&task.id) == Some(seq), "{} is not found", task.id);
-            if !task.open.is_empty() {
+            if !task.past.open.is_empty() {
                 open.insert(seq);
             }
-            if task.finished.is_some() {
-                finished.insert((task.finished, seq));
+            if task.past.finished.is_some() {
+                finished.insert((task.past.finished, seq));
             }
             if let Rhythm::Periodic(table) = &task.rhythm {
                 *timetables.entry((table.format.clone(), table.timezone.clone())).or_default() += 1;
             }
             *targets.entry(task.target.clone()).or_default() += 1;
-            let keys: BTreeSet<_> = task.open.iter().map(|run| run.key).collect();
-            assert_eq!(keys.len(), task.open.len(), "{}: two open runs have one key: {:?}", task.id, task.open);
-            let next_is_open = task.open.iter().any(|run| run.key.is_scheduled() && Some(run.key.due) == task.next);
+            let keys: BTreeSet<_> = task.past.open.iter().map(|run| run.key).collect();
+            assert_eq!(
+                keys.len(),
+                task.past.open.len(),
+                "{}: two open runs have one key: {:?}",
+                task.id,
+                task.past.open
+            );
+            let next_is_open =
+                task.past.open.iter().any(|run| run.key.is_scheduled() && Some(run.key.due) == task.next);
             assert!(!next_is_open, "{}: its next due time has a run already", task.id);
             let is_finished = task.state == TaskState::Finished;
-            assert_eq!(is_finished, task.finished.is_some(), "{}", task.id);
+            assert_eq!(is_finished, task.past.finished.is_some(), "{}", task.id);
             assert!(!is_finished || task.next.is_none(), "{} is finished and has a due time", task.id);
             let idle = task.next.is_none() && task.runs().next().is_none();
             assert!(is_finished || !idle, "{} has nothing to come and is not finished", task.id);
@@ -52,7 +59,7 @@ impl State {
     fn check_alarms(&self) {
         let (mut in_wheel, mut due) = (0, 0);
         for (_, task) in self.tasks_from(0) {
-            let wake = match task.taken {
+            let wake = match task.past.taken {
                 None => task.wake(),
                 Some(upto) => task.wakes().filter(|at| *at > upto).min(),
             };

@@ -22,7 +22,7 @@ impl State {
     /// Whether the run of this entry is kept.
     pub fn keeps(&self, entry: &Indexed) -> bool {
         let task = self.pages.get(entry.seq);
-        task.is_some_and(|task| entry.number.saturating_add(RUNS_KEPT_MAX) >= task.runs_recorded)
+        task.is_some_and(|task| entry.number.saturating_add(RUNS_KEPT_MAX) >= task.past.runs_recorded)
     }
 
     /// What changes only when runs cease to be kept, or may have.

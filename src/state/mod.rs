@@ -24,6 +24,7 @@ mod follow;
 mod fuzz;
 mod index;
 mod pages;
+mod past;
 pub mod record;
 mod runs;
 mod task;
@@ -43,6 +44,7 @@ use crate::schedule::{Schedule, Zone};
 pub use alarms::Alarm;
 pub use changes::{Changes, IndexChanges, RunChanges};
 pub use due::Job;
+pub use past::{Happened, Past};
 pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
 
 use alarms::Alarms;
@@ -256,11 +258,11 @@ impl State {
         let mut task = Task::from_record(stored, rhythm, target);
         let hash = task.id.stable_hash();
         self.alarms.set(seq, &mut task);
-        if !task.open.is_empty() {
+        if !task.past.open.is_empty() {
             self.open.insert(seq);
         }
-        if task.finished.is_some() {
-            self.finished.insert((task.finished, seq));
+        if task.past.finished.is_some() {
+            self.finished.insert((task.past.finished, seq));
         }
         self.pages.insert(seq, task);
         self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);

@@ -40,8 +40,8 @@ impl State {
             return;
         }
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let at_most_once = task.open.iter().any(|run| run.key == key && task.is_at_most_once(run));
-        let Some(open) = task.open.iter_mut().find(|run| run.key == key) else { return };
+        let at_most_once = task.past.open.iter().any(|run| run.key == key && task.is_at_most_once(run));
+        let Some(open) = task.past.open_mut().iter_mut().find(|run| run.key == key) else { return };
         let Start { attempt, node, term, started, lateness_ms } = start;
         let follows = match open.phase {
             OpenPhase::Queued => attempt >= 1,
@@ -100,10 +100,10 @@ impl State {
             Verdict::Unknown { reason } => (RunState::Unknown, Some(reason)),
         };
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let Some(at) = task.open.iter().position(|run| run.key == key) else { return };
-        let open = task.open.remove(at);
+        let Some(at) = task.past.open.iter().position(|run| run.key == key) else { return };
+        let open = task.past.open.remove(at);
         if !key.is_alert() {
-            task.run_count += 1;
+            task.past.run_count += 1;
             let OpenRun { attempts, spec, parent, .. } = open;
             let late = attempts.first().and_then(|first| first.late.clone());
             let reason = match (reason, late) {
@@ -122,9 +122,9 @@ impl State {
         let task = self.pages.get_mut(seq)?;
         if task.next == Some(key.due) && key.nonce == 0 {
             task.pass(key.due);
-            task.open.push(OpenRun::new(key, key.due));
+            task.past.open.push(OpenRun::new(key, key.due));
         }
-        task.open.iter_mut().find(|run| run.key == key)
+        task.past.open_mut().iter_mut().find(|run| run.key == key)
     }
 
     /// Ends a run by a call. An attempt of it that is under way is not waited for, and what comes of it not recorded.
@@ -138,7 +138,7 @@ impl State {
         let Some(open) = self.open_run(seq, key) else { return Err(Refusal::NoSuchRun) };
         let (attempts, parent) = (std::mem::take(&mut open.attempts), open.parent);
         if let Some(task) = self.pages.get_mut(seq) {
-            task.open.retain(|run| run.key != key);
+            task.past.open.retain(|run| run.key != key);
         }
         let run = Run::unfired(key, RunState::Cancelled, "cancelled by a call", now);
         self.record(seq, Run { attempts, parent, ..run });
@@ -149,14 +149,14 @@ impl State {
     /// Writes an ended run into the task's history and into the index, and drops the oldest beyond what is kept.
     pub(super) fn record(&mut self, seq: Seq, run: Run) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let number = task.runs_recorded;
-        task.runs_recorded += 1;
+        let number = task.past.runs_recorded;
+        task.past.runs_recorded += 1;
         let once = task.is_once();
         let entry = Indexed { seq, number, due: run.key.due, state: run.state };
         self.changes.index_run(self.runs_total, entry);
         self.runs_total += 1;
         self.changes.add_run(seq, once, number, Arc::new(run));
-        if let Some(oldest) = task.runs_recorded.checked_sub(RUNS_KEPT_MAX + 1) {
+        if let Some(oldest) = task.past.runs_recorded.checked_sub(RUNS_KEPT_MAX + 1) {
             self.changes.drop_runs(seq, once, oldest, oldest + 1);
         }
     }
@@ -170,8 +170,8 @@ impl State {
         }
         task.pass(due);
         let key = RunKey::scheduled(due);
-        if queue && task.open.iter().all(|run| run.phase != OpenPhase::Queued) {
-            task.open.push(OpenRun { phase: OpenPhase::Queued, ..OpenRun::new(key, now) });
+        if queue && task.past.open.iter().all(|run| run.phase != OpenPhase::Queued) {
+            task.past.open.push(OpenRun { phase: OpenPhase::Queued, ..OpenRun::new(key, now) });
         } else {
             let waits = if queue { "overlap: a run is going and another waits" } else { "overlap: a run is going" };
             self.record(seq, Run::unfired(key, RunState::Skipped, waits, now));
@@ -202,7 +202,7 @@ impl State {
         }
         task.came_up = true;
         let newest = past.last().copied();
-        task.latest = task.latest.max(newest);
+        task.past.latest = task.past.latest.max(newest);
         let single = past.split_off(past.len().saturating_sub(MISSED_SINGLE_MAX));
         // The rest, however many, is one record: there is no room for each, nor would anybody read them.
         if let Some(last) = past.pop() {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::alarms::Alarm;
-use super::record::{HotRhythm, HotTask, Pause};
+use super::past::{Happened, Past};
+use super::record::{HotRhythm, HotTask};
 use crate::clock::Timestamp;
 use crate::command::Refusal;
 use crate::id::{RunId, RunKey, TaskId};
@@ -65,32 +66,13 @@ pub struct Task {
     pub state: TaskState,
     /// The earliest due time of which no run is recorded yet.
     pub next: Option<Timestamp>,
-    /// Runs that were fired and came to an outcome.
-    pub run_count: u64,
-    /// Runs ever written to its history; the number of the next.
-    pub runs_recorded: u64,
-    /// Started and not ended, oldest first.
-    pub open: Vec<OpenRun>,
-    /// When it finished.
-    pub finished: Option<Timestamp>,
     /// `host:port` that its callback goes to; shared by the tasks that have the same.
     pub target: Arc<str>,
     /// What its definition says beside schedule and callback; most say nothing.
     pub options: Option<Box<Options>>,
-    /// Due times of which there is a run.
-    pub fired: u64,
-    /// The latest due time of which there is a run, or a record that there was none. What comes next is later, even
-    /// where a clock was set back: two runs of one due time would have one id.
-    pub latest: Option<Timestamp>,
-    /// How often it was triggered.
-    pub triggers: u64,
-    /// The last time it was paused.
-    pub paused: Option<Pause>,
-    /// Whether the run that ended last, or the due time that was missed last, was no success.
-    pub failing: bool,
+    /// What has become of it so far.
+    pub past: Past,
     pub(super) alarm: Alarm,
-    /// What was due by then is in the leader's hands.
-    pub(super) taken: Option<Timestamp>,
     /// Whether something has come up since the alarm was set.
     pub(super) came_up: bool,
 }
@@ -103,7 +85,7 @@ impl Task {
 
     /// When something is to be done for it: its due time, the next attempts of its open runs.
     pub fn wakes(&self) -> impl Iterator<Item = Timestamp> + use<'_> {
-        let retries = self.open.iter().filter(|run| self.may_go_on(run.key)).filter_map(|run| match run.phase {
+        let retries = self.past.open.iter().filter(|run| self.may_go_on(run.key)).filter_map(|run| match run.phase {
             OpenPhase::Waiting { at, .. } => Some(at),
             OpenPhase::Running { .. } | OpenPhase::Queued => None,
         });
@@ -130,7 +112,7 @@ impl Task {
 
     /// Whether attempts of this run may start. While a task is paused, only those of runs that were triggered since.
     pub fn may_go_on(&self, key: RunKey) -> bool {
-        match (self.state, self.paused) {
+        match (self.state, self.past.paused) {
             (TaskState::Paused, Some(pause)) => key.is_alert() || key.nonce != 0 && key.due >= pause.from,
             _ => true,
         }
@@ -146,16 +128,16 @@ impl Task {
 
     /// There is a run of the due time `due`: the next one comes up, if there is one.
     pub(super) fn pass(&mut self, due: Timestamp) {
-        self.fired += 1;
-        self.latest = self.latest.max(Some(due));
-        let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.fired >= max);
+        self.past.fired += 1;
+        self.past.latest = self.past.latest.max(Some(due));
+        let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.past.fired >= max);
         self.next = if enough { None } else { self.due_after(due) };
         self.came_up = true;
     }
 
     /// The runs that have started and not ended, oldest first. (What is open besides are alerts.)
     pub fn runs(&self) -> impl Iterator<Item = &OpenRun> {
-        self.open.iter().filter(|run| !run.key.is_alert())
+        self.past.open.iter().filter(|run| !run.key.is_alert())
     }
 
     /// What the definition says under which this run is made.
@@ -171,17 +153,17 @@ impl Task {
 
     /// Has an attempt come up.
     pub(super) fn open(&mut self, run: OpenRun) {
-        self.open.push(run);
+        self.past.open.push(run);
         self.came_up = true;
     }
 
     /// Opens a run beside the schedule, due now.
     pub(super) fn trigger(&mut self, now: Timestamp, parent: Option<RunId>) -> Result<RunKey, Refusal> {
-        if self.open.len() >= OPEN_RUNS_MAX {
+        if self.past.open.len() >= OPEN_RUNS_MAX {
             return Err(Refusal::TooManyRuns(OPEN_RUNS_MAX));
         }
-        self.triggers += 1;
-        let key = RunKey::triggered(now, self.triggers);
+        self.past.triggers += 1;
+        let key = RunKey::triggered(now, self.past.triggers);
         self.open(OpenRun { parent, ..OpenRun::new(key, now) });
         Ok(key)
     }
@@ -203,6 +185,18 @@ impl Task {
     }
 
     pub(super) fn from_record(stored: HotTask, rhythm: Rhythm, target: Arc<str>) -> Self {
+        let past = Happened {
+            run_count: stored.run_count,
+            runs_recorded: stored.runs_recorded,
+            open: stored.open,
+            finished: stored.finished,
+            fired: stored.fired,
+            latest: stored.latest,
+            triggers: stored.triggers,
+            paused: stored.paused,
+            failing: stored.failing,
+            taken: None,
+        };
         Task {
             id: stored.id,
             digest: stored.digest,
@@ -211,19 +205,10 @@ impl Task {
             rhythm,
             state: stored.state,
             next: stored.next,
-            run_count: stored.run_count,
-            runs_recorded: stored.runs_recorded,
-            open: stored.open,
-            finished: stored.finished,
             target,
             options: (stored.options != Options::default()).then(|| Box::new(stored.options)),
-            fired: stored.fired,
-            latest: stored.latest,
-            triggers: stored.triggers,
-            paused: stored.paused,
-            failing: stored.failing,
+            past: past.into(),
             alarm: Alarm::Silent,
-            taken: None,
             came_up: false,
         }
     }
@@ -240,17 +225,17 @@ impl Task {
             },
             state: self.state,
             next: self.next,
-            run_count: self.run_count,
-            runs_recorded: self.runs_recorded,
-            open: self.open.clone(),
-            finished: self.finished,
+            run_count: self.past.run_count,
+            runs_recorded: self.past.runs_recorded,
+            open: self.past.open.clone(),
+            finished: self.past.finished,
             target: self.target.to_string(),
             options: self.options.as_deref().cloned().unwrap_or_default(),
-            fired: self.fired,
-            latest: self.latest,
-            triggers: self.triggers,
-            paused: self.paused,
-            failing: self.failing,
+            fired: self.past.fired,
+            latest: self.past.latest,
+            triggers: self.past.triggers,
+            paused: self.past.paused,
+            failing: self.past.failing,
         }
     }
 }

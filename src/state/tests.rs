@@ -104,10 +104,10 @@ fn a_one_shot_fires_once_and_is_finished() {
 
     state.apply(due.plus_ms(1), ended(1, due, 1, Verdict::Succeeded));
     let task = state.task(1).unwrap();
-    assert_eq!((task.state, task.run_count, task.next), (TaskState::Finished, 1, None));
+    assert_eq!((task.state, task.past.run_count, task.next), (TaskState::Finished, 1, None));
     assert!(!state.wants(1, jobs[0].key, 1));
     state.apply(due.plus_ms(2), ended(1, due, 1, Verdict::Succeeded));
-    assert_eq!(state.task(1).unwrap().run_count, 1, "an outcome that is told twice counts once");
+    assert_eq!(state.task(1).unwrap().past.run_count, 1, "an outcome that is told twice counts once");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_failed_attempt_is_due_again_at_the_time_that_the_leader_chose() {
     assert_eq!((jobs[0].attempt, jobs[0].at, jobs[0].key), (2, retry, RunKey::scheduled(due)));
     state.apply(retry, ended(1, due, 2, Verdict::Failed { reason: "no more attempts".into() }));
     let task = state.task(1).unwrap();
-    assert_eq!((task.state, task.run_count), (TaskState::Finished, 1));
+    assert_eq!((task.state, task.past.run_count), (TaskState::Finished, 1));
     let runs = &state.changes().runs[&1].added;
     assert_eq!((runs[0].1.state, runs[0].1.attempts.len()), (RunState::Failed, 2));
 }
@@ -163,7 +163,7 @@ fn a_run_that_is_still_going_does_not_hold_up_the_next_due_time() {
     assert_eq!(state.running(second)[0].attempt, 2, "should nobody be sending the first");
     state.apply(second, ended(1, first, 1, Verdict::Succeeded));
     assert!(due_now(&mut state, second).is_empty(), "the second is taken and stays so");
-    assert_eq!(state.task(1).unwrap().run_count, 1);
+    assert_eq!(state.task(1).unwrap().past.run_count, 1);
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn a_late_success_of_a_deposed_leader_counts_and_its_failure_does_not() {
         state.apply(due, started(1, due, 2, 2, 2));
         state.apply(due, ended(1, due, 1, verdict));
         let task = state.task(1).unwrap();
-        assert_eq!(task.open.len(), open);
-        if let Some(run) = task.open.first() {
+        assert_eq!(task.past.open.len(), open);
+        if let Some(run) = task.past.open.first() {
             assert!(matches!(run.phase, OpenPhase::Running { attempt: 2, node: 2, .. }));
             assert_eq!(run.attempts.len(), 1, "the first attempt is known, its outcome is not");
         }
@@ -207,10 +207,10 @@ fn due_times_too_old_to_fire_are_missed_but_for_the_latest() {
     let misfire = Command::Misfire { seq: 1, from: first, upto, reason: "no leader".into(), latest_fires: true };
     state.apply(upto, misfire.clone());
     let task = state.task(1).unwrap();
-    assert_eq!((task.next, task.runs_recorded, task.run_count), (Some(upto), 5, 0));
+    assert_eq!((task.next, task.past.runs_recorded, task.past.run_count), (Some(upto), 5, 0));
     assert!(state.changes().runs[&1].added.iter().all(|(_, run)| run.state == RunState::Missed));
     state.apply(upto, misfire);
-    assert_eq!(state.task(1).unwrap().runs_recorded, 5, "a stale one does nothing");
+    assert_eq!(state.task(1).unwrap().past.runs_recorded, 5, "a stale one does nothing");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn triggers_are_runs_of_their_own_and_leave_the_schedule_alone() {
     };
     state.apply(T0, ended);
     let task = state.task(1).unwrap();
-    assert_eq!((task.next, task.open.len(), task.run_count, task.fired), (next, 2, 1, 0));
+    assert_eq!((task.next, task.past.open.len(), task.past.run_count, task.past.fired), (next, 2, 1, 0));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_cancelled_run_is_over_whatever_comes_of_its_attempt() {
     assert_eq!(state.apply(due, cancel), Reply::Refused(Refusal::NoSuchRun));
     state.apply(due, ended(1, due, 1, Verdict::Succeeded));
     let task = state.task(1).unwrap();
-    assert_eq!((task.run_count, task.runs_recorded, task.next), (0, 1, Some(due.plus_ms(60_000))));
+    assert_eq!((task.past.run_count, task.past.runs_recorded, task.next), (0, 1, Some(due.plus_ms(60_000))));
     assert_eq!(state.changes().runs[&1].added[0].1.state, RunState::Cancelled);
 }
 
@@ -101,7 +101,7 @@ fn start_end_and_number_of_runs_bound_a_schedule() {
     end_next(&mut state, 2);
     end_next(&mut state, 2);
     let task = state.task(2).unwrap();
-    assert_eq!((task.next, task.state, task.run_count), (None, TaskState::Finished, 2));
+    assert_eq!((task.next, task.state, task.past.run_count), (None, TaskState::Finished, 2));
 
     let past = Options { end: Some(T0), ..Options::default() };
     assert_eq!(bounded(&mut state, "c", past), Reply::Refused(Refusal::NeverFires));
@@ -165,10 +165,10 @@ fn a_run_that_is_going_ends_under_the_definition_that_it_began_under() {
     let mut new = old.clone();
     new.callback.body = "2".into();
     update(&mut state, due, "a", &old, &new);
-    assert_eq!(state.task(1).unwrap().open[0].spec.as_deref(), Some(&old));
+    assert_eq!(state.task(1).unwrap().past.open[0].spec.as_deref(), Some(&old));
     let following = state.task(1).unwrap().next.unwrap();
     state.apply(following, started(1, following, 1, 1, 1));
-    assert_eq!(state.task(1).unwrap().open[1].spec, None, "what begins now begins under the new one");
+    assert_eq!(state.task(1).unwrap().past.open[1].spec, None, "what begins now begins under the new one");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_finished_task_with_a_new_time_is_active_again() {
     let (old, new) = (spec(at(T0.0 + 10)), spec(at(T0.0 + 5000)));
     update(&mut state, T0.plus_ms(20), "a", &old, &new);
     let task = state.task(1).unwrap();
-    assert_eq!((task.state, task.next, task.finished), (TaskState::Active, Some(T0.plus_ms(5000)), None));
+    assert_eq!((task.state, task.next, task.past.finished), (TaskState::Active, Some(T0.plus_ms(5000)), None));
     let gone = spec(at(T0.0));
     assert!(matches!(update(&mut state, T0.plus_ms(20), "a", &new, &gone), Reply::Refused(Refusal::Past { .. })));
 }
@@ -213,7 +213,7 @@ fn a_due_time_that_overlaps_waits_or_is_skipped() {
     state.apply(due(2), Command::Overlap { seq: 1, due: due(2), queue: true });
     state.apply(due(3), Command::Overlap { seq: 1, due: due(3), queue: false });
     let task = state.task(1).unwrap();
-    assert_eq!((task.open.len(), task.runs_recorded, task.next), (2, 2, Some(due(4))));
+    assert_eq!((task.past.open.len(), task.past.runs_recorded, task.next), (2, 2, Some(due(4))));
     assert!(state.changes().runs[&1].added.iter().all(|(_, run)| run.state == RunState::Skipped));
     assert!(due_now(&mut state, due(3)).is_empty(), "what waits is not due while the run is going");
     state.apply(due(3), ended(1, due(0), 1, Verdict::Succeeded));
@@ -237,7 +237,7 @@ fn due_times_too_old_to_fire_can_all_be_missed() {
     let misfire = Command::Misfire { seq: 1, from, upto, reason: "paused".into(), latest_fires: false };
     state.apply(upto, misfire);
     let task = state.task(1).unwrap();
-    assert_eq!((task.next, task.runs_recorded), (Some(state_due(T0, 5)), 5));
+    assert_eq!((task.next, task.past.runs_recorded), (Some(state_due(T0, 5)), 5));
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_command_that_is_repeatable_answers_the_same_twice_and_changes_nothing_more(
         let mut state = State::new(T0);
         state.apply(T0, create.clone());
         state.apply(T0, Command::Trigger { id: id.clone() });
-        let runs = |state: &State| state.task(1).map(|task| task.open.len());
+        let runs = |state: &State| state.task(1).map(|task| task.past.open.len());
         let first = (state.apply(T0, command.clone()), runs(&state));
         let second = (state.apply(T0, command.clone()), runs(&state));
         assert_eq!(command.is_repeatable(), first == second, "{command:?}: {first:?}, {second:?}");

@@ -37,7 +37,7 @@ fn alert(on: &[AlertEvent]) -> Options {
 }
 
 fn open_keys(state: &State, seq: Seq) -> Vec<RunKey> {
-    state.task(seq).unwrap().open.iter().map(|run| run.key).collect()
+    state.task(seq).unwrap().past.open.iter().map(|run| run.key).collect()
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn an_outcome_triggers_the_tasks_that_are_to_follow_it() {
     let first = fire(&mut state, 3, Verdict::Succeeded, Steering::default());
     assert_eq!((open_keys(&state, 1).len(), open_keys(&state, 2).len()), (1, 0));
     let parent = RunId::new(&id("parent"), RunKey::scheduled(first));
-    assert_eq!(state.task(1).unwrap().open[0].parent, Some(parent));
+    assert_eq!(state.task(1).unwrap().past.open[0].parent, Some(parent));
     assert_eq!(due_now(&mut state, first).iter().filter(|job| job.seq == 1).count(), 1, "at once");
     let child = open_keys(&state, 1)[0];
     end(&mut state, 1, child, Verdict::Succeeded, Steering::default());
@@ -111,7 +111,7 @@ fn what_is_sent_at_most_once_is_never_sent_again_and_ends_as_unknown() {
     state.apply(due.plus_ms(5), lost);
     let run = &history(&state, 1)[0];
     assert_eq!((run.state, run.attempts.len(), run.attempts[0].node), (RunState::Unknown, 1, 7));
-    assert_eq!((state.task(1).unwrap().state, state.task(1).unwrap().run_count), (TaskState::Finished, 1));
+    assert_eq!((state.task(1).unwrap().state, state.task(1).unwrap().past.run_count), (TaskState::Finished, 1));
     assert!(state.lost(1, key).is_none());
 
     create(&mut state, T0, "b", at(due.0));
@@ -148,7 +148,7 @@ fn alerts_tell_of_failures_misses_and_recovery_and_are_no_runs() {
     };
     state.apply(bad, delivered);
     assert!(open_keys(&state, 1).is_empty());
-    assert_eq!((history(&state, 1).len(), state.task(1).unwrap().run_count), (2, 2), "it is in no history");
+    assert_eq!((history(&state, 1).len(), state.task(1).unwrap().past.run_count), (2, 2), "it is in no history");
 
     let good = fire(&mut state, 1, Verdict::Succeeded, Steering::default());
     assert_eq!(open_keys(&state, 1), [RunKey::scheduled(good).alert(AlertEvent::Recovered)]);
@@ -169,7 +169,7 @@ fn alerts_whose_receiver_is_away_are_bounded_and_hold_up_nothing() {
         fire(&mut state, 1, failed(), Steering::default());
     }
     let task = state.task(1).unwrap();
-    assert_eq!((task.open.len(), task.state), (100, TaskState::Finished));
+    assert_eq!((task.past.open.len(), task.state), (100, TaskState::Finished));
     state.apply(T0, Command::Collect { seqs: vec![1] });
     assert!(state.task(1).is_some(), "not while something is to be told");
 }
@@ -247,7 +247,7 @@ fn a_due_time_that_has_come_is_fired_and_recorded_whatever_the_schedule_says_nex
     assert!(matches!(state.apply(due.plus_ms(1), update), Reply::Created { .. }));
     assert!(state.wants(1, RunKey::scheduled(due), 1));
     state.apply(due.plus_ms(20), ended(1, due, 1, Verdict::Succeeded));
-    assert_eq!((history(&state, 1).len(), state.task(1).unwrap().run_count), (1, 1));
+    assert_eq!((history(&state, 1).len(), state.task(1).unwrap().past.run_count), (1, 1));
 }
 
 #[test]

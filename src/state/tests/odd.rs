@@ -28,7 +28,7 @@ fn a_due_time_that_had_its_run_does_not_come_again_when_the_clock_is_set_back() 
     let second = next.unwrap();
     state.apply(second, ended(1, second, 1, Verdict::Retry { at: second }));
     state.apply(back, Command::Trigger { id: id("a") });
-    let key = state.task(1).unwrap().open[1].key;
+    let key = state.task(1).unwrap().past.open[1].key;
     let steering = Steering { next_at: Some(second), ..Steering::default() };
     let (attempt, verdict) = (attempt(1, 200), Verdict::Succeeded);
     state.apply(back, Command::RunEnded { seq: 1, key, attempt, term: 1, verdict, steering });
@@ -58,7 +58,7 @@ fn a_task_that_is_updated_in_the_millisecond_of_its_due_time_has_one_run_of_it()
     ));
     let later = spec(Timing::After { delay_ms: 1 });
     update(&mut state, T0, &spec(Timing::After { delay_ms: 0 }), later);
-    assert_eq!(state.task(1).unwrap().open[0].key.due, T0, "the run that had come");
+    assert_eq!(state.task(1).unwrap().past.open[0].key.due, T0, "the run that had come");
     assert_eq!(state.task(1).unwrap().next, Some(T0.plus_ms(1)));
     state.check();
 }

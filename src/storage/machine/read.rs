@@ -34,8 +34,8 @@ impl Known {
             created: task.created,
             state: task.state,
             next: task.shown_next(),
-            run_count: task.run_count,
-            recorded: task.runs_recorded,
+            run_count: task.past.run_count,
+            recorded: task.past.runs_recorded,
             open: task.runs().cloned().collect(),
         }
     }
@@ -79,7 +79,7 @@ impl Machine {
     pub fn cause_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<Cause>, Error> {
         let (own, parent) = {
             let core = self.core();
-            let open = core.state.task(seq).and_then(|task| task.open.iter().find(|run| run.key == key));
+            let open = core.state.task(seq).and_then(|task| task.past.open.iter().find(|run| run.key == key));
             open.map(|run| (run.spec.clone(), run.parent)).unwrap_or_default()
         };
         let spec = match own {

@@ -1,0 +1,77 @@
+//! What has become of a task.
+
+use std::ops::{Deref, DerefMut};
+
+use super::record::Pause;
+use crate::clock::Timestamp;
+use crate::run::OpenRun;
+
+/// What has become of a task. Most of a million tasks have only been created: it takes memory from the first change on.
+#[derive(Debug, Default)]
+pub struct Past(Option<Box<Happened>>);
+
+/// What has happened to a task.
+#[derive(Debug, Default, PartialEq)]
+pub struct Happened {
+    /// Runs that were fired and came to an outcome.
+    pub run_count: u64,
+    /// Runs ever written to its history; the number of the next.
+    pub runs_recorded: u64,
+    /// Started and not ended, oldest first.
+    pub open: Vec<OpenRun>,
+    /// When it finished.
+    pub finished: Option<Timestamp>,
+    /// Due times of which there is a run.
+    pub fired: u64,
+    /// The latest due time of which there is a run, or a record that there was none. What comes next is later, even
+    /// where a clock was set back: two runs of one due time would have one id.
+    pub latest: Option<Timestamp>,
+    /// How often it was triggered.
+    pub triggers: u64,
+    /// The last time it was paused.
+    pub paused: Option<Pause>,
+    /// Whether the run that ended last, or the due time that was missed last, was no success.
+    pub failing: bool,
+    /// What was due by then is in the leader's hands.
+    pub(super) taken: Option<Timestamp>,
+}
+
+static NOTHING: Happened = Happened {
+    run_count: 0,
+    runs_recorded: 0,
+    open: Vec::new(),
+    finished: None,
+    fired: 0,
+    latest: None,
+    triggers: 0,
+    paused: None,
+    failing: false,
+    taken: None,
+};
+
+impl Past {
+    /// The runs that have started and not ended, to be changed.
+    pub(super) fn open_mut(&mut self) -> &mut [OpenRun] {
+        self.0.as_mut().map_or(&mut [], |happened| &mut happened.open)
+    }
+}
+
+impl Deref for Past {
+    type Target = Happened;
+
+    fn deref(&self) -> &Happened {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Past {
+    fn deref_mut(&mut self) -> &mut Happened {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl From<Happened> for Past {
+    fn from(happened: Happened) -> Self {
+        Past((happened != NOTHING).then(|| Box::new(happened)))
+    }
+}
