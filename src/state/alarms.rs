@@ -28,6 +28,36 @@ impl Alarm {
     }
 }
 
+/// An alarm in 16 bytes, where the enum has 24: each task has one.
+#[derive(Debug)]
+pub(super) struct Packed {
+    at: Timestamp,
+    timer: Option<Timer>,
+}
+
+/// No time that comes.
+const NEVER: Timestamp = Timestamp(u64::MAX);
+
+impl Packed {
+    pub const SILENT: Packed = Packed { at: NEVER, timer: None };
+
+    pub fn get(&self) -> Alarm {
+        match self.timer {
+            Some(timer) => Alarm::Wheel(timer, self.at),
+            None if self.at == NEVER => Alarm::Silent,
+            None => Alarm::Fresh(self.at),
+        }
+    }
+
+    fn set(&mut self, alarm: Alarm) {
+        let timer = match alarm {
+            Alarm::Wheel(timer, _) => Some(timer),
+            Alarm::Silent | Alarm::Fresh(_) => None,
+        };
+        *self = Packed { at: alarm.at().unwrap_or(NEVER), timer };
+    }
+}
+
 /// The alarms of all tasks. What a task has due is *taken* by the leader, all of it at once; from then on its alarm
 /// stands for what comes due later, so that nothing waits for what was taken: an attempt that finds no place at its
 /// target holds up none to another.
@@ -59,21 +89,21 @@ impl Alarms {
             None => first,
             Some(upto) => task.wakes().filter(|at| *at > upto).min(),
         };
-        if wake != task.alarm.at() {
+        if wake != task.alarm.get().at() {
             self.silence(seq, task);
-            task.alarm = match wake {
+            task.alarm.set(match wake {
                 None => Alarm::Silent,
                 Some(at) if at.0 <= self.wheel.elapsed_ms() => {
                     self.fresh.insert((at, seq));
                     Alarm::Fresh(at)
                 }
                 Some(at) => Alarm::Wheel(self.wheel.insert(at.0, seq), at),
-            };
+            });
         }
     }
 
     fn silence(&mut self, seq: Seq, task: &mut Task) {
-        match std::mem::replace(&mut task.alarm, Alarm::Silent) {
+        match std::mem::replace(&mut task.alarm, Packed::SILENT).get() {
             Alarm::Silent => {}
             Alarm::Wheel(timer, _) => {
                 self.wheel.cancel(timer);
@@ -98,7 +128,7 @@ impl Alarms {
         let progress = self.wheel.advance(now.0, limit, &mut due);
         for (at, seq) in due.drain(..) {
             if let Some(task) = pages.get_mut(seq) {
-                task.alarm = Alarm::Fresh(Timestamp(at));
+                task.alarm.set(Alarm::Fresh(Timestamp(at)));
                 self.fresh.insert((Timestamp(at), seq));
             }
         }
@@ -141,7 +171,7 @@ impl Alarms {
         let taken = std::mem::take(&mut self.taken);
         *self = Alarms { taken, ..Alarms::new(now) };
         for (seq, task) in pages.iter_mut() {
-            task.alarm = Alarm::Silent;
+            task.alarm = Packed::SILENT;
             self.set(seq, task);
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::alarms::Alarm;
+use super::alarms::Packed;
 use super::past::Past;
 use super::record::Pause;
 use super::task::{Rhythm, Task};
@@ -90,14 +90,13 @@ impl State {
             id,
             digest,
             created: now,
-            since: now,
             rhythm,
             state: TaskState::Active,
             next: Some(next),
             target,
             options: (spec.options != Options::default()).then(|| Box::new(spec.options.clone())),
             past: Past::default(),
-            alarm: Alarm::Silent,
+            alarm: Packed::SILENT,
             came_up: false,
         };
         if spec.options.run_now {
@@ -153,7 +152,7 @@ impl State {
         if let Some((rhythm, next)) = times {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
             task.next = Some(next);
-            task.since = now;
+            task.past.since = Some(now);
             task.came_up = true;
             task.past.fired = 0;
             if task.state == TaskState::Finished {

@@ -51,7 +51,7 @@ impl Course {
             rhythm: task.rhythm.clone(),
             options: task.options.as_deref().cloned(),
             created: task.created,
-            since: task.since,
+            since: task.since(),
             next: task.next,
             left: task.options.as_ref().and_then(|o| o.max_runs).map(|max| max.saturating_sub(task.past.fired)),
             paused: task.state == TaskState::Paused,

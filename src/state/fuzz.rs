@@ -63,7 +63,7 @@ impl State {
                 None => task.wake(),
                 Some(upto) => task.wakes().filter(|at| *at > upto).min(),
             };
-            let at = match task.alarm {
+            let at = match task.alarm.get() {
                 Alarm::Silent => None,
                 Alarm::Wheel(_, at) => {
                     in_wheel += 1;

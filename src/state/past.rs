@@ -13,6 +13,8 @@ pub struct Past(Option<Box<Happened>>);
 /// What has happened to a task.
 #[derive(Debug, Default, PartialEq)]
 pub struct Happened {
+    /// When its schedule was given to it, if it has another one than at its creation.
+    pub since: Option<Timestamp>,
     /// Runs that were fired and came to an outcome.
     pub run_count: u64,
     /// Runs ever written to its history; the number of the next.
@@ -37,6 +39,7 @@ pub struct Happened {
 }
 
 static NOTHING: Happened = Happened {
+    since: None,
     run_count: 0,
     runs_recorded: 0,
     open: Vec::new(),
