@@ -1,5 +1,6 @@
 //! What a node counts, in Prometheus' terms. One set per node: there are no globals.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -9,13 +10,20 @@ use prometheus_client::registry::{Registry, Unit};
 /// The labels of one counter.
 pub type Labels = Vec<(&'static str, String)>;
 
+/// How an attempt ended, as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `succeeded` or `failed`.
+    pub outcome: &'static str,
+}
+
 /// What a node counts; clones share it.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Attempts that ended, by `outcome`.
-    pub attempts: Family<Labels, Counter>,
+    pub attempts: Family<Outcome, Counter>,
     /// Attempts to deliver an alert that ended, by `outcome`.
-    pub alerts: Family<Labels, Counter>,
+    pub alerts: Family<Outcome, Counter>,
     /// How long after it was due an attempt was sent.
     pub lateness: Histogram,
     /// From connect to the last byte of the answer.

@@ -119,9 +119,9 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let duration_ms = Some(took.as_millis().min(u32::MAX.into()) as u32);
     let expect = if is_alert { Expect::default() } else { spec.callback.expect.clone() };
     let told = Told::by(outcome, &expect);
-    let label = if told.error.is_none() { "succeeded" } else { "failed" };
+    let ended = crate::metrics::Outcome { outcome: if told.error.is_none() { "succeeded" } else { "failed" } };
     let count = if is_alert { &node.metrics().alerts } else { &node.metrics().attempts };
-    count.get_or_create(&vec![("outcome", label.to_owned())]).inc();
+    count.get_or_create(&ended).inc();
     let policy = spec.retry.as_ref().filter(|_| !is_alert).map_or(dispatcher.0.policy, Policy::from);
     let verdict = match told.last_word(at_most_once) {
         Some(verdict) => verdict,

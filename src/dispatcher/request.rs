@@ -1,5 +1,7 @@
 //! The request of an attempt, out of the task's definition.
 
+use std::fmt::{Display, Write};
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,27 +23,22 @@ pub(super) fn build(
     term: u64,
 ) -> Option<Request> {
     let run = RunId::new(&job.id, job.key).to_string();
-    let mut headers = HeaderMap::with_capacity(8);
-    // A task id has no character that a header value may not have.
-    let mut put = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    put("xcron-task-id", job.id.to_string());
-    put("xcron-run-id", run.clone());
-    put("xcron-scheduled-at", job.key.due.0.to_string());
-    put("xcron-attempt", job.attempt.to_string());
-    put("xcron-fence", dispatcher.next_fence(term));
+    let mut own = OwnHeaders::default();
+    own.put("xcron-task-id", &job.id);
+    own.put("xcron-run-id", &run);
+    own.put("xcron-scheduled-at", job.key.due.0);
+    own.put("xcron-attempt", job.attempt);
+    own.put("xcron-fence", dispatcher.next_fence(term));
     if let Some((of, event)) = job.key.alerted() {
-        put("idempotency-key", format!("{run}-{}", event.name()));
+        own.put("idempotency-key", format_args!("{run}-{}", event.name()));
         let alert = spec.options.alert.as_ref()?;
-        return Some(alert::request(dispatcher, job, spec, alert, (of, event), headers));
+        return Some(alert::request(dispatcher, job, spec, alert, (of, event), own.into()));
     }
-    put("idempotency-key", run);
+    own.put("idempotency-key", &run);
     if let Some(parent) = parent {
-        put("xcron-parent-run-id", parent.to_string());
+        own.put("xcron-parent-run-id", parent);
     }
+    let mut headers = HeaderMap::from(own);
     for (name, value) in &spec.callback.headers {
         // Both were checked when the task was created.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
@@ -70,6 +67,40 @@ pub(super) fn build(
         timeout: Duration::from_millis(callback.timeout_ms.unwrap_or(settings.timeout_ms)),
         answer_bytes: if decides { settings.answer_bytes_max } else { settings.answer_kept_bytes },
     })
+}
+
+/// The headers that each attempt has. Their values share one allocation: the client copies all headers several times,
+/// and each copy of a value that has its own allocation would take another.
+struct OwnHeaders {
+    text: String,
+    values: Vec<(&'static str, Range<usize>)>,
+}
+
+impl Default for OwnHeaders {
+    fn default() -> Self {
+        OwnHeaders { text: String::with_capacity(256), values: Vec::with_capacity(8) }
+    }
+}
+
+impl OwnHeaders {
+    fn put(&mut self, name: &'static str, value: impl Display) {
+        let from = self.text.len();
+        // A string takes all that it is given.
+        let _ = write!(self.text, "{value}");
+        self.values.push((name, from..self.text.len()));
+    }
+}
+
+impl From<OwnHeaders> for HeaderMap {
+    fn from(own: OwnHeaders) -> HeaderMap {
+        let text = Bytes::from(own.text);
+        // A task id has no character that a header value may not have.
+        let value = |range| HeaderValue::from_maybe_shared(text.slice(range)).ok();
+        let mut headers = HeaderMap::with_capacity(16);
+        headers
+            .extend(own.values.into_iter().filter_map(|(n, range)| Some((HeaderName::from_static(n), value(range)?))));
+        headers
+    }
 }
 
 /// The bytes of the body, as the content type wants them.

@@ -1,6 +1,6 @@
 //! How a request reaches its target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -95,6 +95,33 @@ pub trait Transport: Send + Sync + 'static {
     fn learn(&self, _host: &str, _port: u16) {}
 }
 
+/// URLs that were parsed before: many tasks call the same one, and parsing it is a twentieth of what an attempt costs.
+#[derive(Default)]
+struct Urls(Mutex<HashMap<String, Url>>);
+
+/// So many are kept; then it begins anew.
+const URLS_MAX: usize = 1024;
+/// A longer one is parsed each time: this bounds the memory.
+const URL_KEPT_BYTES_MAX: usize = 512;
+
+impl Urls {
+    fn parse(&self, text: &str) -> Result<Url, url::ParseError> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(url) = known().get(text) {
+            return Ok(url.clone());
+        }
+        let url = Url::parse(text)?;
+        if text.len() <= URL_KEPT_BYTES_MAX {
+            let mut known = known();
+            if known.len() >= URLS_MAX {
+                known.clear();
+            }
+            known.insert(text.to_owned(), url.clone());
+        }
+        Ok(url)
+    }
+}
+
 /// The real one, over reqwest: no redirects, no proxy from the environment, answers read to a bound, and nothing but
 /// what the guard allows.
 pub struct Http(Arc<Inner>);
@@ -106,6 +133,7 @@ struct Inner {
     /// For each of the cluster's own ports, a client that knows to which port its names lead. Few tasks ask for one of
     /// these ports, so it is made when one does.
     careful: Mutex<BTreeMap<u16, Result<reqwest::Client, SetupError>>>,
+    urls: Urls,
     settings: Settings,
     answer_bytes_max: usize,
 }
@@ -143,7 +171,15 @@ impl Http {
             pool_max_idle_per_host: settings.in_flight_per_host_max,
         };
         let client = settings.client(Resolver::new(lookup.clone(), guard.clone(), 0))?;
-        let inner = Inner { guard, lookup, client, careful: Mutex::default(), settings, answer_bytes_max };
+        let inner = Inner {
+            guard,
+            lookup,
+            client,
+            careful: Mutex::default(),
+            urls: Urls::default(),
+            settings,
+            answer_bytes_max,
+        };
         Ok(Arc::new(Http(Arc::new(inner))))
     }
 }
@@ -153,6 +189,8 @@ impl Settings {
         reqwest::Client::builder()
             .user_agent(concat!("xcron/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
+            // What is sent again is our business; and each request would be copied in case it were.
+            .retry(reqwest::retry::never().max_retries_per_request(0))
             .no_proxy()
             .dns_resolver(resolver)
             .tcp_nodelay(true)
@@ -217,7 +255,7 @@ impl Inner {
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
         let Request { method, url, headers, body, answer_bytes: kept, .. } = request;
-        let url = Url::parse(&url).map_err(|error| Failure::Broken(error.to_string()))?;
+        let url = self.urls.parse(&url).map_err(|error| Failure::Broken(error.to_string()))?;
         let client = self.admit(&url).await?;
         let sending = client.request(method, url).headers(headers);
         let mut response = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send().await?;
@@ -327,6 +365,18 @@ mod tests {
         for none in ["-1", "1.5", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "184467440737095516160"] {
             assert_eq!(asked(none, None), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_url_is_the_same_however_often_it_is_parsed() {
+        let urls = Urls::default();
+        let long = format!("http://b.example/{}", "x".repeat(URL_KEPT_BYTES_MAX));
+        let texts = (0..2 * URLS_MAX).map(|n| format!("http://a.example/{n}?q=ü")).chain([long]);
+        for text in texts.flat_map(|text| [text.clone(), text]) {
+            assert_eq!(urls.parse(&text), Url::parse(&text));
+            assert!(urls.0.lock().unwrap().len() <= URLS_MAX);
+        }
+        assert_eq!(urls.parse("http://"), Err(url::ParseError::EmptyHost));
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -290,6 +290,9 @@ impl State {
             self.finished.insert((task.past.finished, seq));
         }
         if task.past.open.is_empty() {
+            if task.state == TaskState::Finished {
+                task.past.close();
+            }
             self.open.remove(&seq);
         } else {
             self.open.insert(seq);

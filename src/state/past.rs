@@ -53,6 +53,23 @@ static NOTHING: Happened = Happened {
 };
 
 impl Past {
+    /// Has a run be open.
+    pub(super) fn open_run(&mut self, run: OpenRun) {
+        let open = &mut self.open;
+        // Most have one at a time, and a vector begins with room for four.
+        if open.is_empty() {
+            open.reserve_exact(1);
+        }
+        open.push(run);
+    }
+
+    /// Gives back the room of open runs, of which there will be none: it is what most of a finished task would take.
+    pub(super) fn close(&mut self) {
+        if let Some(happened) = self.0.as_mut().filter(|happened| happened.open.is_empty()) {
+            happened.open = Vec::new();
+        }
+    }
+
     /// The runs that have started and not ended, to be changed.
     pub(super) fn open_mut(&mut self) -> &mut [OpenRun] {
         self.0.as_mut().map_or(&mut [], |happened| &mut happened.open)

@@ -84,6 +84,9 @@ impl State {
             let lost = open.lost();
             open.attempts.extend(lost);
         }
+        if open.attempts.is_empty() {
+            open.attempts.reserve_exact(1);
+        }
         open.attempts.push(attempt);
         let (state, reason) = match verdict {
             Verdict::Retry { at } => {
@@ -122,7 +125,7 @@ impl State {
         let task = self.pages.get_mut(seq)?;
         if task.next == Some(key.due) && key.nonce == 0 {
             task.pass(key.due);
-            task.past.open.push(OpenRun::new(key, key.due));
+            task.past.open_run(OpenRun::new(key, key.due));
         }
         task.past.open_mut().iter_mut().find(|run| run.key == key)
     }
@@ -171,7 +174,7 @@ impl State {
         task.pass(due);
         let key = RunKey::scheduled(due);
         if queue && task.past.open.iter().all(|run| run.phase != OpenPhase::Queued) {
-            task.past.open.push(OpenRun { phase: OpenPhase::Queued, ..OpenRun::new(key, now) });
+            task.past.open_run(OpenRun { phase: OpenPhase::Queued, ..OpenRun::new(key, now) });
         } else {
             let waits = if queue { "overlap: a run is going and another waits" } else { "overlap: a run is going" };
             self.record(seq, Run::unfired(key, RunState::Skipped, waits, now));

@@ -156,7 +156,7 @@ impl Task {
 
     /// Has an attempt come up.
     pub(super) fn open(&mut self, run: OpenRun) {
-        self.past.open.push(run);
+        self.past.open_run(run);
         self.came_up = true;
     }
 

@@ -105,6 +105,7 @@ fn a_one_shot_fires_once_and_is_finished() {
     state.apply(due.plus_ms(1), ended(1, due, 1, Verdict::Succeeded));
     let task = state.task(1).unwrap();
     assert_eq!((task.state, task.past.run_count, task.next), (TaskState::Finished, 1, None));
+    assert_eq!(task.past.open.capacity(), 0, "it is kept for days, and its open runs are not");
     assert!(!state.wants(1, jobs[0].key, 1));
     state.apply(due.plus_ms(2), ended(1, due, 1, Verdict::Succeeded));
     assert_eq!(state.task(1).unwrap().past.run_count, 1, "an outcome that is told twice counts once");

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Makes the creations, renames and removals in `dir` durable.
 ///
@@ -47,6 +48,30 @@ pub fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits until nobody has this file locked, about `most` at most. A file that is not there is not locked.
+///
+/// # Errors
+/// What the file system gives.
+pub fn wait_unlocked(path: &Path, most: Duration) -> io::Result<()> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    // Looks are counted, since simulated time stands still meanwhile.
+    for _ in 0..=most.as_millis() / LOOK_EVERY.as_millis() {
+        match file.try_lock() {
+            Ok(()) => return file.unlock(),
+            Err(TryLockError::Error(e)) => return Err(e),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+    Ok(())
+}
+
+/// How often a locked file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// An exclusive lock on a directory, held until dropped; the kernel drops it too when the process dies.
 #[derive(Debug)]
 pub struct DirLock {
@@ -89,6 +114,20 @@ mod tests {
         assert_eq!(DirLock::acquire(dir.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert!(lock.path().exists());
         drop(lock);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        wait_unlocked(&path, Duration::from_secs(60)).unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        wait_unlocked(&path, Duration::from_millis(20)).unwrap();
+        assert!(DirLock::acquire(dir.path()).is_err(), "it is left to who has it");
+        let waits = std::thread::spawn(move || wait_unlocked(&path, Duration::from_secs(60)).is_ok());
+        drop(lock);
+        assert!(waits.join().unwrap());
         DirLock::acquire(dir.path()).unwrap();
     }
 

@@ -11,6 +11,7 @@ use std::ops::{Bound, ControlFlow, RangeInclusive};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 pub(super) use sled::IVec as Sealed;
@@ -24,6 +25,10 @@ use crate::state::State;
 
 /// The key of the [`Mark`]; no record's key begins so.
 pub(super) const MARK_KEY: &[u8] = b"m";
+
+/// sled's threads end a little after the store is dropped, and hold its lock until then: this long it is waited for. Nobody
+/// else can have it, since `raft_dir` is locked.
+const LOCKED_MAX: Duration = Duration::from_secs(5);
 
 /// What a checkpoint is: where in the log, and what it holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -134,6 +139,7 @@ impl Store {
         let dir = Self::dir_of(base, generation);
         fsutil::create_dir_all_durable(&dir).map_err(Error::io("create", &dir))?;
         remove_unfinished(&dir).map_err(Error::io("clean", &dir))?;
+        fsutil::wait_unlocked(&dir.join("db"), LOCKED_MAX).map_err(Error::io("open", &dir))?;
         let config = sled::Config::new().path(&dir).cache_capacity(cache_bytes).flush_every_ms(None);
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let db = match opened {
