@@ -257,8 +257,12 @@ impl Inner {
         let Request { method, url, headers, body, answer_bytes: kept, .. } = request;
         let url = self.urls.parse(&url).map_err(|error| Failure::Broken(error.to_string()))?;
         let client = self.admit(&url).await?;
-        let sending = client.request(method, url).headers(headers);
-        let mut response = body.into_iter().fold(sending, reqwest::RequestBuilder::body).send().await?;
+        // As its builder would, but for copying each header. (That takes a user and a password from the URL besides, of which
+        // a task's has none.)
+        let mut sending = reqwest::Request::new(method, url);
+        *sending.headers_mut() = headers;
+        *sending.body_mut() = body.map(reqwest::Body::from);
+        let mut response = client.execute(sending).await?;
         let retry_after = retry_after(response.headers(), Clock::system().now());
         let (steering, no_retry) = steering(response.headers());
         let bytes_max = self.answer_bytes_max;
