@@ -52,15 +52,18 @@ static NOTHING: Happened = Happened {
     taken: None,
 };
 
+/// Pushes to what mostly has one at a time: a vector begins with room for four.
+pub(super) fn push_lean<T>(few: &mut Vec<T>, one: T) {
+    if few.is_empty() {
+        few.reserve_exact(1);
+    }
+    few.push(one);
+}
+
 impl Past {
     /// Has a run be open.
     pub(super) fn open_run(&mut self, run: OpenRun) {
-        let open = &mut self.open;
-        // Most have one at a time, and a vector begins with room for four.
-        if open.is_empty() {
-            open.reserve_exact(1);
-        }
-        open.push(run);
+        push_lean(&mut self.open, run);
     }
 
     /// Gives back the room of open runs, of which there will be none: it is what most of a finished task would take.

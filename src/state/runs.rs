@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::past::push_lean;
 use super::record::Indexed;
 use super::{State, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
@@ -84,10 +85,7 @@ impl State {
             let lost = open.lost();
             open.attempts.extend(lost);
         }
-        if open.attempts.is_empty() {
-            open.attempts.reserve_exact(1);
-        }
-        open.attempts.push(attempt);
+        push_lean(&mut open.attempts, attempt);
         let (state, reason) = match verdict {
             Verdict::Retry { at } => {
                 open.phase = OpenPhase::Waiting { attempt: number.saturating_add(1), at };

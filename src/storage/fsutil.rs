@@ -125,10 +125,15 @@ mod tests {
         let lock = DirLock::acquire(dir.path()).unwrap();
         wait_unlocked(&path, Duration::from_millis(20)).unwrap();
         assert!(DirLock::acquire(dir.path()).is_err(), "it is left to who has it");
-        let waits = std::thread::spawn(move || wait_unlocked(&path, Duration::from_secs(60)).is_ok());
+        let (tell, told) = std::sync::mpsc::channel();
+        let waits = std::thread::spawn(move || {
+            wait_unlocked(&path, Duration::from_secs(60)).unwrap();
+            tell.send(DirLock::acquire(dir.path()).is_ok()).unwrap();
+        });
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "it waits while the lock is held");
         drop(lock);
-        assert!(waits.join().unwrap());
-        DirLock::acquire(dir.path()).unwrap();
+        assert!(told.recv().unwrap(), "and no longer");
+        waits.join().unwrap();
     }
 
     #[test]

@@ -321,14 +321,15 @@ impl Machine {
         });
         let (changes, mark, ledger) = changed.await.map_err(panicked)??;
         keeper.ledger = ledger;
-        let scan = match keeper.scan.upgrade() {
+        let mut scan = match keeper.scan.upgrade() {
             Some(scan) => Some(scan.lock_owned().await),
             None => None,
         };
         let (new, kept_max) = (mark.clone(), self.0.options.unsaved_bytes_max);
         let written = seam::blocking(move || {
-            let mut scan = scan;
-            scan.as_mut().map_or(Ok(()), |scan| scan.keep(&changes, kept_max))?;
+            if let Some(scan) = &mut scan {
+                scan.keep(&changes, kept_max)?;
+            }
             store.write(changes, Some(&new))?;
             // The scan may go on while this gets durable.
             drop(scan);

@@ -14,6 +14,7 @@ use crate::seam;
 impl Machine {
     /// Writes all of the state, as of now, into a snapshot file.
     pub(super) async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
+        let panicked = |panic| Error::damaged(&self.0.dir, panic);
         let _one = self.0.snapshotting.lock().await;
         let (scan, header, sum, snapshots, temporary) = {
             let mut keeper = self.0.keeper.lock().await;
@@ -25,12 +26,14 @@ impl Machine {
             let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
             let (header, snapshots) = (Header { meta }, keeper.snapshots.clone());
             let temporary = snapshots.temporary();
-            let scan = Scan::begin(self.store(), &header, &temporary)?;
+            let store = self.store();
+            let begun =
+                seam::blocking(move || Scan::begin(store, &header, &temporary).map(|scan| (scan, header, temporary)));
+            let (scan, header, temporary) = begun.await.map_err(panicked)??;
             let scan = Arc::new(tokio::sync::Mutex::new(scan));
             keeper.scan = Arc::downgrade(&scan);
             (scan, header, sum, snapshots, temporary)
         };
-        let panicked = |panic| Error::damaged(&self.0.dir, panic);
         let file = loop {
             // First come, first served: a checkpoint waits for a step at most.
             let mut scan = scan.clone().lock_owned().await;
