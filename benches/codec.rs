@@ -7,7 +7,7 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, Vote};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use xcron::command::{Batch, Command};
+use xcron::command::{Batch, Command, Encoded};
 use xcron::id::RunKey;
 use xcron::raft::wire::ProposeRequest;
 use xcron::raft::{Payload, TypeConfig};
@@ -101,7 +101,9 @@ fn message<T: Serialize + DeserializeOwned>(c: &mut Criterion, name: &str, comma
 }
 
 fn messages(c: &mut Criterion) {
-    message(c, "propose", BATCH, &ProposeRequest { commands: creates(), term: 7, timeout_ms: 1_000 });
+    let encoded = |command| Encoded::of(command).expect("a command can be encoded").into_bytes();
+    let commands = creates().iter().map(encoded).collect();
+    message(c, "propose", BATCH, &ProposeRequest { commands, term: 7, timeout_ms: 1_000 });
     let id = |index| LogId::new(CommittedLeaderId::new(3, 1), index);
     let entry = |n| {
         let bytes = batch(creates()).encode().expect("a batch can be encoded");

@@ -3,6 +3,7 @@
 //! A command says all that [`crate::state::State::apply`] needs: times, random delays and decisions are made by the
 //! leader and written into it, so that every replica computes the same from it. Many of them travel in one [`Batch`].
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -154,19 +155,58 @@ pub enum Command {
 }
 
 impl Command {
-    /// About how many bytes it takes in an entry.
-    pub fn weight(&self) -> usize {
-        match self {
-            Command::Create { spec, .. } => 256 + spec.callback.body.len() + spec.callback.url.len(),
-            Command::Update { old, spec, .. } => 512 + old.callback.body.len() + spec.callback.body.len(),
-            _ => 128,
-        }
-    }
-
     /// Whether it can be written a second time where nobody knows whether it was written: the state is then as after
     /// the first, and the answer too. A second trigger is a second run; a second cancel, or delete, finds nothing.
     pub fn is_repeatable(&self) -> bool {
         !matches!(self, Command::Delete { .. } | Command::Trigger { .. } | Command::Cancel { .. })
+    }
+}
+
+/// A command as it stands in a [`Batch`]: encoded once, where it is submitted. Messages and log entries are put together
+/// from such bytes, so that each bound on them counts the bytes that there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    bytes: Bytes,
+    creates: bool,
+}
+
+impl Encoded {
+    /// Encodes a command.
+    ///
+    /// # Errors
+    /// Where a field cannot be written, which no command of this version has.
+    pub fn of(command: &Command) -> Result<Encoded, postcard::Error> {
+        let bytes = postcard::to_stdvec(command)?.into();
+        Ok(Encoded { bytes, creates: matches!(command, Command::Create { .. }) })
+    }
+
+    /// Takes over bytes that another node has encoded, if they are exactly one command of this version.
+    ///
+    /// # Errors
+    /// Any other bytes.
+    pub fn read(bytes: Bytes) -> Result<Encoded, postcard::Error> {
+        let (command, rest) = postcard::take_from_bytes::<Command>(&bytes)?;
+        if !rest.is_empty() {
+            return Err(postcard::Error::DeserializeBadEncoding);
+        }
+        let creates = matches!(command, Command::Create { .. });
+        Ok(Encoded { bytes, creates })
+    }
+
+    /// How many bytes it has.
+    #[expect(clippy::len_without_is_empty, reason = "no command is empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it is a [`Command::Create`].
+    pub fn creates(&self) -> bool {
+        self.creates
+    }
+
+    /// The bytes.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
     }
 }
 
@@ -299,10 +339,20 @@ impl Batch {
     /// # Errors
     /// Where a field cannot be written, which no command of this version has.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        let weight: usize = self.commands.iter().map(Command::weight).sum();
-        let mut bytes = Vec::with_capacity(32 + weight);
+        postcard::to_extend(self, vec![BATCH_FORMAT])
+    }
+
+    /// The bytes of the batch that has these commands, without encoding any of them again.
+    ///
+    /// # Errors
+    /// As [`Batch::encode`].
+    pub fn assemble(now: Timestamp, commands: &[Encoded]) -> Result<Vec<u8>, postcard::Error> {
+        let mut bytes = Vec::with_capacity(32 + commands.iter().map(Encoded::len).sum::<usize>());
         bytes.push(BATCH_FORMAT);
-        postcard::to_extend(self, bytes)
+        // As the two fields of a batch: a time, and a sequence, which begins with its length.
+        let mut bytes = postcard::to_extend(&(now, commands.len()), bytes)?;
+        commands.iter().for_each(|command| bytes.extend_from_slice(&command.bytes));
+        Ok(bytes)
     }
 
     /// From what [`Batch::encode`] made.
@@ -315,5 +365,39 @@ impl Batch {
             Some((&BATCH_FORMAT, rest)) => Ok(postcard::from_bytes(rest)?),
             Some((&other, _)) => Err(DecodeError::Format(other)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_encoded_commands_is_the_encoded_batch() {
+        let id = TaskId::generate();
+        for many in [0, 1, 2, 127, 128, 400] {
+            let commands: Vec<Command> = (0..many)
+                .map(|n| match n % 3 {
+                    0 => Command::Delete { id: id.clone() },
+                    1 => Command::Collect { seqs: vec![n, 1 << 40] },
+                    _ => Command::ClaimNode { node: n, store: Uuid::from_u128(7) },
+                })
+                .collect();
+            let encoded: Vec<Encoded> = commands.iter().map(|command| Encoded::of(command).unwrap()).collect();
+            let now = Timestamp(1_700_000_000_000);
+            let bytes = Batch::assemble(now, &encoded).unwrap();
+            assert_eq!(bytes, Batch { now, commands }.encode().unwrap());
+            for command in encoded {
+                assert_eq!(Encoded::read(command.clone().into_bytes()).unwrap(), command);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_exactly_one_command_is_not_taken_over() {
+        let one = Encoded::of(&Command::Delete { id: TaskId::generate() }).unwrap().into_bytes();
+        assert!(Encoded::read([&one[..], &one[..]].concat().into()).is_err(), "two commands");
+        assert!(Encoded::read(one.slice(..one.len() - 1)).is_err(), "a part of one");
+        assert!(Encoded::read(vec![250; 40].into()).is_err(), "none that this version knows");
     }
 }

@@ -156,6 +156,9 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// Most writes that wait on one node; more are answered with 1070. Default: 65536.
     pub queue_max: usize,
+    /// Most bytes of writes that wait on one node or are on their way; more are answered with 1070. Default: 134217728
+    /// (128 MiB). Minimum: 67108864.
+    pub queue_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -215,6 +218,7 @@ impl Default for Limits {
             connections_max: 10_000,
             idle_timeout_ms: 30_000,
             queue_max: 65_536,
+            queue_bytes_max: 128 << 20,
         }
     }
 }
@@ -330,7 +334,8 @@ impl Config {
         whole("storage.reserve_mb", store.reserve_mb, 1, 1 << 20)?;
         whole("storage.log_segment_bytes", store.log_segment_bytes, 1 << 20, 1 << 30)?;
         whole("limits.request_bytes_max", limits.request_bytes_max as u64, 1024, 64 << 20)?;
-        whole("limits.task_bytes_max", limits.task_bytes_max as u64, 256, limits.request_bytes_max as u64)?;
+        let task_bytes_max = (limits.request_bytes_max as u64).min(16 << 20);
+        whole("limits.task_bytes_max", limits.task_bytes_max as u64, 256, task_bytes_max)?;
         whole("limits.tasks_max", limits.tasks_max as u64, 1, 1 << 40)?;
         whole("limits.retain_s", limits.retain_s, 0, 10 * 365 * 86_400)?;
         whole("limits.ahead_ms_max", limits.ahead_ms_max, 1000, 200 * 365 * DAY_MS)?;
@@ -338,6 +343,7 @@ impl Config {
         whole("limits.connections_max", limits.connections_max as u64, 1, 1 << 20)?;
         whole("limits.idle_timeout_ms", limits.idle_timeout_ms, 100, DAY_MS)?;
         whole("limits.queue_max", limits.queue_max as u64, 1, 1 << 24)?;
+        whole("limits.queue_bytes_max", limits.queue_bytes_max as u64, 64 << 20, 1 << 40)?;
         callback.validate().or_else(|(key, detail)| fail(key, detail))?;
         self.validate_peers(file)?;
         match self.guard() {

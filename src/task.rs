@@ -373,6 +373,17 @@ impl TaskSpec {
         TaskSpec { timing, options, callback, retry: None, name: None, tags: BTreeMap::new(), secrets: Vec::new() }
     }
 
+    /// About how many bytes its texts have, whichever they are: all that a caller can make large.
+    pub fn text_bytes(&self) -> usize {
+        let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len() + 32).sum::<usize>();
+        let callback = &self.callback;
+        let alert = self.options.alert.as_ref().map_or(0, |alert| alert.url.len());
+        let ids = self.options.on_success.len() + self.options.on_failure.len();
+        let expected = callback.expect.body_contains.as_ref().map_or(0, String::len);
+        let fixed = callback.body.len() + callback.url.len() + self.name.as_ref().map_or(0, String::len);
+        fixed + expected + alert + pairs(&callback.headers) + pairs(&self.tags) + (ids + self.secrets.len()) * 128
+    }
+
     /// A fingerprint: two definitions with the same one are the same definition.
     pub fn digest(&self) -> u128 {
         // A `TaskSpec` holds nothing that postcard cannot write: no maps of unknown length, no untagged values.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{json, Value};
 use support::{assert_distinct, eventually, now, once, pass, periodic, until, with, Cluster, Hit, Sink, TestNode};
 use xcron::clock::{monotonic, Clock};
-use xcron::command::{Command, Reply};
+use xcron::command::{Command, Encoded, Reply};
 use xcron::node::JoinError;
 use xcron::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
 use xcron::raft::Links;
@@ -404,8 +404,8 @@ async fn what_was_forwarded_to_the_leader_of_another_term_is_not_written() {
     let links = Links::new(Clock::system(), Duration::from_secs(1));
     let address = format!("{}:{}", leader.config.bind, leader.config.peer_port);
     let delete = |term| {
-        let request =
-            ProposeRequest { commands: vec![Command::Delete { id: id.parse().unwrap() }], term, timeout_ms: 5000 };
+        let command = Encoded::of(&Command::Delete { id: id.parse().unwrap() }).unwrap();
+        let request = ProposeRequest { commands: vec![command.into_bytes()], term, timeout_ms: 5000 };
         let (links, address) = (links.clone(), address.clone());
         async move {
             let answer = links.call::<_, ProposeAnswer>(&address, "propose", &request, Duration::from_secs(5)).await;

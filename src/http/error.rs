@@ -204,6 +204,9 @@ impl From<node::Error> for Error {
             node::Error::NoLeader | node::Error::Stopping => Code::NoLeader,
             node::Error::Unknown(_) => Code::Unknown,
             node::Error::Busy | node::Error::TooManyTasks(_) => Code::TooMany,
+            node::Error::TooLarge { .. } => {
+                return Error { status: StatusCode::PAYLOAD_TOO_LARGE, ..Error::over_limit(error.to_string()) }
+            }
             node::Error::Cursor => return Error::malformed("cursor: not one that this list gave out"),
             node::Error::Damaged(_) => return Error::internal(error.to_string()),
             node::Error::Storage(_) => {
@@ -249,6 +252,7 @@ mod tests {
         assert_eq!(told(node::Error::Unknown(Duration::from_secs(5))), (1051, 504));
         assert_eq!(told(node::Error::Busy), (1070, 429));
         assert_eq!(told(node::Error::TooManyTasks(7)), (1070, 429));
+        assert_eq!(told(node::Error::TooLarge { bytes: 8, limit: 7 }), (1006, 413));
         assert_eq!(told(node::Error::Storage("x".into())), (1071, 507));
         assert_eq!(told(node::Error::Damaged("x".into())), (1004, 500));
         assert_eq!(told(node::Error::Cursor), (1000, 400));

@@ -14,6 +14,14 @@ pub enum Error {
     /// Nothing was written: too many writes wait.
     #[error("too many writes wait; nothing was written")]
     Busy,
+    /// Nothing was written: the command alone is larger than a log entry may be.
+    #[error("the change takes {bytes} bytes, and the limit is {limit}; nothing was written")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
     /// Nothing was written: the limit on the number of tasks is reached.
     #[error("the limit of {0} tasks is reached")]
     TooManyTasks(usize),

@@ -19,12 +19,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
-use tokio::sync::{mpsc, oneshot, watch, Notify};
+use tokio::sync::{mpsc, oneshot, watch, Notify, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::clock::{monotonic, Clock, Timestamp};
-use crate::command::{Command, Refusal, Reply};
+use crate::command::{Command, Encoded, Refusal, Reply};
 use crate::config::{Config, HostPort};
 use crate::id::{RunId, TaskId};
 use crate::metrics::Metrics;
@@ -94,6 +94,8 @@ struct Inner {
     identity: Mutex<Option<Identity>>,
     store: Uuid,
     submissions: mpsc::Sender<proposer::Submission>,
+    /// For the bytes of what is submitted.
+    submission_room: Arc<Semaphore>,
     readers: mpsc::Sender<reads::Reader>,
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
@@ -147,6 +149,7 @@ impl Node {
         let mut registry = prometheus_client::registry::Registry::with_prefix("xcron");
         metrics.register(&mut registry);
         let (submissions, submitted) = mpsc::channel(config.limits.queue_max);
+        let submission_room = proposer::room(config.limits.queue_bytes_max);
         let (readers, read) = mpsc::channel(config.limits.queue_max);
         // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
         let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_max_ms * 9 / 10));
@@ -172,6 +175,7 @@ impl Node {
             identity: Mutex::new(identity),
             store,
             submissions,
+            submission_room,
             readers,
             raft_metrics: watch::Sender::new(None),
             faults: Mutex::default(),
@@ -366,6 +370,7 @@ impl Node {
             _ => false,
         };
         let again = deletes || command.is_repeatable();
+        let command = Encoded::of(&command).map_err(|e| Error::Damaged(e.to_string()))?;
         let began = monotonic();
         let mut ambiguous = false;
         loop {
@@ -400,8 +405,8 @@ impl Node {
         }
     }
 
-    async fn submit(&self, command: Command, deadline: Instant, only_in: Option<u64>) -> Result<Reply, Error> {
-        let (submission, waiting) = proposer::submission(command, deadline, only_in);
+    async fn submit(&self, command: Encoded, deadline: Instant, only_in: Option<u64>) -> Result<Reply, Error> {
+        let (submission, waiting) = proposer::submission(command, &self.0.submission_room, deadline, only_in)?;
         match self.0.submissions.try_send(submission) {
             Ok(()) => waiting.reply().await,
             Err(mpsc::error::TrySendError::Full(_)) => Err(Error::Busy),

@@ -10,6 +10,7 @@ use axum::Router;
 
 use super::{join, proposer, reads, Node};
 use crate::clock::monotonic;
+use crate::command::Encoded;
 use crate::raft::wire::{ClaimRequest, ProposeRequest, Refused, Status};
 use crate::raft::{self, receive, Rejection};
 use crate::view::TargetFilter;
@@ -78,7 +79,13 @@ async fn forwarded(
     deadline: tokio::time::Instant,
 ) -> Result<Vec<crate::command::Reply>, Refused> {
     let many = request.commands.len();
-    let submitted = request.commands.into_iter().map(|command| node.submit(command, deadline, Some(request.term)));
+    // One that this version cannot read would stop every node of this version that has to apply it.
+    let commands: Result<Vec<_>, _> = request.commands.into_iter().map(Encoded::read).collect();
+    let commands = commands.map_err(|error| {
+        tracing::warn!(%error, "a peer has forwarded a command that this version cannot read; nothing of it is written");
+        Refused::NotLeader
+    })?;
+    let submitted = commands.into_iter().map(|command| node.submit(command, deadline, Some(request.term)));
     let replies = futures::future::join_all(submitted).await;
     let mut done = Vec::with_capacity(many);
     let mut errors = Vec::new();

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
-use tokio::sync::{mpsc, oneshot, Semaphore};
+use tokio::sync::{mpsc, oneshot, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::{health, Error, Node};
 use crate::clock::monotonic;
-use crate::command::{Batch, Command, Reply};
+use crate::command::{Batch, Encoded, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
 use crate::raft::{CallError, Payload};
 
@@ -26,11 +26,21 @@ const ENTRY_PATIENCE: Duration = Duration::from_millis(1);
 /// Batches on their way to the leader at once.
 const FORWARDS_IN_FLIGHT: usize = 4;
 const COMMANDS_PER_ENTRY: usize = 1024;
-const BYTES_PER_ENTRY: usize = 2 << 20;
+/// An entry has no more bytes of commands, unless it is one command alone; nor has a batch on its way to the leader. It
+/// is what a link of 20 Mbit/s carries in 100 ms.
+const BYTES_PER_ENTRY: usize = 256 << 10;
+/// The largest command: an update carries two definitions, each as large as `limits.task_bytes_max` may be.
+pub(super) const COMMAND_BYTES_MAX: usize = 40 << 20;
+/// A log entry with more bytes of commands is never appended. The log takes more than this.
+const ENTRY_BYTES_MAX: usize = COMMAND_BYTES_MAX + (1 << 10);
+/// What a command that waits takes beside its bytes.
+const SUBMISSION_BYTES: usize = 256;
 
 /// A command, and who waits for its reply.
 pub(super) struct Submission {
-    command: Command,
+    command: Encoded,
+    /// Its share of `limits.queue_bytes_max`, until it is replied to.
+    room: OwnedSemaphorePermit,
     deadline: Instant,
     /// It came from a peer, and is for this node as the leader of this term alone.
     only_in: Option<u64>,
@@ -46,12 +56,31 @@ pub(super) struct Waiting {
     decided: Arc<AtomicBool>,
 }
 
+/// How many bytes of writes may wait, or be on their way.
+pub(super) fn room(queue_bytes_max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(queue_bytes_max.min(Semaphore::MAX_PERMITS)))
+}
+
 /// A command for the queue, and what to wait on.
-pub(super) fn submission(command: Command, deadline: Instant, only_in: Option<u64>) -> (Submission, Waiting) {
+///
+/// # Errors
+/// [`Error::TooLarge`], and [`Error::Busy`] where there is no room for it.
+pub(super) fn submission(
+    command: Encoded,
+    room: &Arc<Semaphore>,
+    deadline: Instant,
+    only_in: Option<u64>,
+) -> Result<(Submission, Waiting), Error> {
+    let bytes = command.len();
+    if bytes > COMMAND_BYTES_MAX {
+        return Err(Error::TooLarge { bytes, limit: COMMAND_BYTES_MAX });
+    }
+    let weight = (bytes + SUBMISSION_BYTES) as u32;
+    let room = room.clone().try_acquire_many_owned(weight).map_err(|_| Error::Busy)?;
     let (sender, reply) = oneshot::channel();
     let decided = Arc::new(AtomicBool::new(false));
-    let submission = Submission { command, deadline, only_in, reply: sender, decided: decided.clone() };
-    (submission, Waiting { deadline, reply, decided })
+    let submission = Submission { command, room, deadline, only_in, reply: sender, decided: decided.clone() };
+    Ok((submission, Waiting { deadline, reply, decided }))
 }
 
 impl Submission {
@@ -75,6 +104,8 @@ impl Waiting {
 
 /// Gathers and sends, until every sender of submissions is gone.
 pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
+    // The one that did not fit into the last batch.
+    let mut left: Option<Submission> = None;
     let entries = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
     let forwards = Arc::new(Semaphore::new(FORWARDS_IN_FLIGHT));
     loop {
@@ -82,17 +113,27 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
         let leads = node.leads();
         let places = if leads { &entries } else { &forwards };
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Some(first) = queue.recv().await else { return };
+        let first = match left.take() {
+            Some(first) => first,
+            None => match queue.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
         if leads {
             // The other place is free once no entry is on its way.
             let _ = tokio::time::timeout(ENTRY_PATIENCE, places.acquire()).await;
         }
-        let mut bytes = first.command.weight();
+        let mut bytes = first.command.len();
         let mut batch = Vec::with_capacity((1 + queue.len()).min(COMMANDS_PER_ENTRY));
         batch.push(first);
-        while batch.len() < COMMANDS_PER_ENTRY && bytes < BYTES_PER_ENTRY {
+        while batch.len() < COMMANDS_PER_ENTRY {
             let Ok(next) = queue.try_recv() else { break };
-            bytes += next.command.weight();
+            bytes += next.command.len();
+            if bytes > BYTES_PER_ENTRY {
+                left = Some(next);
+                break;
+            }
             batch.push(next);
         }
         let node = node.clone();
@@ -103,7 +144,25 @@ pub(super) async fn run(node: Node, mut queue: mpsc::Receiver<Submission>) {
     }
 }
 
+/// Those for which there is room while their callers wait; the others are refused. None of them counts as sent until
+/// then, since what waits here is not written.
+async fn with_room(node: &Node, mut batch: Vec<Submission>) -> Vec<Submission> {
+    while let Some(first) = batch.iter().map(|submission| submission.deadline).min() {
+        // A little earlier, so that the caller is told why.
+        let until = first.checked_sub(Duration::from_millis(20)).unwrap_or(first);
+        if tokio::time::timeout_at(until, node.0.machine.room()).await.is_ok() {
+            break;
+        }
+        let (late, rest) = batch.into_iter().partition(|submission| submission.deadline <= first);
+        batch = rest;
+        // A receiver that is gone has stopped waiting.
+        Vec::into_iter(late).for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::Busy))));
+    }
+    batch
+}
+
 async fn send(node: &Node, batch: Vec<Submission>) {
+    let batch = if node.leads() { with_room(node, batch).await } else { batch };
     let now = monotonic();
     let term = node.leads_under_lease();
     // A peer that gives up on a leader sends its commands to the next one. Those that this node still has must not be
@@ -115,8 +174,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     // A receiver that is gone has stopped waiting.
     outdated.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
     if let Some(reason) = node.storage_shortage().filter(|_| node.leads() && !node.lets_another_lead()) {
-        let (refused, others): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|s| matches!(s.command, Command::Create { .. }));
+        let (refused, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|s| s.command.creates());
         batch = others;
         for Submission { reply, .. } in refused {
             // A receiver that is gone has stopped waiting.
@@ -126,8 +184,10 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());
-    for Submission { command, reply, .. } in batch {
+    let mut rooms = Vec::with_capacity(batch.len());
+    for Submission { command, room, reply, .. } in batch {
         commands.push(command);
+        rooms.push(room);
         waiting.push(reply);
     }
     let result = match node.leader() {
@@ -144,17 +204,15 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         Ok(replies) => waiting.into_iter().zip(replies).for_each(|(reply, result)| drop(reply.send(Ok(result)))),
         Err(error) => waiting.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
     }
+    drop(rooms);
 }
 
 /// Writes commands as one entry of this node's, the leader's, log.
-pub(super) async fn write(node: &Node, commands: Vec<Command>, deadline: Instant) -> Result<Vec<Reply>, Error> {
+async fn write(node: &Node, commands: Vec<Encoded>, deadline: Instant) -> Result<Vec<Reply>, Error> {
     let inner = &node.0;
     let Some(raft) = inner.group.get() else { return Err(Error::NoLeader) };
     if let Some(reason) = node.storage_failure() {
         return Err(Error::Storage(reason));
-    }
-    if tokio::time::timeout_at(deadline, inner.machine.room()).await.is_err() {
-        return Err(Error::Busy);
     }
     let count = commands.len();
     // What a clock says that has just jumped would be in the state for good: the schedule of a task that is created now
@@ -162,8 +220,13 @@ pub(super) async fn write(node: &Node, commands: Vec<Command>, deadline: Instant
     if health::has_jumped(node) {
         return Err(Error::NoLeader);
     }
-    let batch = Batch { now: inner.clock.now(), commands };
-    let bytes = batch.encode().map_err(|e| Error::Damaged(e.to_string()))?;
+    let bytes = Batch::assemble(inner.clock.now(), &commands).map_err(|e| Error::Damaged(e.to_string()))?;
+    drop(commands);
+    let limit = ENTRY_BYTES_MAX;
+    if bytes.len() > limit {
+        // The log would refuse it, and openraft takes that for the end of the log.
+        return Err(Error::TooLarge { bytes: bytes.len(), limit });
+    }
     let began = monotonic();
     let write = raft.client_write(Payload(Bytes::from(bytes.into_boxed_slice())));
     match tokio::time::timeout_at(deadline, write).await {
@@ -192,13 +255,14 @@ async fn forward(
     node: &Node,
     address: &str,
     term: u64,
-    commands: Vec<Command>,
+    commands: Vec<Encoded>,
     deadline: Instant,
 ) -> Result<Vec<Reply>, Error> {
     let wait = deadline.saturating_duration_since(monotonic());
     let count = commands.len();
     // The leader gives up a little earlier, so that its word on what became of it still arrives.
     let timeout_ms = wait.saturating_sub(Duration::from_millis(50)).as_millis() as u64;
+    let commands = commands.into_iter().map(Encoded::into_bytes).collect();
     let request = ProposeRequest { commands, term, timeout_ms };
     let began = monotonic();
     let call = node.0.links.call::<_, ProposeAnswer>(address, "propose", &request, wait);
@@ -221,6 +285,7 @@ pub(super) fn from_refused(refused: Refused, waited: Duration) -> Error {
         Refused::NotLeader => Error::NoLeader,
         Refused::Unknown => Error::Unknown(waited),
         Refused::Busy => Error::Busy,
+        Refused::TooLarge { bytes, limit } => Error::TooLarge { bytes, limit },
         Refused::Storage(reason) => Error::Storage(reason),
     }
 }
@@ -229,7 +294,12 @@ pub(super) fn to_refused(error: &Error) -> Refused {
     match error {
         Error::NoLeader | Error::Stopping => Refused::NotLeader,
         Error::Busy | Error::TooManyTasks(_) => Refused::Busy,
+        Error::TooLarge { bytes, limit } => Refused::TooLarge { bytes: *bytes, limit: *limit },
         Error::Storage(reason) => Refused::Storage(reason.clone()),
         _ => Refused::Unknown,
     }
 }
+
+#[cfg(test)]
+#[path = "proposer_tests.rs"]
+mod tests;

@@ -1,10 +1,11 @@
 //! What the peers say to each other beside Raft itself.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::command::{Command, Reply};
+use crate::command::Reply;
 use crate::view::{Page, TargetView};
 
 /// The header with the sender's node id; 0: it has none yet.
@@ -13,8 +14,8 @@ pub const HEADER_FROM: &str = "xcron-from";
 pub const HEADER_CLUSTER: &str = "xcron-cluster";
 /// The header with the sender's wall clock, unix milliseconds; in answers too.
 pub const HEADER_CLOCK: &str = "xcron-clock";
-/// Largest body of a message: a batch of large tasks, or a piece of a snapshot.
-pub const BODY_BYTES_MAX: usize = 128 << 20;
+/// Largest body of a message: the largest command alone, with what is around it.
+pub const BODY_BYTES_MAX: usize = 48 << 20;
 
 /// What a node tells of itself to a peer that asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,8 +79,8 @@ pub enum ClaimAnswer {
 /// Commands for the leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProposeRequest {
-    /// In the order of their results.
-    pub commands: Vec<Command>,
+    /// In the order of their results; each as [`crate::command::Encoded`] has it.
+    pub commands: Vec<Bytes>,
     /// The term that the receiver leads, as the sender knows it. In another they must not be written: the sender may
     /// have given up on them, sent them again elsewhere, and told its caller that they are done.
     pub term: u64,
@@ -96,6 +97,13 @@ pub enum Refused {
     Unknown,
     /// Too many writes wait; nothing was written.
     Busy,
+    /// Together they are larger than a log entry may be; nothing was written.
+    TooLarge {
+        /// How large they are.
+        bytes: usize,
+        /// How large they may be.
+        limit: usize,
+    },
     /// Its storage is full or failing; nothing was written.
     Storage(String),
 }

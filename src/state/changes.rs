@@ -64,12 +64,14 @@ impl Changes {
     }
 
     pub(super) fn put_spec(&mut self, seq: Seq, spec: Option<Arc<TaskSpec>>) {
-        self.weight += 256 + spec.as_ref().map_or(0, |s| s.callback.body.len() + s.callback.url.len());
+        self.weight += 256 + spec.as_ref().map_or(0, |spec| spec.text_bytes());
         self.specs.insert(seq, spec);
     }
 
     pub(super) fn add_run(&mut self, seq: Seq, once: bool, number: u64, run: Arc<Run>) {
-        self.weight += 128 + run.attempts.len() * 160;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let attempts = run.attempts.iter().map(|attempt| 160 + text(&attempt.error) + text(&attempt.answer));
+        self.weight += 128 + attempts.sum::<usize>();
         let history = self.runs.entry(seq).or_default();
         history.once = once;
         history.added.push((number, run));

@@ -234,6 +234,12 @@ impl Machine {
         }
     }
 
+    /// No checkpoint is made while this is held.
+    #[cfg(test)]
+    pub(crate) async fn without_checkpoints(&self) -> impl Drop + '_ {
+        self.0.keeper.lock().await
+    }
+
     fn unsaved_bytes(&self) -> usize {
         let core = self.core();
         core.state.changes().weight() + core.cut.as_ref().map_or(0, |cut| cut.changes.weight())

@@ -1,0 +1,115 @@
+//! The proposer of a single node, whose Raft log is on a disk.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::{Clock, Timestamp};
+use crate::command::Command;
+use crate::config::{Config, HostPort};
+use crate::id::TaskId;
+use crate::task::{Callback, TaskSpec, Timing};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that leads itself, and its directory.
+async fn leading(change: impl Fn(&mut Config)) -> (TempDir, Node) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
+    config.storage.cache_mb = 16;
+    change(&mut config);
+    let own = HostPort { host: "127.0.0.1".to_owned(), port: 9 };
+    let (node, queues) = Node::open(config, own, String::new(), Clock::system()).unwrap();
+    let working = node.clone();
+    tokio::spawn(async move { working.work(queues).await });
+    node.join().await.unwrap();
+    let mut group = node.watch();
+    let leads = group.wait_for(|metrics| metrics.as_ref().is_some_and(|m| m.current_leader == Some(m.id)));
+    tokio::time::timeout(PATIENCE, leads).await.unwrap().unwrap();
+    (dir, node)
+}
+
+/// A task, nearly all of whose bytes are in the headers of its request.
+fn create(header_bytes: usize) -> Command {
+    let mut callback = Callback::post("http://127.0.0.1:9/never", "{}".to_owned());
+    callback.headers = [("x-filler".to_owned(), "x".repeat(header_bytes))].into();
+    let timing = Timing::At { format: "9000000000".to_owned(), due: Timestamp(9_000_000_000_000) };
+    Command::Create { id: TaskId::generate(), spec: Box::new(TaskSpec::new(timing, callback)) }
+}
+
+/// The sizes of the entries in the log, in bytes.
+async fn entries(node: &Node) -> Vec<usize> {
+    use openraft::storage::RaftLogStorage;
+    use openraft::{EntryPayload, RaftLogReader};
+    let mut log = node.0.log.clone();
+    let first = log.get_log_state().await.unwrap().last_purged_log_id.map_or(0, |id| id.index + 1);
+    let entries = log.try_get_log_entries(first..).await.unwrap();
+    let size = |entry: openraft::Entry<crate::raft::TypeConfig>| match entry.payload {
+        EntryPayload::Normal(payload) => Some(payload.0.len()),
+        _ => None,
+    };
+    entries.into_iter().filter_map(size).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_commands_become_entries_of_bounded_size() {
+    let (_dir, node) = leading(|_| {}).await;
+    // Together far more than the log takes as one record.
+    let commands: Vec<Command> = (0..700).map(|_| create(130_000)).collect();
+    let replies = node.propose_all(commands, monotonic() + PATIENCE).await;
+    let refused = replies.iter().find(|reply| !matches!(reply, Ok(Reply::Created { .. })));
+    assert_eq!(refused, None);
+    // A single command that is larger than an entry's bound is an entry alone.
+    let large = node.propose(create(BYTES_PER_ENTRY * 3), monotonic() + PATIENCE).await;
+    assert!(matches!(large, Ok(Reply::Created { .. })), "{large:?}");
+    let sizes = entries(&node).await;
+    assert!(sizes.iter().filter(|bytes| **bytes > BYTES_PER_ENTRY + 64).count() <= 1, "{sizes:?}");
+    assert!(sizes.iter().any(|bytes| *bytes > BYTES_PER_ENTRY * 3), "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_no_entry_can_hold_is_refused_and_the_node_goes_on() {
+    let (_dir, node) = leading(|_| {}).await;
+    let huge = node.propose(create(COMMAND_BYTES_MAX), monotonic() + PATIENCE).await;
+    assert!(matches!(huge, Err(Error::TooLarge { .. })), "{huge:?}");
+    // Nor is an entry appended that has become too large in some other way.
+    let commands = vec![Encoded::of(&create(COMMAND_BYTES_MAX)).unwrap(); 2];
+    let written = write(&node, commands, monotonic() + PATIENCE).await;
+    assert!(matches!(written, Err(Error::TooLarge { .. })), "{written:?}");
+    let small = node.propose(create(1), monotonic() + PATIENCE).await;
+    assert!(matches!(small, Ok(Reply::Created { .. })), "{small:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_of_writes_is_bounded_by_bytes() {
+    let (_dir, node) = leading(|_| {}).await;
+    let least: usize = 64 << 20;
+    let room = room(least);
+    let submit = || submission(Encoded::of(&create(1 << 20)).unwrap(), &room, monotonic() + PATIENCE, None);
+    let waiting: Vec<_> = std::iter::from_fn(|| submit().ok()).take(100).collect();
+    assert!((62..64).contains(&waiting.len()), "{}", waiting.len());
+    assert_eq!(submit().err(), Some(Error::Busy));
+    drop(waiting);
+    assert!(submit().is_ok(), "what is replied to, or given up, leaves its room");
+    drop(node);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_room_in_the_state_is_known_not_to_be_written() {
+    let (_dir, node) = leading(|config| {
+        config.storage.checkpoint_bytes = 1 << 16;
+        config.storage.unsaved_bytes_max = 1 << 16;
+    })
+    .await;
+    let held = node.0.machine.without_checkpoints().await;
+    let filled = node.propose(create(1 << 20), monotonic() + PATIENCE).await;
+    assert!(matches!(filled, Ok(Reply::Created { .. })), "{filled:?}");
+    // Of callers with different patience none is told that the write may have happened.
+    let propose = |ms| node.propose(create(10), monotonic() + Duration::from_millis(ms));
+    let refused = futures::join!(propose(200), propose(400), propose(600));
+    assert_eq!(refused, (Err(Error::Busy), Err(Error::Busy), Err(Error::Busy)));
+    drop(held);
+    let written = node.propose(create(10), monotonic() + PATIENCE).await;
+    assert!(matches!(written, Ok(Reply::Created { .. })), "{written:?}");
+}
