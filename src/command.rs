@@ -322,9 +322,12 @@ pub enum Refusal {
 /// Why bytes are not a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Made by a version with another format.
-    #[error("batch format {0} is not known to this version")]
-    Format(u8),
+    /// Made by a version with a later format.
+    #[error("it was written by a newer version: batch format {0}, and this version knows up to {BATCH_FORMAT}")]
+    Newer(u8),
+    /// Made by a version with an earlier format.
+    #[error("it was written by an older version: batch format {0}, and this version knows {BATCH_FORMAT} alone")]
+    Older(u8),
     /// Not what an encoder made.
     #[error("batch is damaged: {0}")]
     Damaged(#[from] postcard::Error),
@@ -363,7 +366,8 @@ impl Batch {
         match bytes.split_first() {
             None => Err(DecodeError::Empty),
             Some((&BATCH_FORMAT, rest)) => Ok(postcard::from_bytes(rest)?),
-            Some((&other, _)) => Err(DecodeError::Format(other)),
+            Some((&other, _)) if other > BATCH_FORMAT => Err(DecodeError::Newer(other)),
+            Some((&other, _)) => Err(DecodeError::Older(other)),
         }
     }
 }

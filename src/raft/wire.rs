@@ -1,7 +1,7 @@
 //! What the peers say to each other beside Raft itself.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -18,7 +18,11 @@ pub const HEADER_CLOCK: &str = "xcron-clock";
 pub const BODY_BYTES_MAX: usize = 48 << 20;
 
 /// What a node tells of itself to a peer that asks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+///
+/// Nodes of different versions ask each other while a cluster is upgraded. So a message holds it as JSON, in which each
+/// field has its name: a field that the reader does not know is passed over, and one that is missing has its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, remote = "Self")]
 pub struct Status {
     /// Its id; 0: it has none yet.
     pub node: u64,
@@ -42,6 +46,28 @@ pub struct Status {
     pub clock: Timestamp,
     /// Whether its disk is nearly full.
     pub full: bool,
+    /// Its `peer_hosts`, sorted.
+    pub peer_hosts: Vec<String>,
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return Status::serialize(self, serializer);
+        }
+        let json = serde_json::to_vec(self).map_err(serde::ser::Error::custom)?;
+        Bytes::from(json).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
+        if deserializer.is_human_readable() {
+            return Status::deserialize(deserializer);
+        }
+        let json = Bytes::deserialize(deserializer)?;
+        serde_json::from_slice(&json).map_err(serde::de::Error::custom)
+    }
 }
 
 /// Asks for the right to act as a node.
@@ -116,3 +142,23 @@ pub type ReadIndexAnswer = Result<Option<u64>, Refused>;
 
 /// The answer to the question what the leader knows of the targets.
 pub type TargetsAnswer = Result<Page<TargetView>, Refused>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_another_version_is_understood() {
+        let own = Status { node: 2, store: Uuid::from_u128(7), clock: Timestamp(9), full: true, ..Status::default() };
+        let bytes = postcard::to_stdvec(&own).unwrap();
+        assert_eq!(postcard::from_bytes::<Status>(&bytes).unwrap(), own);
+        // A newer node tells more, an older one less.
+        let json = |text: &str| postcard::to_stdvec(&Bytes::copy_from_slice(text.as_bytes())).unwrap();
+        let newer = json(
+            r#"{"node":2,"store":"00000000-0000-0000-0000-000000000007","moods":[1,{"a":null}],"clock":9,"full":true}"#,
+        );
+        assert_eq!(postcard::from_bytes::<Status>(&newer).unwrap(), own);
+        assert_eq!(postcard::from_bytes::<Status>(&json("{}")).unwrap(), Status::default());
+        assert!(postcard::from_bytes::<Status>(&json(r#"{"node":"two"}"#)).is_err());
+    }
+}

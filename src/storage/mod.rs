@@ -50,6 +50,16 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
+    /// A log entry that a version with other entries has written.
+    #[error("{entry} in {} cannot be applied: {detail}", path.display())]
+    Version {
+        /// The directory.
+        path: PathBuf,
+        /// Which entry.
+        entry: String,
+        /// Which version.
+        detail: String,
+    },
     /// Written by a version that this one does not know.
     #[error("{} has format {found}, which this version does not know", path.display())]
     Format {

@@ -10,7 +10,7 @@ use openraft::{
 
 use super::super::{snapshot, Error};
 use super::Machine;
-use crate::command::Batch;
+use crate::command::{Batch, DecodeError};
 use crate::raft::{LogId, Membership, Replies, TypeConfig};
 use crate::seam::file::{self, File};
 
@@ -45,10 +45,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 EntryPayload::Membership(members) => Change::Members(members),
                 EntryPayload::Normal(payload) => match Batch::decode(&payload.0) {
                     Ok(batch) => Change::Commands(batch),
-                    Err(error) => {
-                        let detail = format!("log entry {}: {error}", entry.log_id);
-                        return Err(failed(ErrorVerb::Read, &Error::damaged(&self.0.dir, detail)));
-                    }
+                    Err(error) => return Err(failed(ErrorVerb::Read, &self.undecoded(&entry.log_id, error))),
                 },
             };
             changes.push((entry.log_id, change));
@@ -115,6 +112,21 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
+impl Machine {
+    /// An entry of another version is not damaged, and whoever reads the log should not look for a broken disk.
+    fn undecoded(&self, id: &LogId, error: DecodeError) -> Error {
+        let entry = format!("log entry {id}");
+        match error {
+            DecodeError::Newer(_) => {
+                let detail = format!("{error}; update this node to the version of the others");
+                Error::Version { path: self.0.dir.clone(), entry, detail }
+            }
+            DecodeError::Older(_) => Error::Version { path: self.0.dir.clone(), entry, detail: error.to_string() },
+            _ => Error::damaged(&self.0.dir, format!("{entry}: {error}")),
+        }
+    }
+}
+
 async fn opened(path: &std::path::Path, header: snapshot::Header) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
     let file = file::open(path).await.map_err(|e| failed(ErrorVerb::Read, &Error::io("open", path)(e)))?;
     Ok(Snapshot { meta: header.meta, snapshot: Box::new(file) })
@@ -124,5 +136,39 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
         let (path, header) = self.write_snapshot().await.map_err(|e| failed(ErrorVerb::Write, &e))?;
         opened(&path, header).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogEnds, Options};
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::command::BATCH_FORMAT;
+    use crate::raft::Payload;
+
+    #[tokio::test]
+    async fn an_entry_of_a_newer_version_is_not_called_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            cache_bytes: 16 << 20,
+            checkpoint_interval: std::time::Duration::from_secs(1),
+            checkpoint_bytes: 1 << 20,
+            unsaved_bytes_max: 1 << 20,
+        };
+        let mut machine = Machine::open(dir.path(), options, Clock::system(), LogEnds::default()).unwrap();
+        let mut applied = async |format: u8| {
+            let mut bytes = Batch { now: Timestamp(1), commands: Vec::new() }.encode().unwrap();
+            bytes[0] = format;
+            let log_id = openraft::LogId::new(openraft::CommittedLeaderId::new(1, 1), 1);
+            let entry = Entry { log_id, payload: EntryPayload::Normal(Payload(bytes.into())) };
+            machine.apply([entry]).await.map_err(|error| error.to_string())
+        };
+        let newer = applied(BATCH_FORMAT + 1).await.unwrap_err();
+        assert!(newer.contains("written by a newer version") && newer.contains("update this node"), "{newer}");
+        assert!(!newer.contains("damaged"), "{newer}");
+        let older = applied(BATCH_FORMAT - 1).await.unwrap_err();
+        assert!(older.contains("written by an older version") && !older.contains("damaged"), "{older}");
+        assert!(applied(BATCH_FORMAT).await.is_ok());
     }
 }
