@@ -38,6 +38,8 @@ mod clock;
 mod damage;
 #[path = "faults/disks.rs"]
 mod disks;
+#[path = "faults/health.rs"]
+mod health;
 #[path = "faults/kills.rs"]
 mod kills;
 #[path = "faults/limits.rs"]

@@ -1,148 +1,132 @@
-//! Is this node fit to lead? Its clock and its disk, looked at all the time.
+//! Is this node fit to lead? Each thing that the work needs is looked at all the time: the clock, the Raft log, the
+//! store, the disk's room, descriptors.
 //!
-//! Each node compares its wall clock with those of its peers. One that is off from most of them does not fire: a leader
-//! that is set an hour ahead would fire every run of the next hour at once. A node whose log takes longer to write than
-//! the others wait for a leader lets another lead. One whose disk is nearly full takes no more writes while it can
-//! still record what it has taken.
+//! A wrong clock bars a node from leading whatever the others are like: a leader that is set an hour ahead would fire
+//! every run of the next hour at once. Each other fault is a matter of comparison: a leader gives way to a peer that is
+//! better off, and leads on where there is none, since a slow leader is better than none.
 
-use std::sync::PoisonError;
+mod clock;
+mod disk;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Node;
-use crate::clock::{monotonic, Clock, Timestamp};
 use crate::raft::wire::Status;
 
-/// Between two looks at the disk.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Between two comparisons of clocks.
-const COMPARE_EVERY: Duration = Duration::from_millis(250);
-/// How long a node whose disk was slow does not stand for election.
-const SLOW_FOR: Duration = Duration::from_secs(5);
+pub(super) use clock::{has_jumped, ClockLook};
 
-/// What is wrong with this node.
-#[derive(Clone, Debug, Default)]
+/// Between two questions to the peers how they are.
+const COMPARE_EVERY: Duration = Duration::from_millis(250);
+/// How long a peer may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// What is wrong with this node; each with the reason.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Faults {
-    /// Its clock.
+    /// Its clock is off.
     pub clock: Option<String>,
-    /// Its disk takes too long.
+    /// Writes of its log take too long.
     pub slow: Option<String>,
-    /// Its disk is nearly full.
+    /// Its store does not become durable, so that what is not stored grows towards its bound.
+    pub store: Option<String>,
+    /// Its log finds no room, or its disk is nearly full.
     pub full: Option<String>,
-    /// A peer that answers has room on its disk.
-    pub others_have_room: bool,
+    /// The process has no descriptors left.
+    pub descriptors: Option<String>,
+    /// How badly off the best of the peers is that answer; none: no peer has answered since this node got worse.
+    pub best_peer: Option<u8>,
 }
 
 impl Faults {
     /// Whether another should lead.
     pub fn bars_leading(&self) -> bool {
-        // Where every disk is full, one that can still record what was fired is better than none.
-        self.clock.is_some() || self.slow.is_some() || (self.full.is_some() && self.others_have_room)
+        self.clock.is_some() || self.best_peer.is_some_and(|peer| peer < self.severity())
     }
 
-    /// Whether there is something with the disk.
+    /// How badly off this node is; 0: sound. A slow disk still writes, a store that does not sync writes for a while,
+    /// without room nothing is written, and with a wrong clock nothing may be.
+    pub fn severity(&self) -> u8 {
+        let by_severity = [&self.clock, &self.descriptors, &self.full, &self.store, &self.slow];
+        let worst = by_severity.iter().position(|fault| fault.is_some());
+        worst.map_or(0, |at| (by_severity.len() - at) as u8)
+    }
+
+    /// Whether there is something with the disk, or with what it takes to use it.
     pub fn disk(&self) -> bool {
-        self.slow.is_some() || self.full.is_some()
+        [&self.slow, &self.store, &self.full, &self.descriptors].iter().any(|fault| fault.is_some())
+    }
+
+    /// The faults by name.
+    fn all(&self) -> [(&'static str, &Option<String>); 5] {
+        [
+            ("clock", &self.clock),
+            ("log_slow", &self.slow),
+            ("store", &self.store),
+            ("room", &self.full),
+            ("descriptors", &self.descriptors),
+        ]
+    }
+
+    /// Why this node is unfit to lead, if it is.
+    pub fn unfit(&self) -> Option<String> {
+        let reasons =
+            || self.all().into_iter().filter_map(|(name, reason)| Some(format!("{name}: {}", reason.as_ref()?)));
+        self.bars_leading().then(|| reasons().collect::<Vec<_>>().join("; "))
     }
 }
 
-/// Both clocks at one moment.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClockLook {
-    wall: Timestamp,
-    steady: Instant,
+/// A fault that stays for a while after it was last seen: one that comes and goes must not move leadership each time.
+#[derive(Debug)]
+struct Held {
+    hold: Duration,
+    fault: Option<(String, Instant)>,
 }
 
-impl ClockLook {
-    pub fn now(node: &Node) -> ClockLook {
-        Self::of(&node.0.clock)
+impl Held {
+    const fn new(hold: Duration) -> Held {
+        Held { hold, fault: None }
     }
 
-    pub fn of(clock: &Clock) -> ClockLook {
-        ClockLook { wall: clock.now(), steady: monotonic() }
+    /// Takes note of what is seen now; what holds.
+    fn look(&mut self, seen: Option<String>, now: Instant) -> Option<String> {
+        match (seen, &mut self.fault) {
+            // The first reason stays: figures in it change all the time.
+            (Some(_), Some((_, until))) => *until = now + self.hold,
+            (Some(reason), None) => self.fault = Some((reason, now + self.hold)),
+            (None, Some((_, until))) if *until <= now => self.fault = None,
+            (None, _) => {}
+        }
+        self.fault.as_ref().map(|(reason, _)| reason.clone())
     }
-
-    /// How far the wall clock has jumped from this look to that later one.
-    fn jump_ms(&self, later: &ClockLook) -> i64 {
-        later.wall.0 as i64 - self.wall.0 as i64 - later.steady.duration_since(self.steady).as_millis() as i64
-    }
-}
-
-/// Whether the wall clock has jumped, and nobody has looked since: between two looks a leader that was set an hour ahead
-/// would fire every run of that hour.
-pub(super) fn has_jumped(node: &Node) -> bool {
-    let looked = *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner);
-    let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
-    looked.jump_ms(&ClockLook::now(node)).abs() > limit_ms && !node.other_members().is_empty()
 }
 
 /// Watches for as long as the node runs.
 pub(super) async fn run(node: Node) {
-    tokio::join!(watch_clock(&node), watch_disk(&node));
+    tokio::join!(compare(&node), disk::watch(&node));
 }
 
-async fn watch_disk(node: &Node) {
-    let too_long = Duration::from_millis(node.0.config.raft.election_timeout_max_ms);
-    let reserve = node.0.config.storage.reserve_mb << 20;
-    let mut slow_until: Option<Instant> = None;
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let free = rustix::fs::statvfs(&node.0.config.raft_dir).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-        let full = free.ok().filter(|free| *free < reserve);
-        let full = full
-            .map(|free| format!("{} MiB are free on the disk, and {} are kept in reserve", free >> 20, reserve >> 20));
-        // Where there is nobody else to lead, a slow disk is better than none.
-        let pending = node.0.log.in_flight_since().filter(|p| *p > too_long && !node.other_members().is_empty());
-        if let Some(pending) = pending {
-            slow_until = Some(monotonic() + SLOW_FOR);
-            note(node, |faults| faults.slow = Some(format!("a write of the log has taken {} ms", pending.as_millis())));
-        } else if slow_until.is_some_and(|until| monotonic() > until) {
-            slow_until = None;
-            note(node, |faults| faults.slow = None);
-        }
-        note(node, |faults| faults.full = full);
-    }
-}
-
-async fn watch_clock(node: &Node) {
-    let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
+/// Asks the peers how they are: their clocks, their ports, and whether they are better off than this node.
+async fn compare(node: &Node) {
     loop {
         tokio::time::sleep(COMPARE_EVERY).await;
-        let look = ClockLook::now(node);
-        let steady_now = look.steady;
-        let jump = node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner).jump_ms(&look);
+        let began = clock::look(node);
+        let severity = node.faults().severity();
         let peers = node.other_members();
-        if jump.abs() > limit_ms {
-            tracing::warn!(jump_ms = jump, "the wall clock has jumped");
-            if !peers.is_empty() {
-                // What the peers said before the jump says nothing about the clock as it is now.
-                let fault = format!("the wall clock has jumped by {jump} ms and has not been compared since");
-                note(node, |faults| faults.clock = Some(fault));
-            }
-        }
-        // Not before the fault is noted: until then it is by the older look that the jump is seen.
-        *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner) = look;
         let links = &node.0.links;
-        let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), Duration::from_secs(1)));
+        let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), ANSWER_MAX));
         let answers = futures::future::join_all(asked).await;
         answers.iter().flatten().for_each(|status| node.learn_ports(&status.http, status.monitor));
-        let room = answers.iter().flatten().any(|status| !status.full);
-        note(node, |faults| faults.others_have_room = room);
-        let heard = peers.iter().filter_map(|peer| links.presence(peer)).filter(|p| p.heard >= steady_now);
-        let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
-        if peers.is_empty() || !offsets.is_empty() {
-            note(node, |faults| faults.clock = clock_fault(&offsets, peers.len(), limit_ms));
-        }
+        let best = answers.iter().flatten().map(|status| status.fault).min();
+        note(node, |faults| {
+            // What a peer said before this node got worse may be old: the same may have struck both at once.
+            if faults.severity() <= severity {
+                faults.best_peer = best;
+            }
+        });
+        clock::compare(node, &peers, began);
     }
-}
-
-/// What is wrong, by how far the peers' clocks are ahead of this one.
-fn clock_fault(offsets: &[i64], peers: usize, limit_ms: i64) -> Option<String> {
-    let off = offsets.iter().filter(|ms| ms.abs() > limit_ms).count();
-    // Where half of the others, or more, say so, a majority of all cannot agree with this one.
-    let wrong = off > 0 && off >= peers.div_ceil(2) && off * 2 > offsets.len();
-    wrong.then(|| format!("the wall clock is off from {off} of {peers} peers, by {offsets:?} ms"))
 }
 
 /// Takes note of what is wrong, says so where it changes, and leads or not accordingly.
@@ -151,17 +135,26 @@ fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
         let mut faults = node.faults();
         let before = faults.clone();
         change(&mut faults);
+        if faults.severity() > before.severity() {
+            faults.best_peer = None;
+        }
+        if *faults == before {
+            return;
+        }
         (before, faults.clone())
     };
-    let all = |f: &Faults| [f.clock.clone(), f.slow.clone(), f.full.clone()];
-    for (old, new) in all(&before).into_iter().zip(all(&after)) {
+    for ((fault, old), (_, new)) in before.all().into_iter().zip(after.all()) {
         match (old, new) {
-            (None, Some(reason)) => tracing::error!(reason, "this node is not fit"),
-            (Some(reason), None) => tracing::info!(reason, "this is over"),
+            (None, Some(reason)) => tracing::error!(fault, reason, "fault found"),
+            (Some(_), None) => tracing::info!(fault, "fault cleared"),
             _ => {}
         }
     }
     if before.bars_leading() != after.bars_leading() {
+        match after.unfit() {
+            Some(reason) => tracing::error!(reason, "node unfit to lead"),
+            None => tracing::info!("node fit to lead"),
+        }
         if let Some(raft) = node.0.group.get() {
             raft.runtime_config().heartbeat(!after.bars_leading());
             raft.runtime_config().elect(!after.bars_leading());
@@ -180,16 +173,41 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::monotonic;
+
+    fn faults(change: impl FnOnce(&mut Faults)) -> Faults {
+        let mut faults = Faults::default();
+        change(&mut faults);
+        faults
+    }
 
     #[test]
-    fn a_clock_is_wrong_when_most_say_so() {
-        let fault = |offsets: &[i64], peers| clock_fault(offsets, peers, 5000).is_some();
-        assert!(!fault(&[], 2));
-        assert!(!fault(&[3, -4], 2));
-        assert!(fault(&[-3_600_000, -3_600_010], 2));
-        assert!(!fault(&[3_600_000, 4], 2), "it is the other one that is wrong");
-        assert!(!fault(&[3_600_000, 3, 1, 0], 4));
-        assert!(fault(&[3_600_000, 3_600_001, 3_600_002, 0], 4));
-        assert!(fault(&[6000], 1), "of two nodes neither knows who is wrong, and neither fires");
+    fn a_node_gives_way_only_to_a_peer_that_is_better_off() {
+        let reason = || Some("it is so".to_owned());
+        let slow = faults(|f| f.slow = reason());
+        assert!(!slow.bars_leading(), "no peer has answered");
+        assert!(Faults { best_peer: Some(0), ..slow.clone() }.bars_leading());
+        assert!(!Faults { best_peer: Some(slow.severity()), ..slow.clone() }.bars_leading(), "all disks are slow");
+        let full = faults(|f| f.full = reason());
+        assert!(Faults { best_peer: Some(slow.severity()), ..full.clone() }.bars_leading(), "a slow peer still writes");
+        assert!(!Faults { best_peer: Some(full.severity()), ..slow }.bars_leading(), "one without room does not");
+        let clock = faults(|f| f.clock = reason());
+        assert!(clock.bars_leading(), "a wrong clock bars it whatever the others are like");
+        assert!(!Faults { best_peer: Some(clock.severity()), ..full }.bars_leading());
+        assert!(!faults(|f| f.best_peer = Some(0)).bars_leading(), "a sound node leads");
+    }
+
+    #[test]
+    fn a_fault_that_comes_and_goes_holds_until_it_has_been_away_for_long_enough() {
+        let start = monotonic();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut held = Held::new(Duration::from_millis(100));
+        let seen = |reason: &str| Some(reason.to_owned());
+        assert_eq!(held.look(None, at(0)), None);
+        assert_eq!(held.look(seen("first"), at(1)), seen("first"));
+        assert_eq!(held.look(None, at(50)), seen("first"));
+        assert_eq!(held.look(seen("again"), at(90)), seen("first"));
+        assert_eq!(held.look(None, at(189)), seen("first"), "it counts from when it was last seen");
+        assert_eq!(held.look(None, at(190)), None);
     }
 }

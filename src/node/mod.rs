@@ -341,14 +341,13 @@ impl Node {
 
     /// Why this node can write nothing, if that is so.
     fn storage_failure(&self) -> Option<String> {
-        let status = self.0.log.status();
-        status.full.or(status.stopped).or_else(|| self.0.failure.get().cloned())
+        self.0.log.status().stopped.or_else(|| self.0.failure.get().cloned())
     }
 
     /// Why this node takes no more tasks, if that is so. What is left of the disk then is kept for what becomes of those
     /// that it has: their outcomes, and their end.
     fn storage_shortage(&self) -> Option<String> {
-        self.storage_failure().or_else(|| self.faults().full.clone())
+        self.storage_failure().or_else(|| self.0.log.no_room()).or_else(|| self.faults().full.clone())
     }
 
     /// Has a command written, by whichever node leads, and waits for its reply. While there is no leader, it waits for

@@ -1,5 +1,6 @@
 //! What this node does for its peers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -50,7 +51,11 @@ impl Node {
             .route("/peer/1/claim", post(claim))
             .route("/peer/1/targets", post(targets))
             .with_state(self.clone());
-        raft::routes(self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), self.0.heard.clone(), others)
+        let log = self.0.log.clone();
+        let takes = Arc::new(move |bytes| log.takes(bytes));
+        let (group, links, clock, heard) =
+            (self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), self.0.heard.clone());
+        raft::routes(group, links, clock, heard, takes, others)
     }
 
     /// What this node tells of itself to a peer that asks.
@@ -67,7 +72,7 @@ impl Node {
             applied: self.0.machine.applied().map(|id| id.index),
             last_log: self.0.raft_metrics.borrow().as_ref().and_then(|m| m.last_log_index),
             clock: self.now(),
-            full: self.faults().full.is_some(),
+            fault: self.faults().severity(),
             peer_hosts: self.0.config.peers().iter().map(ToString::to_string).collect(),
         }
     }

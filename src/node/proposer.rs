@@ -227,6 +227,10 @@ async fn write(node: &Node, commands: Vec<Encoded>, deadline: Instant) -> Result
         // The log would refuse it, and openraft takes that for the end of the log.
         return Err(Error::TooLarge { bytes: bytes.len(), limit });
     }
+    // openraft ends where the log refuses an append. Twice: another entry may be on its way.
+    if !inner.log.takes(2 * bytes.len() as u64) {
+        return Err(Error::Storage(inner.log.no_room().unwrap_or_default()));
+    }
     let began = monotonic();
     let write = raft.client_write(Payload(Bytes::from(bytes.into_boxed_slice())));
     match tokio::time::timeout_at(deadline, write).await {
@@ -238,10 +242,10 @@ async fn write(node: &Node, commands: Vec<Encoded>, deadline: Instant) -> Result
         // Either it was never appended, or a new leader has cut it off the log: it is not written.
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Error::NoLeader),
         Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => Err(Error::Damaged(e.to_string())),
-        Ok(Err(RaftError::Fatal(error))) => match node.storage_failure() {
-            // A full disk refuses an append whole.
-            Some(reason) if inner.log.status().full.is_some() => Err(Error::Storage(reason)),
-            _ => {
+        Ok(Err(RaftError::Fatal(error))) => match inner.log.no_room() {
+            // The log refuses an append whole.
+            Some(reason) => Err(Error::Storage(reason)),
+            None => {
                 tracing::error!(%error, "a write has failed");
                 Err(Error::Unknown(began.elapsed()))
             }

@@ -21,6 +21,9 @@ impl Node {
         if let Some(reason) = self.storage_shortage() {
             return Err(reason);
         }
+        if let Some(reason) = self.faults().unfit() {
+            return Err(reason);
+        }
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err("stopping".to_owned());
         }
@@ -107,7 +110,11 @@ impl Node {
             ("leader", "1 where this node leads under a lease", f64::from(u8::from(leads))),
             ("ready", "1 where this node can serve", f64::from(u8::from(self.ready().is_ok()))),
             ("clock_fault", "1 where this node's clock is off", f64::from(u8::from(faults.clock.is_some()))),
-            ("disk_fault", "1 where this node's disk is full or slow", f64::from(u8::from(faults.disk()))),
+            (
+                "disk_fault",
+                "1 where this node's disk is full or slow, its store does not sync, or descriptors are used up",
+                f64::from(u8::from(faults.disk())),
+            ),
             ("raft_term", "The current term", term as f64),
             ("raft_last_log_index", "The last log entry", last_log as f64),
             ("raft_applied_index", "The last log entry that is applied", applied as f64),

@@ -90,18 +90,34 @@ fn sign_of_life(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
     AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
 }
 
-/// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil.
-pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others: Router) -> Router {
-    type Own = (GroupSlot, Clock, Heard);
-    async fn append(State((slot, clock, heard)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
-        let raft = group(&slot)?;
-        receive(body, |request| async { Ok(heard.append(raft, &clock, request).await) }).await
+/// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil. `takes` says
+/// whether the log has room for so many bytes.
+pub fn routes(
+    slot: GroupSlot,
+    links: Links,
+    clock: Clock,
+    heard: Heard,
+    takes: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    others: Router,
+) -> Router {
+    type Own = (GroupSlot, Clock, Heard, Arc<dyn Fn(u64) -> bool + Send + Sync>);
+    async fn append(State((slot, clock, heard, takes)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
+        let (raft, bytes) = (group(&slot)?, body.len() as u64);
+        receive(body, |request: AppendEntriesRequest<TypeConfig>| async {
+            if !request.entries.is_empty() && !takes(bytes) {
+                // openraft ends where its log refuses an append. The leader is alive, and sends them again.
+                let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
+                return Err(Rejection::unavailable("the Raft log of this node has no room"));
+            }
+            Ok(heard.append(raft, &clock, request).await)
+        })
+        .await
     }
     async fn vote(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
         receive(body, |request| async { Ok(raft.vote(request).await) }).await
     }
-    async fn snapshot(State((slot, clock, heard)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
+    async fn snapshot(State((slot, clock, heard, _)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
         receive(body, |request: InstallSnapshotRequest<TypeConfig>| async {
             // A piece of a snapshot is no sign of life to openraft: a node that was too busy with them to answer its
@@ -116,7 +132,7 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, others:
         .route("/peer/1/append", post(append))
         .route("/peer/1/vote", post(vote))
         .route("/peer/1/snapshot", post(snapshot))
-        .with_state((slot, clock.clone(), heard))
+        .with_state((slot, clock.clone(), heard, takes))
         .merge(others)
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

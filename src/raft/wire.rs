@@ -44,8 +44,8 @@ pub struct Status {
     pub last_log: Option<u64>,
     /// Its wall clock.
     pub clock: Timestamp,
-    /// Whether its disk is nearly full.
-    pub full: bool,
+    /// How badly off it is; 0: it is fit to lead.
+    pub fault: u8,
     /// Its `peer_hosts`, sorted.
     pub peer_hosts: Vec<String>,
 }

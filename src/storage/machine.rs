@@ -55,6 +55,8 @@ pub struct Figures {
     pub snapshots: u64,
     /// Snapshots of another node that took the place of the state.
     pub snapshots_installed: u64,
+    /// When the sync began that is under way.
+    pub sync_began: Option<tokio::time::Instant>,
     /// About how many bytes have changed and are not stored.
     pub unsaved_bytes: usize,
     /// Size of the store.
@@ -253,6 +255,12 @@ impl Machine {
         figures
     }
 
+    /// When the sync of the store began that is under way, and about how many bytes are not stored.
+    pub fn unsynced(&self) -> (Option<tokio::time::Instant>, usize) {
+        let began = self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).sync_began;
+        (began, self.unsaved_bytes())
+    }
+
     /// Snapshots written and installed since the start.
     #[cfg(feature = "sim")]
     pub fn snapshots(&self) -> (u64, u64) {
@@ -332,6 +340,7 @@ impl Machine {
             None => None,
         };
         let (new, kept_max) = (mark.clone(), self.0.options.unsaved_bytes_max);
+        let machine = self.clone();
         let written = seam::blocking(move || {
             if let Some(scan) = &mut scan {
                 scan.keep(&changes, kept_max)?;
@@ -339,6 +348,7 @@ impl Machine {
             store.write(changes, Some(&new))?;
             // The scan may go on while this gets durable.
             drop(scan);
+            machine.count(|f| f.sync_began = Some(crate::clock::monotonic()));
             store.sync()
         });
         written.await.map_err(panicked)??;
@@ -349,6 +359,7 @@ impl Machine {
         self.0.room.notify_waiters();
         self.count(|f| {
             f.checkpoints += 1;
+            f.sync_began = None;
             f.checkpoint_ms = began.elapsed().as_millis() as u64;
         });
         Ok(())

@@ -14,10 +14,9 @@ use super::index::Slot;
 use super::meta::{Meta, MetaFile};
 use super::record::{frame, framed_len, Header, Kind};
 use super::segment::{file_name, SegmentHeader, FIRST_RECORD};
-use super::space::{Filled, Space};
+use super::space::{full_or_io, Filled, Space};
 use super::status::Gauges;
 use crate::seam::disk;
-use crate::storage::fsutil;
 
 /// Kept free at the end of a segment for truncations, so that a full disk does not stop them.
 pub(super) const CONTROL_ROOM: u64 = 512;
@@ -203,11 +202,12 @@ fn begin_segment(
 ) -> Result<Tail, Error> {
     let spare = space.take_spare(len)?;
     let header = SegmentHeader { salt: meta.get().salt, id, first_seq, next_index };
-    spare.file.write_all_at(&header.encode(), 0).map_err(Error::io(&spare.path, "write"))?;
+    // Up to the rename nothing counts: an error that can pass leaves the log as it was.
+    spare.file.write_all_at(&header.encode(), 0).map_err(|e| full_or_io(&spare.path, "write", e))?;
     spare.file.sync_all().map_err(Error::io(&spare.path, "sync"))?;
     let path = dir.join(file_name(id));
-    std::fs::rename(&spare.path, &path).map_err(Error::io(&path, "create"))?;
-    fsutil::sync_dir(dir).map_err(Error::io(dir, "sync"))?;
+    std::fs::rename(&spare.path, &path).map_err(|e| full_or_io(&path, "create", e))?;
+    space.sync_dir()?;
     meta.save(|m| {
         m.active_segment = id;
         m.durable = first_seq - 1;

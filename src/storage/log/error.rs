@@ -34,8 +34,9 @@ pub enum Error {
         /// What is wrong there.
         detail: String,
     },
-    /// There is no space left to append to. Nothing of the refused append remains; the log stays usable.
-    #[error("the disk is full: cannot make room in {} ({detail})", path.display())]
+    /// There is no room left to append to: no space, no inode, a quota, or no descriptor. Nothing of the refused append
+    /// remains; the log stays usable.
+    #[error("there is no room for the Raft log: cannot make some in {} ({detail})", path.display())]
     Full {
         /// The file that could not grow.
         path: PathBuf,
@@ -95,7 +96,7 @@ impl Error {
         Error::Corrupt { path: path.to_owned(), offset, detail: detail.into() }
     }
 
-    /// Whether the disk is full: the one error after which the log goes on.
+    /// Whether there is no room: the one error after which the log goes on.
     pub fn is_full(&self) -> bool {
         matches!(self, Error::Full { .. })
     }

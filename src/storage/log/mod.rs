@@ -16,7 +16,8 @@
 //! A truncation is a record too: what it voids stays void, whatever follows, in whatever order sectors reach the disk,
 //! because records only count up to the first hole. Purging writes `meta`, then removes whole segments.
 //!
-//! A failed write or fsync stops the log for good. A full disk does not: the append is refused whole.
+//! A failed write or fsync stops the log for good. A disk without room, or a process without descriptors, does not: the
+//! append is refused whole, and the thread that makes room tries again.
 //!
 //! What is not caught: a disk that loses acknowledged writes at the very end of the log, after a crash, and leaves zeros
 //! there. That looks like a write that never happened, and is what replication is for.
@@ -88,6 +89,9 @@ impl Default for Options {
         }
     }
 }
+
+/// What entries may take on disk beside their payload, and what else may be on its way to the disk.
+const APPEND_MARGIN: u64 = 64 << 10;
 
 impl Options {
     fn validate(&self) -> Result<(), Error> {
@@ -171,7 +175,7 @@ where
         fsutil::sync_dir(dir).map_err(Error::io(dir, "sync"))?;
 
         let disk_bytes = files.iter().filter_map(|(_, path)| path.metadata().ok()).map(|m| m.len()).sum();
-        let space = Space::new(dir, options.segment_bytes, options.disk_bytes_max, disk_bytes);
+        let space = Space::new(dir, options.segment_bytes, options.disk_bytes_max, disk_bytes)?;
         let thread = spawn("raft-log-space", dir, |space: Arc<Space>| space.run(), Arc::clone(&space))?;
         let thread = SpaceThread(Arc::clone(&space), Some(thread));
 
@@ -230,6 +234,17 @@ where
         status.live_bytes = s.index.live_bytes();
         status.stopped = s.stopped.clone().or(fault).map(|e| e.to_string());
         status
+    }
+
+    /// Whether entries of so many bytes can be appended. Not, where they might find no room: openraft ends where an append
+    /// is refused, so that whoever asks first keeps the node alive until there is room again.
+    pub fn takes(&self, bytes: u64) -> bool {
+        self.0.space.takes(bytes.saturating_add(APPEND_MARGIN))
+    }
+
+    /// Why there is no more room ahead of what is appended, if the last attempt to make some failed.
+    pub fn no_room(&self) -> Option<String> {
+        self.0.space.usage().2.map(|e| e.to_string())
     }
 
     /// For how long the write that is under way has been so, if one is. Only atomics: fit for a watchdog.

@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::appender::CONTROL_ROOM;
 use super::error::Error;
-use super::segment::SPARE;
+use super::segment::{FIRST_RECORD, SPARE};
 use crate::storage::fsutil;
 
 const SLICE: u64 = 1 << 20;
 const STEPS: [u64; 3] = [1 << 20, 4 << 20, 16 << 20];
-/// How often a full disk is tried again.
+/// How often a disk without room is tried again. That is the probe which tells that there is room again, also while
+/// nobody appends.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A file being filled: bytes up to `filled` are zeros (or records) on disk.
@@ -47,7 +49,12 @@ struct State {
     need: u64,
     spare: Option<Filled>,
     spare_need: u64,
+    /// Why the last attempt to make room failed; none as soon as one succeeds.
     full: Option<Error>,
+    /// Attempts that failed.
+    failures: u64,
+    /// Room is to be made now although the last attempt failed.
+    try_now: bool,
     fault: Option<Error>,
     unlink: Vec<PathBuf>,
     disk_bytes: u64,
@@ -58,6 +65,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Space {
     dir: PathBuf,
+    /// Open all the time: a process without descriptors must still be able to sync it.
+    dir_file: File,
     segment_bytes: u64,
     limit_bytes: u64,
     state: Mutex<State>,
@@ -71,9 +80,16 @@ enum Job {
 }
 
 impl Space {
-    pub(super) fn new(dir: &Path, segment_bytes: u64, limit_bytes: u64, disk_bytes: u64) -> Arc<Space> {
+    pub(super) fn new(dir: &Path, segment_bytes: u64, limit_bytes: u64, disk_bytes: u64) -> Result<Arc<Space>, Error> {
         let state = Mutex::new(State { disk_bytes, ..State::default() });
-        Arc::new(Space { dir: dir.to_owned(), segment_bytes, limit_bytes, state, changed: Condvar::new() })
+        let dir_file = File::open(dir).map_err(Error::io(dir, "open"))?;
+        let (dir, changed) = (dir.to_owned(), Condvar::new());
+        Ok(Arc::new(Space { dir, dir_file, segment_bytes, limit_bytes, state, changed }))
+    }
+
+    /// Makes what happened to the names in the log's directory durable.
+    pub(super) fn sync_dir(&self) -> Result<(), Error> {
+        self.dir_file.sync_all().map_err(Error::io(&self.dir, "sync"))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,7 +146,8 @@ impl Space {
             return Ok(done);
         }
         ask(&mut s);
-        s.full = None;
+        s.try_now = true;
+        let failed_before = s.failures;
         self.changed.notify_all();
         loop {
             if let Some(e) = s.fault.clone() {
@@ -139,9 +156,14 @@ impl Space {
             if let Some(done) = ready(&s) {
                 return Ok(done);
             }
-            if let Some(e) = s.full.clone() {
-                (s.need, s.spare_need) = (0, 0);
+            if let Some(e) = s.full.clone().filter(|_| s.failures > failed_before) {
+                // It is tried again and again, up to a segment of the usual size: when that succeeds there is room.
+                s.need = s.need.min(self.segment_bytes);
+                s.spare_need = s.spare_need.min(self.segment_bytes);
                 return Err(e);
+            }
+            if s.closing {
+                return Err(Error::Closed);
             }
             s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
@@ -166,6 +188,15 @@ impl Space {
         (s.disk_bytes, active + spare, s.full.clone())
     }
 
+    /// Whether so many bytes of records can be appended for sure. While the disk has room it makes more ahead of need;
+    /// afterwards there is what was made before.
+    pub(super) fn takes(&self, bytes: u64) -> bool {
+        let s = self.lock();
+        let active = s.active.as_ref().map_or(0, |a| a.filled.saturating_sub(s.tail));
+        let spare = s.spare.as_ref().map_or(0, |a| a.filled.saturating_sub(FIRST_RECORD));
+        s.full.is_none() || active.max(spare) >= bytes.saturating_add(CONTROL_ROOM)
+    }
+
     /// Lets the thread end, after the removals that are waiting.
     pub(super) fn close(&self) {
         self.lock().closing = true;
@@ -176,7 +207,7 @@ impl Space {
         if !s.unlink.is_empty() {
             return Some(Job::Unlink(s.unlink.clone()));
         }
-        if s.full.is_some() || s.fault.is_some() || s.closing {
+        if (s.full.is_some() && !s.try_now) || s.fault.is_some() || s.closing {
             return None;
         }
         let active = s.active.as_ref();
@@ -204,18 +235,20 @@ impl Space {
                 let mut s = self.lock();
                 loop {
                     if let Some(job) = self.job(&s) {
+                        s.try_now = false;
                         break job;
                     }
                     if s.closing {
                         return;
                     }
-                    if s.full.is_some() {
+                    if std::mem::take(&mut s.try_now) {
+                        // No more room is needed than there is.
+                        s.full = None;
+                    } else if s.full.is_some() {
                         let (next, timeout) =
                             self.changed.wait_timeout(s, RETRY).unwrap_or_else(PoisonError::into_inner);
                         s = next;
-                        if timeout.timed_out() {
-                            s.full = None;
-                        }
+                        s.try_now |= timeout.timed_out();
                     } else {
                         s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
                     }
@@ -229,8 +262,11 @@ impl Space {
             if let Err(e) = result {
                 let mut s = self.lock();
                 if e.is_full() {
-                    tracing::error!("{e}");
+                    if s.full.is_none() {
+                        tracing::error!(error = %e, "the Raft log has no room ahead, and tries again");
+                    }
                     s.full = Some(e);
+                    s.failures += 1;
                 } else {
                     s.fault = Some(e);
                 }
@@ -244,24 +280,35 @@ impl Space {
         for path in files {
             let len = std::fs::metadata(path).map_or(0, |m| m.len());
             match std::fs::remove_file(path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(path, "remove")(e)),
+                // It is out of use, and the next start removes it.
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "an old segment of the Raft log cannot be removed");
+                }
                 _ => freed += len,
             }
         }
-        fsutil::sync_dir(&self.dir).map_err(Error::io(&self.dir, "sync"))?;
+        self.sync_dir()?;
         let mut s = self.lock();
         s.unlink.retain(|p| !files.contains(p));
         s.disk_bytes = s.disk_bytes.saturating_sub(freed);
-        s.full = None;
+        s.try_now = true;
         Ok(())
     }
 
     fn create_spare(&self) -> Result<(), Error> {
         let path = self.dir.join(SPARE);
         File::create(&path).map_err(|e| full_or_io(&path, "create", e))?;
-        let spare = Filled::open(path.clone(), 0).map_err(Error::io(&path, "open"))?;
-        self.lock().spare = Some(spare);
+        let spare = Filled::open(path.clone(), 0).map_err(|e| full_or_io(&path, "open", e))?;
+        self.made_room(|s| s.spare = Some(spare));
         Ok(())
+    }
+
+    /// An attempt has succeeded.
+    fn made_room(&self, note: impl FnOnce(&mut State)) {
+        let mut s = self.lock();
+        note(&mut s);
+        s.full = None;
+        self.changed.notify_all();
     }
 
     /// One slice of zeros, synced.
@@ -273,13 +320,12 @@ impl Space {
         }
         fsutil::write_zeros(&f.filler, f.filled, to).map_err(|e| full_or_io(&f.path, "fill", e))?;
         f.filler.sync_data().map_err(Error::io(&f.path, "sync"))?;
-        let mut guard = self.lock();
-        let s = &mut *guard;
-        s.disk_bytes += to - f.filled;
-        for x in [&mut s.active, &mut s.spare].into_iter().flatten().filter(|x| Arc::ptr_eq(&x.file, &f.file)) {
-            x.filled = to;
-        }
-        self.changed.notify_all();
+        self.made_room(|s| {
+            s.disk_bytes += to - f.filled;
+            for x in [&mut s.active, &mut s.spare].into_iter().flatten().filter(|x| Arc::ptr_eq(&x.file, &f.file)) {
+                x.filled = to;
+            }
+        });
         Ok(())
     }
 }
@@ -296,9 +342,16 @@ impl Drop for PanicGuard<'_> {
     }
 }
 
-fn full_or_io(path: &Path, action: &'static str, e: std::io::Error) -> Error {
+/// Tells what may pass, and can be tried again (no space, no inode, a quota, no descriptor, no memory), from what
+/// cannot.
+pub(super) fn full_or_io(path: &Path, action: &'static str, e: std::io::Error) -> Error {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
     match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::Full { path: path.to_owned(), detail: e.to_string() }
+        }
+        _ if e.raw_os_error().is_some_and(|code| passing.contains(&code)) => {
             Error::Full { path: path.to_owned(), detail: e.to_string() }
         }
         _ => Error::io(path, action)(e),

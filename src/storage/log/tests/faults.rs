@@ -19,7 +19,7 @@ async fn a_full_disk_refuses_whole_appends_and_purging_helps() {
         }
         assert!(end < 1000);
     };
-    assert!(refused.contains("the disk is full"), "{refused}");
+    assert!(refused.contains("no room for the Raft log"), "{refused}");
     assert!(log.status().full.is_some() && log.status().stopped.is_none());
     assert_eq!(last(&log).await, Some(id(1, end - 1)), "nothing remains of it");
     let crashed = image(dir.path());
@@ -30,7 +30,7 @@ async fn a_full_disk_refuses_whole_appends_and_purging_helps() {
     // Files go in the background: one refusal more is possible, not many.
     let mut tries = 0;
     while let Err(e) = log.clone().blocking_append([entry(1, end - 1, 800)]).await {
-        assert!(e.to_string().contains("the disk is full"), "{e}");
+        assert!(e.to_string().contains("no room for the Raft log"), "{e}");
         tries += 1;
         assert!(tries < 10_000);
     }

@@ -1,0 +1,91 @@
+//! This node's clock, compared with itself and with those of the peers.
+
+use std::sync::PoisonError;
+
+use tokio::time::Instant;
+
+use super::{note, Node};
+use crate::clock::{monotonic, Clock, Timestamp};
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) struct ClockLook {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl ClockLook {
+    pub fn now(node: &Node) -> ClockLook {
+        Self::of(&node.0.clock)
+    }
+
+    pub fn of(clock: &Clock) -> ClockLook {
+        ClockLook { wall: clock.now(), steady: monotonic() }
+    }
+
+    /// How far the wall clock has jumped from this look to that later one.
+    fn jump_ms(&self, later: &ClockLook) -> i64 {
+        later.wall.0 as i64 - self.wall.0 as i64 - later.steady.duration_since(self.steady).as_millis() as i64
+    }
+}
+
+/// Whether the wall clock has jumped, and nobody has looked since: between two looks a leader that was set an hour ahead
+/// would fire every run of that hour.
+pub(in crate::node) fn has_jumped(node: &Node) -> bool {
+    let looked = *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
+    looked.jump_ms(&ClockLook::now(node)).abs() > limit_ms && !node.other_members().is_empty()
+}
+
+/// Looks at the clock; the moment of the look.
+pub(super) fn look(node: &Node) -> Instant {
+    let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
+    let look = ClockLook::now(node);
+    let jump = node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner).jump_ms(&look);
+    if jump.abs() > limit_ms {
+        tracing::warn!(jump_ms = jump, "the wall clock has jumped");
+        if !node.other_members().is_empty() {
+            // What the peers said before the jump says nothing about the clock as it is now.
+            let fault = format!("the wall clock has jumped by {jump} ms and has not been compared since");
+            note(node, |faults| faults.clock = Some(fault));
+        }
+    }
+    // Not before the fault is noted: until then it is by the older look that the jump is seen.
+    *node.0.clock_look.lock().unwrap_or_else(PoisonError::into_inner) = look;
+    look.steady
+}
+
+/// Compares the clock with those of the peers that were heard since.
+pub(super) fn compare(node: &Node, peers: &[String], since: Instant) {
+    let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
+    let heard = peers.iter().filter_map(|peer| node.0.links.presence(peer)).filter(|p| p.heard >= since);
+    let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
+    if peers.is_empty() || !offsets.is_empty() {
+        note(node, |faults| faults.clock = clock_fault(&offsets, peers.len(), limit_ms));
+    }
+}
+
+/// What is wrong, by how far the peers' clocks are ahead of this one.
+fn clock_fault(offsets: &[i64], peers: usize, limit_ms: i64) -> Option<String> {
+    let off = offsets.iter().filter(|ms| ms.abs() > limit_ms).count();
+    // Where half of the others, or more, say so, a majority of all cannot agree with this one.
+    let wrong = off > 0 && off >= peers.div_ceil(2) && off * 2 > offsets.len();
+    wrong.then(|| format!("the wall clock is off from {off} of {peers} peers, by {offsets:?} ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_wrong_when_most_say_so() {
+        let fault = |offsets: &[i64], peers| clock_fault(offsets, peers, 5000).is_some();
+        assert!(!fault(&[], 2));
+        assert!(!fault(&[3, -4], 2));
+        assert!(fault(&[-3_600_000, -3_600_010], 2));
+        assert!(!fault(&[3_600_000, 4], 2), "it is the other one that is wrong");
+        assert!(!fault(&[3_600_000, 3, 1, 0], 4));
+        assert!(fault(&[3_600_000, 3_600_001, 3_600_002, 0], 4));
+        assert!(fault(&[6000], 1), "of two nodes neither knows who is wrong, and neither fires");
+    }
+}

@@ -1,0 +1,123 @@
+//! The disk, by what the work gets from it: how long a write of the log takes, whether the log finds room, whether the
+//! store becomes durable, and whether a file can be opened at all.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{note, Held, Node};
+use crate::clock::monotonic;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a fault holds after it was last seen. Longer than an election, so that a leader that gives way does not take
+/// part in the one that follows.
+const HOLD: Duration = Duration::from_secs(5);
+/// As [`HOLD`], of room: whoever has made some waits for it.
+const ROOM_HOLD: Duration = Duration::from_secs(1);
+/// A store whose sync takes this many times the longest election timeout does not become durable. A disk that is only
+/// busy syncs within a second or two.
+const SYNC_TIMEOUTS: u32 = 5;
+
+pub(super) async fn watch(node: &Node) {
+    let mut looks = Looks::new(node);
+    loop {
+        looks.look(node);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+struct Looks {
+    /// Where room is asked for: `log` and `snapshots` can be file systems of their own.
+    dirs: [PathBuf; 3],
+    /// A descriptor to be copied.
+    descriptor: Option<File>,
+    slow: Held,
+    store: Held,
+    room: Held,
+    descriptors: Held,
+}
+
+impl Looks {
+    fn new(node: &Node) -> Looks {
+        let dir = &node.0.config.raft_dir;
+        Looks {
+            dirs: [dir.clone(), dir.join("log"), dir.join("snapshots")],
+            descriptor: File::open(dir).ok(),
+            slow: Held::new(HOLD),
+            store: Held::new(HOLD),
+            room: Held::new(ROOM_HOLD),
+            descriptors: Held::new(HOLD),
+        }
+    }
+
+    fn look(&mut self, node: &Node) {
+        let config = &node.0.config;
+        let too_long = Duration::from_millis(config.raft.election_timeout_max_ms);
+        let slow = node.0.log.in_flight_since().filter(|pending| *pending > too_long);
+        let slow = slow.map(|pending| format!("a write of the Raft log has taken {} ms", pending.as_millis()));
+        let store = unsynced(node.0.machine.unsynced(), config.storage.unsaved_bytes_max, too_long * SYNC_TIMEOUTS);
+        let reserve = config.storage.reserve_mb << 20;
+        let room = node.0.log.no_room().or_else(|| self.dirs.iter().find_map(|dir| nearly_full(dir, reserve)));
+        // The thing itself: asked for, and given back.
+        let descriptors = self.descriptor.as_ref().and_then(|file| file.try_clone().err());
+        let descriptors = descriptors.map(|error| format!("no file can be opened: {error}"));
+
+        let now = monotonic();
+        let (slow, store) = (self.slow.look(slow, now), self.store.look(store, now));
+        let (room, descriptors) = (self.room.look(room, now), self.descriptors.look(descriptors, now));
+        note(node, |faults| {
+            (faults.slow, faults.store) = (slow, store);
+            (faults.full, faults.descriptors) = (room, descriptors);
+        });
+    }
+}
+
+/// Why the directory takes no more tasks, if so.
+fn nearly_full(dir: &Path, reserve: u64) -> Option<String> {
+    // A directory that cannot be asked says nothing about its room: the log finds out.
+    let free = rustix::fs::statvfs(dir).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize)).ok()?;
+    (free < reserve).then(|| {
+        format!("{} MiB are free for {}, and {} are kept in reserve", free >> 20, dir.display(), reserve >> 20)
+    })
+}
+
+/// Why the store is in the way of the work, if it is: its sync hangs, and half of what may be unsaved is.
+fn unsynced(
+    (began, unsaved): (Option<Instant>, usize),
+    unsaved_bytes_max: usize,
+    too_long: Duration,
+) -> Option<String> {
+    let took = began?.elapsed();
+    (took > too_long && unsaved >= unsaved_bytes_max / 2).then(|| {
+        let (ms, kib) = (took.as_millis(), unsaved >> 10);
+        format!("a sync of the store has taken {ms} ms, and {kib} KiB are not stored")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_in_the_way_when_its_sync_hangs_and_much_is_unsaved() {
+        let hangs = |began_ms_ago: Option<u64>, unsaved| {
+            let began = began_ms_ago.map(|ms| monotonic() - Duration::from_millis(ms));
+            unsynced((began, unsaved), 1000, Duration::from_secs(3)).is_some()
+        };
+        assert!(hangs(Some(3100), 500));
+        assert!(!hangs(Some(3100), 499), "there is time");
+        assert!(!hangs(Some(2000), 1000), "the disk is busy");
+        assert!(!hangs(None, 1000), "what is not stored is being collected");
+    }
+
+    #[test]
+    fn a_directory_is_nearly_full_by_its_own_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(nearly_full(dir.path(), u64::MAX).is_some_and(|why| why.contains("in reserve")));
+        assert_eq!(nearly_full(dir.path(), 0), None);
+        assert_eq!(nearly_full(&dir.path().join("missing"), u64::MAX), None);
+    }
+}

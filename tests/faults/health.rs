@@ -1,0 +1,150 @@
+//! Nodes that lack one of the things that their work needs, while the disk as such looks well: a leader that does gives
+//! way to a peer that does not.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::api::{code, once};
+use crate::harness::{has_tool, holds_within, now_ms, run, Cluster, Node, READY_MAX};
+use crate::machine::{Inner, Slot};
+use crate::trial::turn;
+
+/// By when another node leads: a fault is seen, a peer is asked, and the others elect.
+const GIVES_WAY_MAX: Duration = Duration::from_secs(10);
+
+/// A file system in memory for so many files.
+struct FewFiles(PathBuf);
+
+impl FewFiles {
+    /// None where it cannot be mounted.
+    fn new(mount: &Path, files: u32) -> Option<FewFiles> {
+        std::fs::create_dir_all(mount).expect("make a mount point");
+        let options = format!("size=300m,nr_inodes={files}");
+        let mounted = match has_tool("mount") {
+            true => run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", &mount.display().to_string()]),
+            false => Err("there is no mount".to_owned()),
+        };
+        match mounted {
+            Ok(()) => Some(FewFiles(mount.to_owned())),
+            Err(error) => {
+                eprintln!("skipped: needs root ({error})");
+                None
+            }
+        }
+    }
+
+    /// Makes files until there can be no more.
+    fn use_up(&self) {
+        let made = (0..10_000).take_while(|n| std::fs::write(self.0.join(format!("other-{n}")), "").is_ok()).count();
+        assert!(made > 0 && made < 10_000, "{made} files were made");
+    }
+
+    /// Removes what [`FewFiles::use_up`] made.
+    fn give_back(&self) {
+        for entry in std::fs::read_dir(&self.0).expect("list the files") {
+            let path = entry.expect("list the files").path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("other-")) {
+                std::fs::remove_file(path).expect("remove a file");
+            }
+        }
+    }
+}
+
+impl Drop for FewFiles {
+    fn drop(&mut self) {
+        // Lazily, since a process that has not ended yet may hold it.
+        let _ = run("umount", &["-l", &self.0.display().to_string()]);
+    }
+}
+
+/// Writes tasks of 100 kB through a node until another than `leader` leads, or the time is up; whether one does.
+async fn another_leads(cluster: &Cluster, leader: usize, through: usize) -> bool {
+    let filler = "x".repeat(100_000);
+    let mut n = 0;
+    holds_within(GIVES_WAY_MAX, async || {
+        n += 1;
+        let mut task = once(&format!("fill-{leader}-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        task["callback"]["body"] = json!({ "filler": filler });
+        // Some are refused meanwhile.
+        let _ = cluster.api.create(cluster.nodes[through].ports.http, &task).await;
+        let view = cluster.view(through).await.unwrap_or_default();
+        let nodes = view["nodes"].as_array().cloned().unwrap_or_default();
+        let leads = nodes.iter().find(|node| node["role"] == "leader").cloned().unwrap_or_default();
+        let old = format!(":{}", cluster.nodes[leader].ports.peer);
+        leads["peer_address"].as_str().is_some_and(|address| !address.ends_with(&old))
+    })
+    .await
+}
+
+/// Each of these nodes takes a write within the time that a call has.
+async fn writes_go_on(cluster: &Cluster, name: &str, through: &[usize]) {
+    for at in through {
+        let task = once(&format!("{name}-{at}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        let answer = cluster.api.create(cluster.nodes[*at].ports.http, &task).await;
+        assert_eq!(code(&answer), Some(0), "{name} through node {at}: {answer:?}");
+    }
+}
+
+async fn disk_fault(cluster: &Cluster, at: usize) -> bool {
+    let text =
+        cluster.api.text(cluster.nodes[at].ports.monitor, "/metrics").await.map_or_else(|e| e, |answer| answer.1);
+    text.lines().any(|line| line == "xcron_disk_fault 1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_log_can_make_no_file_gives_way_and_takes_part_again() {
+    let _turn = turn().await;
+    let dir = TempDir::new().expect("make a directory");
+    let data: Vec<PathBuf> = (1..=3).map(|n| dir.path().join(format!("n{n}"))).collect();
+    let disks: Option<Vec<FewFiles>> = data.iter().map(|data| FewFiles::new(&data.join("log"), 60)).collect();
+    let Some(disks) = disks else { return };
+    let mut cluster = Cluster::with_data(dir, &data, "[storage]\nlog_segment_bytes = 1048576\n");
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    disks[leader].use_up();
+    assert!(another_leads(&cluster, leader, (leader + 1) % 3).await, "it leads on, and can write nothing");
+    writes_go_on(&cluster, "without-room", &[0, 1, 2]).await;
+    assert!(!cluster.nodes[leader].is_ready(&cluster.api).await, "/readyz says that it is well");
+    assert!(disk_fault(&cluster, leader).await, "xcron_disk_fault says that it is well");
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    for other in others {
+        assert!(cluster.nodes[other].is_ready(&cluster.api).await, "{other} is not ready");
+    }
+    // More than what its log has room for: it takes no more, and goes on living.
+    let filler = "x".repeat(500_000);
+    for n in 0..10 {
+        let mut task = once(&format!("more-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        task["callback"]["body"] = json!({ "filler": filler });
+        assert_eq!(code(&cluster.api.create(cluster.nodes[others[0]].ports.http, &task).await), Some(0));
+    }
+    assert!(!cluster.nodes[leader].has_ended(), "it has ended");
+    disks[leader].give_back();
+    assert!(cluster.all_ready(READY_MAX).await, "it does not take part again");
+    cluster.caught_up(Duration::from_secs(20)).await;
+    assert!(!disk_fault(&cluster, leader).await);
+    drop((cluster, disks));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_store_does_not_sync_gives_way() {
+    let _turn = turn().await;
+    let more = "[storage]\nunsaved_bytes_max = 1048576\ncheckpoint_bytes = 65536\n";
+    let mut cluster = Cluster::new(3, more);
+    let base = cluster.path().to_owned();
+    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "state-")).collect();
+    let Some(inner) = inner else { return };
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    inner[leader].set(Slot::SyncUs, 60_000_000);
+    assert!(another_leads(&cluster, leader, (leader + 1) % 3).await, "it leads on, and takes nothing any more");
+    writes_go_on(&cluster, "unsynced", &[0, 1, 2]).await;
+    assert!(!cluster.nodes[leader].is_ready(&cluster.api).await, "/readyz says that it is well");
+    assert!(disk_fault(&cluster, leader).await, "xcron_disk_fault says that it is well");
+    assert!(cluster.nodes[leader].log_text().contains("a sync of the store"), "the log does not tell");
+    inner[leader].set(Slot::SyncUs, 0);
+}
