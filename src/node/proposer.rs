@@ -242,14 +242,10 @@ async fn write(node: &Node, commands: Vec<Encoded>, deadline: Instant) -> Result
         // Either it was never appended, or a new leader has cut it off the log: it is not written.
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Error::NoLeader),
         Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => Err(Error::Damaged(e.to_string())),
-        Ok(Err(RaftError::Fatal(error))) => match inner.log.no_room() {
-            // The log refuses an append whole.
-            Some(reason) => Err(Error::Storage(reason)),
-            None => {
-                tracing::error!(%error, "a write has failed");
-                Err(Error::Unknown(began.elapsed()))
-            }
-        },
+        Ok(Err(RaftError::Fatal(error))) => {
+            tracing::error!(%error, "a write has failed");
+            Err(Error::Unknown(began.elapsed()))
+        }
         Err(_) => Err(Error::Unknown(began.elapsed())),
     }
 }
