@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_status_of_another_version_is_understood() {
-        let own = Status { node: 2, store: Uuid::from_u128(7), clock: Timestamp(9), full: true, ..Status::default() };
+        let own = Status { node: 2, store: Uuid::from_u128(7), clock: Timestamp(9), fault: 3, ..Status::default() };
         let bytes = postcard::to_stdvec(&own).unwrap();
         assert_eq!(postcard::from_bytes::<Status>(&bytes).unwrap(), own);
         // A newer node tells more, an older one less.
