@@ -155,7 +155,7 @@ mod tests {
         // A newer node tells more, an older one less.
         let json = |text: &str| postcard::to_stdvec(&Bytes::copy_from_slice(text.as_bytes())).unwrap();
         let newer = json(
-            r#"{"node":2,"store":"00000000-0000-0000-0000-000000000007","moods":[1,{"a":null}],"clock":9,"full":true}"#,
+            r#"{"node":2,"store":"00000000-0000-0000-0000-000000000007","moods":[1,{"a":null}],"clock":9,"fault":3}"#,
         );
         assert_eq!(postcard::from_bytes::<Status>(&newer).unwrap(), own);
         assert_eq!(postcard::from_bytes::<Status>(&json("{}")).unwrap(), Status::default());
