@@ -49,6 +49,24 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await
 }
 
+/// As [`blocking`], of what reads files below `dir`: in a simulation the disk may be slow.
+///
+/// # Errors
+/// Where it panicked.
+#[cfg_attr(not(feature = "sim"), expect(unused_variables, reason = "only a simulation asks whose files they are"))]
+pub async fn reading<T: Send + 'static>(
+    dir: &std::path::Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    #[cfg(feature = "sim")]
+    if simulated::is_on() {
+        let read = work();
+        tokio::time::sleep(simulated::disk::read_latency(dir)).await;
+        return Ok(read);
+    }
+    blocking(work).await
+}
+
 /// Between two steps of what takes long: lets others go on. In a simulation time passes, up to 100 ms.
 pub async fn pause() {
     #[cfg(feature = "sim")]

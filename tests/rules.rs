@@ -113,20 +113,26 @@ async fn retries_that_are_due_at_once_are_none_of_them_lost() {
     assert_eq!(sink.count(), 150 * 12);
 }
 
+/// Whatever is put back of the file that counts the starts, and whether anything was written since the last request.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fence_grows_over_a_restart_in_the_same_term() {
+async fn a_fence_grows_over_restarts() {
     let dir = tempfile::tempdir().unwrap();
-    let sink = Sink::start().await;
-    let mut settings = config(dir.path());
-    for round in 0..3 {
+    let sink = Sink::saying(|_| Say::ok().after(60_000)).await;
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let mut settings = node.stop().await;
+    settings.callback.timeout_ms = 60_000;
+    let first = std::fs::read(dir.path().join("identity")).unwrap();
+    for round in 1..=4 {
         let node = TestNode::start(settings).await.ready().await;
-        let id = format!("round-{round}");
-        node.client.create(&with(once(&sink.url("/"), 0), json!({"task_id": id}))).await;
-        sink.await_of(&id, 1).await;
-        settings = node.stop().await;
+        if round == 1 {
+            node.client.create(&named(once(&sink.url("/"), 0), "again")).await;
+        }
+        sink.await_of("again", round).await;
+        settings = node.crash().await;
+        std::fs::write(dir.path().join("identity"), &first).unwrap();
     }
-    let fences: Vec<(u64, u64)> = (0..3).map(|round| sink.of(&format!("round-{round}"))[0].fence()).collect();
-    assert!(fences.windows(2).all(|w| w[0] < w[1]), "{fences:?}");
+    let fences: Vec<(u64, u64)> = sink.of("again").iter().map(Hit::fence).collect();
+    assert!(fences.len() == 4 && fences.windows(2).all(|w| w[0] < w[1]), "{fences:?}");
 }
 
 /// It leads, and has not claimed its identity yet, as a rule: a task that goes on asking for it would hold the files for ever.

@@ -102,7 +102,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::LyingFsync => &["stopped", "finished", "lost", "order"],
         // Or openraft finds what is committed to be another thing than what it has, and stops the node.
         Bug::VoteNotSaved => &["stopped", "finished", "replica", "lost", "order"],
-        Bug::LeaseNotChecked => &["fence", "unwanted"],
+        Bug::LeaseNotChecked | Bug::LeaseAskedEarly => &["fence", "unwanted"],
         Bug::OutcomeDropped => &["gap", "outcome"],
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead => &["order"],

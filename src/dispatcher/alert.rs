@@ -12,6 +12,7 @@ use crate::id::{RunId, RunKey};
 use crate::run::Attempt;
 use crate::state::Job;
 use crate::task::{Alert, AlertEvent, TaskSpec};
+use crate::view::RunView;
 
 /// What is posted.
 #[derive(Serialize)]
@@ -60,15 +61,11 @@ pub(super) fn request(
     job: &Job,
     spec: &TaskSpec,
     alert: &Alert,
-    (of, event): (RunKey, AlertEvent),
+    (of, event, run): (RunKey, AlertEvent, Option<RunView>),
     mut headers: HeaderMap,
 ) -> Request {
     let node = &dispatcher.0.node;
     let id = RunId::new(&job.id, of);
-    let run = node.machine().run(id).unwrap_or_else(|error| {
-        tracing::debug!(%error, "an alert goes without its run's attempts");
-        None
-    });
     let run = AlertedRun {
         run_id: id.to_string(),
         due_time_ms: of.due.as_ms(),

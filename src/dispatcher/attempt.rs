@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::definitions::{Definition, NoDefinition};
 use super::health::Reach;
 use super::outcome::Told;
 use super::request;
@@ -21,7 +22,7 @@ use crate::task::{Delivery, Expect};
 const RECORDED_AFTER: Duration = Duration::from_millis(50);
 /// How long a record may take before it is proposed again.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before a job is taken again for which there was no socket.
+/// Pause before a job is taken again for which this node had no socket, or no fence.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before an outcome is proposed again.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
@@ -47,30 +48,28 @@ pub(super) enum Outcome {
 pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let node = &dispatcher.0.node;
     let mut place = Place(dispatcher, &job, Reach::NotSent);
-    // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here.
-    let Some(term) = node.may_fire() else {
-        // It may lead again before anyone has noticed that it did not.
-        return Outcome::Undone;
-    };
-    let Cause { spec, parent } = match node.machine().cause_of_run(job.seq, job.key) {
+    let is_alert = job.key.is_alert();
+    let early = bug::is_planted(Bug::LeaseAskedEarly).then(|| node.may_fire()).flatten();
+    let Definition { cause: Cause { spec, parent }, alerted } = match dispatcher.definition(&job).await {
         Ok(Some(known)) => known,
         Ok(None) => return Outcome::Done,
-        Err(error) => {
+        Err(NoDefinition::NotLeading) => return Outcome::Undone,
+        Err(NoDefinition::Unreadable(error)) => {
             // What was stored is not what is read. Another node has it whole, and this one is rebuilt when it starts.
             node.fail(format!("the definition of the task {} cannot be read: {error}", job.id));
             return Outcome::Done;
         }
     };
-    let is_alert = job.key.is_alert();
-    let Some(mut request) = request::build(dispatcher, &job, &spec, parent, term) else {
-        return Outcome::Done;
+    // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here. From here
+    // on to the sending nothing may be awaited, unless all of it is asked again afterwards.
+    let Some(term) = early.or_else(|| node.may_fire()) else {
+        // It may lead again before anyone has noticed that it did not.
+        return Outcome::Undone;
     };
     if !node.machine().with_state(|s| s.wants(job.seq, job.key, job.attempt)) {
         return Outcome::Done;
     }
     let (started, clock) = (node.now(), monotonic());
-    let secrets = if spec.secrets.is_empty() { &node.config().callback.secrets } else { &spec.secrets };
-    request.sign(secrets, started);
     let lateness_ms = started.ms_since(job.at).min(u32::MAX.into()) as u32;
     let start = Command::RunStarted {
         seq: job.seq,
@@ -89,6 +88,14 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
             Commit::Unrecorded => return Outcome::Undone,
         }
     }
+    let Some(fence) = dispatcher.next_fence(term) else {
+        return unsent(dispatcher, &start, at_most_once, "too much was sent since the last entry of the log").await;
+    };
+    let Some(mut request) = request::build(dispatcher, &job, &spec, (parent, alerted), &fence) else {
+        return Outcome::Done;
+    };
+    let secrets = if spec.secrets.is_empty() { &node.config().callback.secrets } else { &spec.secrets };
+    request.sign(secrets, started);
     node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
     let again = bug::is_planted(Bug::DeleteKeepsRetry).then(|| request.clone());
     let mut sending = dispatcher.0.transport.send(request);
@@ -106,12 +113,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     if let Err(failure @ Failure::Exhausted(_)) = &outcome {
         // No attempt: the target has had no chance to answer. The place is kept meanwhile, which slows down the others.
         tracing::warn!(task = %job.id, %failure, "an attempt waits");
-        tokio::time::sleep(EXHAUSTED_PAUSE).await;
-        if !at_most_once {
-            return Outcome::Undone;
-        }
-        not_sent(dispatcher, &start, failure.to_string()).await;
-        return Outcome::Done;
+        return unsent(dispatcher, &start, at_most_once, &failure.to_string()).await;
     }
     drop(place);
     let took = clock.elapsed();
@@ -195,6 +197,16 @@ async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> Commit {
     let reason = "not sent: the task had changed, or the node led no longer, before the start was recorded";
     not_sent(dispatcher, start, reason.to_owned()).await;
     Commit::NotSent
+}
+
+/// Nothing has left for want of something that this node lacks: the job is taken again a little later.
+async fn unsent(dispatcher: &Dispatcher, start: &Command, at_most_once: bool, reason: &str) -> Outcome {
+    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+    if !at_most_once {
+        return Outcome::Undone;
+    }
+    not_sent(dispatcher, start, reason.to_owned()).await;
+    Outcome::Done
 }
 
 /// It is known that nothing has left of the attempt whose start was recorded, so that another may follow.

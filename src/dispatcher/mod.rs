@@ -15,6 +15,8 @@
 
 mod alert;
 mod attempt;
+mod definitions;
+mod fence;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod health;
@@ -28,7 +30,6 @@ pub mod retry;
 pub mod transport;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ use crate::id::RunKey;
 use crate::node::Node;
 use crate::state::Job;
 use crate::view::{Page, TargetFilter, TargetView};
+use definitions::Definitions;
+use fence::Fences;
 use health::{Patience, Reach};
 pub use late::Gap;
 use late::Gaps;
@@ -65,8 +68,8 @@ struct Shared {
     table: Mutex<Table>,
     /// A job has left the queue.
     room: Notify,
-    /// Grows with each request: the second half of a fence.
-    fence: AtomicU64,
+    definitions: Definitions,
+    fences: Fences,
     /// Attempts that are under way or whose outcomes are not written yet.
     active: watch::Sender<usize>,
     probes: Semaphore,
@@ -103,7 +106,8 @@ impl Dispatcher {
             policy,
             table: Mutex::new(table),
             room: Notify::new(),
-            fence: AtomicU64::new(0),
+            definitions: Definitions::default(),
+            fences: Fences::default(),
             active: watch::Sender::new(0),
             probes: Semaphore::new(PROBES_MAX),
             gaps: Gaps::default(),
@@ -235,12 +239,10 @@ impl Dispatcher {
         self.pump();
     }
 
-    /// Larger than any before. Several nodes can lead in one term, one after the other in the order of their ids, as
-    /// openraft counts leaders; and a node that is started again can go on leading in the term in which it was stopped.
-    /// So the second half begins with the node's id and how often it was started.
-    fn next_fence(&self, term: u64) -> String {
-        let sent = self.0.fence.fetch_add(1, Ordering::Relaxed);
-        format!("{term}.{}", fence_within(self.0.node.id(), self.0.node.starts(), sent))
+    /// The fence of a request that is sent now, in this term; none: it must not be sent before more is written.
+    fn next_fence(&self, term: u64) -> Option<String> {
+        let applied = self.0.node.applied_since_start()?;
+        self.0.fences.next(applied).map(|n| format!("{term}.{n}"))
     }
 
     /// Waits until nothing is under way.
@@ -249,11 +251,6 @@ impl Dispatcher {
         // The sender lives as long as this dispatcher.
         let _ = active.wait_for(|n| *n == 0).await;
     }
-}
-
-/// 8 bits of the node's id, 24 of its starts, 32 of what it has sent since.
-fn fence_within(node: u64, starts: u64, sent: u64) -> u64 {
-    (node & 0xff) << 56 | (starts & 0xff_ffff) << 32 | (sent & 0xffff_ffff)
 }
 
 /// An attempt that is under way. However it ends, its run is let go of.
@@ -267,17 +264,5 @@ impl Drop for Active {
         if *dispatcher.0.active.borrow() == ACTIVE_MAX - 1 {
             dispatcher.pump();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fence_within;
-
-    #[test]
-    fn within_a_term_a_fence_grows_with_the_node_then_with_its_starts() {
-        let order = [(1, 1, 0), (1, 1, 1), (1, 2, 0), (1, 9, 7), (2, 1, 0), (3, 1, 5)];
-        let fences = order.map(|(node, starts, sent)| fence_within(node, starts, sent));
-        assert!(fences.windows(2).all(|pair| pair[0] < pair[1]), "{fences:?}");
     }
 }

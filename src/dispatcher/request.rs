@@ -13,14 +13,15 @@ use super::Dispatcher;
 use crate::id::RunId;
 use crate::state::Job;
 use crate::task::{Callback, ContentType, Method, TaskSpec};
+use crate::view::RunView;
 
 /// The request of an attempt; none, where there is nothing to send: an alert whose definition is gone.
 pub(super) fn build(
     dispatcher: &Dispatcher,
     job: &Job,
     spec: &TaskSpec,
-    parent: Option<RunId>,
-    term: u64,
+    (parent, alerted): (Option<RunId>, Option<RunView>),
+    fence: &str,
 ) -> Option<Request> {
     let run = RunId::new(&job.id, job.key).to_string();
     let mut own = OwnHeaders::default();
@@ -28,11 +29,11 @@ pub(super) fn build(
     own.put("xcron-run-id", &run);
     own.put("xcron-scheduled-at", job.key.due.0);
     own.put("xcron-attempt", job.attempt);
-    own.put("xcron-fence", dispatcher.next_fence(term));
+    own.put("xcron-fence", fence);
     if let Some((of, event)) = job.key.alerted() {
         own.put("idempotency-key", format_args!("{run}-{}", event.name()));
         let alert = spec.options.alert.as_ref()?;
-        return Some(alert::request(dispatcher, job, spec, alert, (of, event), own.into()));
+        return Some(alert::request(dispatcher, job, spec, alert, (of, event, alerted), own.into()));
     }
     own.put("idempotency-key", &run);
     if let Some(parent) = parent {

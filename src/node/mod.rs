@@ -3,6 +3,7 @@
 //! [`Node`] is the handle that everything above uses: the API to propose and to read, the scheduler to learn whether
 //! it may fire. Only this layer and those beside it know of openraft.
 
+mod callbacks;
 mod error;
 mod health;
 mod join;
@@ -93,6 +94,8 @@ struct Inner {
     registry: prometheus_client::registry::Registry,
     identity: Mutex<Option<Identity>>,
     store: Uuid,
+    /// The end of the log as it was opened.
+    opened: Option<u64>,
     submissions: mpsc::Sender<proposer::Submission>,
     /// For the bytes of what is submitted.
     submission_room: Arc<Semaphore>,
@@ -174,6 +177,7 @@ impl Node {
             registry,
             identity: Mutex::new(identity),
             store,
+            opened: ends.last.map(|id| id.index),
             submissions,
             submission_room,
             readers,

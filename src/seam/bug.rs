@@ -10,6 +10,8 @@ pub enum Bug {
     VoteNotSaved,
     /// A leader that no majority acknowledges goes on firing.
     LeaseNotChecked,
+    /// Whether a leader may fire is asked before its disk is read, and not after.
+    LeaseAskedEarly,
     /// The outcome of an attempt is not recorded.
     OutcomeDropped,
     /// A delete does not stop the attempts that are waiting.

@@ -32,6 +32,8 @@ pub enum Fault {
     SlowDisk(usize, u64),
     /// Each write and sync of this node's disk fails.
     FailingDisk(usize),
+    /// Each read of a definition from the disk of any node takes so many ms.
+    SlowReads(u64),
     /// Nothing passes between this node and the others, of which all but the second are killed and start again at once.
     Turned(usize, usize),
 }
@@ -88,6 +90,13 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
             plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
         }
     }
+    // Beside whatever else there is: a leader reads, and meanwhile it leads no longer.
+    if chance.random_bool(0.4) {
+        let from = chance.random_range(2_500..end.max(2_501));
+        let to = (from + chance.random_range(2_000..8_000)).min(end);
+        let fault = Fault::SlowReads(chance.random_range(200..2_500));
+        plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
+    }
     plan
 }
 
@@ -125,6 +134,7 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
     match fault {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
         Fault::Apart(n, other) => vec![*n, *other],
+        Fault::SlowReads(_) => Vec::new(),
         Fault::Isolated(n)
         | Fault::NoPeers(n)
         | Fault::Dumb(n)

@@ -38,6 +38,8 @@ struct Disk {
     off: bool,
     /// What a sync takes besides.
     slow: Duration,
+    /// What a read takes.
+    slow_reads: Duration,
     /// Writes and syncs fail.
     fails: bool,
     /// One has failed.
@@ -90,6 +92,16 @@ pub fn is_off(dir: &Path) -> bool {
 /// Has each sync take so much longer.
 pub fn slow(dir: &Path, more: Duration) {
     on(dir, |disk| disk.slow = more);
+}
+
+/// Has each read that may block take so long.
+pub fn slow_reads(dir: &Path, time: Duration) {
+    on(dir, |disk| disk.slow_reads = time);
+}
+
+/// How long a read takes now.
+pub(crate) fn read_latency(dir: &Path) -> Duration {
+    on(dir, |disk| disk.slow_reads).unwrap_or_default()
 }
 
 /// Has each write and sync fail, or succeed again.

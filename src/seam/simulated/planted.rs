@@ -6,10 +6,11 @@ use std::str::FromStr;
 use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
-pub const NAMES: [(&str, Bug); 7] = [
+pub const NAMES: [(&str, Bug); 8] = [
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
+    ("lease-asked-early", Bug::LeaseAskedEarly),
     ("outcome-dropped", Bug::OutcomeDropped),
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),

@@ -72,6 +72,17 @@ impl Machine {
         }
     }
 
+    /// As [`Machine::cause_of_run`], where the store need not be read for it; none: it must be.
+    pub fn cause_in_memory(&self, seq: Seq, key: RunKey) -> Option<Option<Cause>> {
+        let core = self.core();
+        let Some(task) = core.state.task(seq) else { return Some(None) };
+        let open = task.past.open.iter().find(|run| run.key == key);
+        let parent = open.and_then(|run| run.parent);
+        let own = open.and_then(|run| run.spec.clone()).map(Some);
+        let spec = own.or_else(|| spec_in_memory(&core, seq))?;
+        Some(spec.map(|spec| Cause { spec, parent }))
+    }
+
     /// Why the run is made, or would be; none: there is no such task.
     ///
     /// # Errors
