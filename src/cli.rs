@@ -1,16 +1,20 @@
 //! The command line.
 
-use std::path::PathBuf;
+mod signals;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{signal, SignalKind};
 
 use crate::bench::{self, Bench};
 use crate::config::Config;
 use crate::server::Server;
 use crate::telemetry;
+use signals::{Asked, Signals};
 
+/// All is well.
+const EXIT_SUCCESS: u8 = 0;
 /// The configuration is wrong.
 const EXIT_CONFIGURATION: u8 = 2;
 /// Anything else is.
@@ -37,43 +41,57 @@ enum Command {
     Bench(Bench),
 }
 
+/// Threads that a node needs at once, beside one for each core: for the log and the log's files, for reads and writes of
+/// the store, and for the look-up of names.
+const THREADS_MIN: usize = 8;
+
 /// Reads the arguments and runs; the process's exit code.
 pub fn main() -> ExitCode {
+    let code = act();
+    telemetry::flush();
+    code.into()
+}
+
+fn act() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_CONFIGURATION } else { 0 };
-            // Nowhere is left to say that printing has failed.
-            let _ = error.print();
-            return code.into();
+        Err(error) if error.use_stderr() => {
+            telemetry::say(error.render().to_string().trim_end());
+            return EXIT_CONFIGURATION;
+        }
+        Err(help) => {
+            // Whoever asked has stopped reading.
+            let _ = help.print();
+            return EXIT_SUCCESS;
         }
     };
     if let Some(Command::Bench(what)) = arguments.command {
         return match runtime().and_then(|r| r.block_on(bench::run(what))) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => EXIT_SUCCESS,
             Err(error) => {
-                eprintln!("xcron_server: {error}");
-                EXIT_FAILURE.into()
+                telemetry::say(format_args!("xcron_server: {error}"));
+                EXIT_FAILURE
             }
         };
     }
     let config = match Config::load(&arguments.conf) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("xcron_server: {error}");
-            return EXIT_CONFIGURATION.into();
+            telemetry::say(format_args!("xcron_server: {error}"));
+            return EXIT_CONFIGURATION;
         }
     };
     if arguments.check {
-        println!("{}: ok", arguments.conf.display());
-        return ExitCode::SUCCESS;
+        telemetry::print(format_args!("{}: ok", arguments.conf.display()));
+        return EXIT_SUCCESS;
     }
     telemetry::init(config.env);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "cannot start");
-            return EXIT_FAILURE.into();
+            tracing::error!(error, "cannot start");
+            telemetry::say(format_args!("xcron_server: {error}"));
+            return EXIT_FAILURE;
         }
     };
     let code = runtime.block_on(run(config, &arguments.conf));
@@ -83,50 +101,78 @@ pub fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    has_threads()?;
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     built.map_err(|error| format!("the runtime cannot be started: {error}"))
 }
 
-async fn run(config: Config, file: &std::path::Path) -> ExitCode {
-    let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => {
+/// Begins as many threads as a node needs, and ends them. The runtime panics where it cannot have one, and then waits for
+/// ever for those that it has.
+fn has_threads() -> Result<(), String> {
+    let wanted = THREADS_MIN + std::thread::available_parallelism().map_or(1, usize::from);
+    let gate = std::sync::RwLock::new(());
+    std::thread::scope(|scope| {
+        // Until all are there none may end, since it is all of them at once that count.
+        let held = gate.write();
+        for had in 0..wanted {
+            let wait = || drop(gate.read());
+            if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, wait) {
+                return Err(format!(
+                    "{wanted} threads are needed, and the system gives {had}: {error} (ulimit -u, or TasksMax of systemd)"
+                ));
+            }
+        }
+        drop(held);
+        Ok(())
+    })
+}
+
+async fn run(config: Config, file: &Path) -> u8 {
+    let mut signals = match Signals::receive() {
+        Ok(signals) => signals,
+        Err(error) => {
             tracing::error!(%error, "signals cannot be received");
-            return EXIT_FAILURE.into();
+            return EXIT_FAILURE;
         }
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), dir = %config.raft_dir.display(), "starting");
+    let running = config.clone();
     let mut server = match Server::start(config).await {
         Ok(server) => server,
         Err(error) => {
             tracing::error!(%error, "cannot start");
-            eprintln!("xcron_server: {}: {error}", file.display());
-            return if error.is_configuration() { EXIT_CONFIGURATION } else { EXIT_FAILURE }.into();
+            telemetry::say(format_args!("xcron_server: {}: {error}", file.display()));
+            return if error.is_configuration() { EXIT_CONFIGURATION } else { EXIT_FAILURE };
         }
     };
+    telemetry::count_dropped(&server.node().metrics().log_lines_dropped);
     tracing::info!(http = %server.api_address(), monitor = %server.monitor_address(), "serving");
-    tokio::select! {
-        error = server.failed() => {
-            tracing::error!(%error, "this node stops");
-            eprintln!("xcron_server: {error}");
-            end_at_once()
+    loop {
+        tokio::select! {
+            error = server.failed() => {
+                tracing::error!(%error, "this node stops");
+                telemetry::say(format_args!("xcron_server: {error}"));
+                end_at_once()
+            }
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => signals::reload(file, &running).await,
+            },
         }
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         () = server.stop() => {
             tracing::info!("stopped");
-            ExitCode::SUCCESS
+            EXIT_SUCCESS
         }
-        _ = interrupt.recv() => end_at_once(),
-        _ = terminate.recv() => end_at_once(),
+        () = signals.stop() => end_at_once(),
     }
 }
 
 /// Ends the process as a crash would. Dropping what is open would have sled try a failed fsync again, and panic where it
 /// fails again.
-fn end_at_once() -> ! {
+pub(crate) fn end_at_once() -> ! {
+    telemetry::flush();
     std::process::exit(EXIT_FAILURE.into())
 }

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub failed_writes: Family<Labels, Counter>,
     /// Calls of the public API, by `call` and HTTP `status`.
     pub calls: Family<Labels, Counter>,
+    /// Lines of the log that were dropped.
+    pub log_lines_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -59,6 +61,7 @@ impl Default for Metrics {
             batches: Counter::default(),
             failed_writes: Family::default(),
             calls: Family::default(),
+            log_lines_dropped: Counter::default(),
         }
     }
 }
@@ -80,6 +83,8 @@ impl Metrics {
         registry.register("batches", "Log entries that the commands went into", self.batches.clone());
         registry.register("failed_writes", "Writes without a result", self.failed_writes.clone());
         registry.register("calls", "Calls of the public API", self.calls.clone());
+        let dropped = "Lines of the log that could not be written, or not in time";
+        registry.register("log_lines_dropped", dropped, self.log_lines_dropped.clone());
     }
 }
 

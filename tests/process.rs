@@ -22,5 +22,7 @@ mod sink;
 mod cli;
 #[path = "process/cluster.rs"]
 mod cluster;
+#[path = "process/output.rs"]
+mod output;
 #[path = "process/single.rs"]
 mod single;

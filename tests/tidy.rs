@@ -168,6 +168,22 @@ fn a_crate_is_named_only_by_those_that_own_it() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// They panic where nothing takes what is printed: the reader of a pipe has gone, say.
+#[test]
+fn nothing_is_printed_by_a_macro_that_can_panic() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let code = source.code();
+        let shipped = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let words: BTreeSet<&str> = shipped.split(|c: char| !c.is_alphanumeric() && !"_!".contains(c)).collect();
+        let found = ["print!", "println!", "eprint!", "eprintln!"].into_iter().filter(|name| words.contains(name));
+        wrong.extend(
+            found.map(|name| format!("{} uses {name}; telemetry::print and telemetry::say do not panic", source.path)),
+        );
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn no_exception_is_stale() {
     let sources = sources();

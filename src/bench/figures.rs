@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use hdrhistogram::Histogram;
 use serde_json::{json, Value};
 
+use crate::telemetry;
+
 /// Times in microseconds, up to ten minutes, to three digits.
 pub(super) struct Times(Mutex<Histogram<u64>>);
 
@@ -76,12 +78,12 @@ impl Report {
     pub fn print(&self, as_json: bool) {
         if as_json {
             let fields = self.rows.iter().map(|(what, _, value)| (what.clone(), value.clone())).collect();
-            println!("{}", Value::Object(fields));
+            telemetry::print(Value::Object(fields));
             return;
         }
         let width = self.rows.iter().map(|(what, _, _)| what.chars().count()).max().unwrap_or(0);
         for (what, text, _) in &self.rows {
-            println!("{what:width$}  {text}");
+            telemetry::print(format_args!("{what:width$}  {text}"));
         }
     }
 }

@@ -103,7 +103,7 @@ pub(super) async fn serve() -> Result<(), String> {
     let routes = Router::new().route("/", post(callback)).route("/echo", post(echo));
     let routes = routes.route("/figures", get(figures)).route("/lately", get(lately));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|e| e.to_string())?;
-    println!("{}", listener.local_addr().map_err(|e| e.to_string())?);
+    crate::telemetry::print(listener.local_addr().map_err(|e| e.to_string())?);
     let parent = crate::seam::blocking(|| std::io::read_to_string(std::io::stdin()));
     tokio::select! {
         served = async { axum::serve(listener, routes.with_state(shared)).await } => served.map_err(|e| e.to_string()),
