@@ -215,11 +215,10 @@ impl Node {
                     if let Err(error) = self.remember_cluster(cluster) {
                         return error;
                     }
-                    // A node that leads on in the term that it led before it was started has written nothing since, and
-                    // does not fire before it has.
-                    if claimed == Some(self.0.store) && self.leads() && self.applied_since_start().is_none() {
-                        let _ = super::proposer::write(self, Vec::new(), deadline).await;
-                    } else if claimed == Some(self.0.store) {
+                    // A node that leads on in the term that it led before it was started does not fire before it has
+                    // written something: the claim again, which changes nothing.
+                    let silent = self.leads() && self.applied_since_start().is_none();
+                    if claimed == Some(self.0.store) && !silent {
                         return std::future::pending().await;
                     }
                     let claim = Command::ClaimNode { node: id, store: self.0.store };
