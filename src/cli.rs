@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::{self, Bench};
 use crate::config::Config;
 use crate::server::Server;
+use crate::storage::fsutil;
 use crate::telemetry;
 use signals::{Asked, Signals};
 
@@ -85,6 +86,8 @@ fn act() -> u8 {
         telemetry::print(format_args!("{}: ok", arguments.conf.display()));
         return EXIT_SUCCESS;
     }
+    // Before there are other threads: what a node writes has secrets in it.
+    fsutil::keep_to_owner();
     telemetry::init(config.env);
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -23,7 +23,10 @@ use crate::http;
 use crate::node::{JoinError, Node, StartError};
 use crate::scheduler;
 use crate::seam::{self, net::TcpListener};
-use crate::storage::fsutil::{self, DirLock};
+use crate::storage::{
+    self,
+    fsutil::{self, DirLock},
+};
 
 /// Longest wait for callbacks that are under way when a node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -254,5 +257,7 @@ fn lock_directory(config: &Config) -> Result<DirLock, Error> {
     let dir = &config.raft_dir;
     let failed = |source| Error::Directory { dir: dir.display().to_string(), source };
     fsutil::create_dir_all_durable(dir).map_err(failed)?;
-    DirLock::acquire(dir).map_err(failed)
+    let lock = DirLock::acquire(dir).map_err(failed)?;
+    fsutil::close_to_others(dir, storage::is_part).map_err(failed)?;
+    Ok(lock)
 }

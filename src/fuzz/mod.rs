@@ -10,6 +10,8 @@ mod peer;
 mod schedule;
 mod schedule_slowly;
 mod state;
+#[cfg(test)]
+mod store;
 mod wheel;
 
 use crate::choices::Choices;

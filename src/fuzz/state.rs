@@ -45,14 +45,26 @@ struct Model {
     sent: Vec<(Job, u64, u64)>,
     /// Some of what was applied, to be applied again.
     earlier: Vec<Command>,
+    /// All that was applied.
+    applied: Vec<(Timestamp, Command)>,
+}
+
+/// What was applied in a history that these bytes choose.
+#[cfg(test)]
+pub(crate) fn history(data: &[u8]) -> Vec<(Timestamp, Command)> {
+    run_model(data).applied
 }
 
 pub(super) fn run(data: &[u8]) {
+    drop(run_model(data));
+}
+
+fn run_model(data: &[u8]) -> Model {
     let mut choices = Choices::new(data);
     let now = Timestamp(1_790_000_000_000);
     let (state, follower) = (State::new(now), State::new(now));
-    let (known, jobs, sent, earlier) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut model = Model { state, follower, now, term: 1, known, jobs, sent, earlier };
+    let (known, jobs, sent, earlier, applied) = Default::default();
+    let mut model = Model { state, follower, now, term: 1, known, jobs, sent, earlier, applied };
     for _ in 0..STEPS {
         if !choices.more() {
             break;
@@ -61,6 +73,7 @@ pub(super) fn run(data: &[u8]) {
     }
     assert_eq!(model.state.hot_pages(), model.follower.hot_pages());
     model.reopen();
+    model
 }
 
 impl Model {
@@ -106,6 +119,7 @@ impl Model {
     /// Applies a command and looks at what has come of it.
     fn apply(&mut self, command: Command) -> Reply {
         let kept = command.clone();
+        self.applied.push((self.now, command.clone()));
         let reply = self.state.apply(self.now, command.clone());
         assert_eq!(reply, self.follower.apply(self.now, command), "{kept:?}");
         if let (Command::Create { id, spec }, Reply::Created { .. }) = (&kept, &reply) {

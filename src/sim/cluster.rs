@@ -324,7 +324,8 @@ impl Cluster<'_> {
         if applied.windows(2).any(|pair| pair[0] != pair[1]) {
             return false;
         }
-        let digests: Option<Vec<_>> = running.iter().map(|(n, node)| Some((*n, node.machine().digest()?))).collect();
+        let digests: Option<Vec<_>> =
+            running.iter().map(|(n, node)| Some((*n, futures::executor::block_on(node.machine().digest())?))).collect();
         let Some(digests) = digests else { return false };
         let replica = |(node, (applied, digest))| Replica { node: node as u64, applied, digest };
         self.world.history().replicas = digests.into_iter().map(replica).collect();

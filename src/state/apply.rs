@@ -128,7 +128,9 @@ impl State {
         if task.digest == digest {
             return Ok(Reply::Created { next: task.shown_next() });
         }
-        if task.digest != base {
+        // What is stored of a task lies where its kind says: a one-shot task stays one.
+        let once = matches!(spec.timing, Timing::At { .. } | Timing::After { .. });
+        if task.digest != base || task.is_once() != once {
             return Err(Refusal::Conflict);
         }
         // A due time that has come is about to be a run.

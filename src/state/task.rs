@@ -216,6 +216,12 @@ impl Task {
         }
     }
 
+    /// As it is stored.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn record(&self) -> HotTask {
+        self.to_record()
+    }
+
     pub(super) fn to_record(&self) -> HotTask {
         HotTask {
             id: self.id.clone(),

@@ -30,7 +30,7 @@ pub(super) fn records(
     cut: &Cut,
     hot: Vec<(u64, Option<HotPage>)>,
 ) -> Result<(Vec<Change>, Mark), Error> {
-    let mut out = Records { store, changes: Vec::with_capacity(hot.len()) };
+    let mut out = Records { store, ledger, changes: Vec::with_capacity(hot.len()) };
     for (number, page) in hot {
         out.put(Key::Hot(number), page.as_ref())?;
     }
@@ -56,6 +56,8 @@ type ChangedSpec<'a> = (Seq, Option<&'a Arc<TaskSpec>>);
 
 struct Records<'a> {
     store: &'a Store,
+    /// Of what the store has.
+    ledger: &'a Ledger,
     changes: Vec<Change>,
 }
 
@@ -92,14 +94,18 @@ impl Records<'_> {
             for (seq, spec) in changed {
                 page.retain(|(other, _)| *other != seq);
                 let encoded = spec.map(|s| record::encode_spec(s)).transpose().map_err(|e| bad(key, e))?;
+                let own = Key::Spec(seq).to_bytes();
                 match encoded {
-                    Some(bytes) if bytes.len() <= SPEC_PAGED_BYTES_MAX => page.push((seq, bytes)),
-                    Some(bytes) => self.changes.push((Key::Spec(seq).to_bytes(), Some(envelope::seal(&bytes)))),
-                    None => {
-                        if self.store.get(Key::Spec(seq))?.is_some() {
-                            self.changes.push((Key::Spec(seq).to_bytes(), None));
-                        }
+                    Some(bytes) if bytes.len() > SPEC_PAGED_BYTES_MAX => {
+                        self.changes.push((own, Some(envelope::seal(&bytes))));
+                        continue;
                     }
+                    Some(bytes) => page.push((seq, bytes)),
+                    None => {}
+                }
+                // It was large, and is small or gone.
+                if self.ledger.has(&own) {
+                    self.changes.push((own, None));
                 }
             }
             page.sort_unstable_by_key(|(seq, _)| *seq);

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +16,75 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Creates `dir` and the missing directories above it, each one durable in its parent. Existing ones are left alone.
+/// What a directory grants: all to its owner, nothing to others.
+const OWNER_DIR: u32 = 0o700;
+/// What the group and all others may do.
+const OTHERS: u32 = 0o077;
+
+/// Has all files and directories that this process makes from now on be its user's alone. To be called while the process
+/// has one thread.
+pub fn keep_to_owner() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(OTHERS));
+}
+
+/// Takes from the group and from all others what they may do with `dir` and with the parts of it that `is_part` names,
+/// and says so. What somebody else has put into `dir` is left alone, and `dir` itself too then.
+///
+/// # Errors
+/// What listing a directory gives. A mode that cannot be changed is told and is no error: the file may be another user's.
+pub fn close_to_others(dir: &Path, is_part: impl Fn(&str) -> bool) -> io::Result<()> {
+    let (mut closed, mut open, mut foreign) = (0, Vec::new(), false);
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_name().to_str() {
+            Some(name) if is_part(name) => close_below(&entry.path(), &mut closed, &mut open)?,
+            // What a file system puts into its root.
+            Some("lost+found") => {}
+            _ => foreign = true,
+        }
+    }
+    if !foreign {
+        close_one(dir, &mut closed, &mut open)?;
+    } else if std::fs::metadata(dir)?.mode() & OTHERS != 0 {
+        tracing::warn!(dir = %dir.display(), "other users can list this directory; it is left so, as it holds other files too");
+    }
+    if closed > 0 {
+        tracing::warn!(dir = %dir.display(), files = closed, "other users could read what this node stores, secrets too; they no longer can");
+    }
+    if let Some((path, error)) = open.first() {
+        let path = path.display();
+        tracing::warn!(%path, %error, files = open.len(), "other users can read what this node stores, and that cannot be changed");
+    }
+    Ok(())
+}
+
+fn close_below(path: &Path, closed: &mut u64, open: &mut Vec<(PathBuf, io::Error)>) -> io::Result<()> {
+    let kind = std::fs::symlink_metadata(path)?.file_type();
+    if kind.is_symlink() {
+        return Ok(());
+    }
+    if kind.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            close_below(&entry?.path(), closed, open)?;
+        }
+    }
+    close_one(path, closed, open)
+}
+
+fn close_one(path: &Path, closed: &mut u64, open: &mut Vec<(PathBuf, io::Error)>) -> io::Result<()> {
+    let mut permissions = std::fs::metadata(path)?.permissions();
+    if permissions.mode() & OTHERS != 0 {
+        permissions.set_mode(permissions.mode() & !OTHERS);
+        match std::fs::set_permissions(path, permissions) {
+            Ok(()) => *closed += 1,
+            Err(error) => open.push((path.to_owned(), error)),
+        }
+    }
+    Ok(())
+}
+
+/// Creates `dir` and the missing directories above it, for this process's user alone, each one durable in its parent.
+/// Existing ones are left alone.
 ///
 /// # Errors
 /// What creating or syncing gives.
@@ -26,7 +94,7 @@ pub fn create_dir_all_durable(dir: &Path) -> io::Result<()> {
     }
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     create_dir_all_durable(parent)?;
-    match std::fs::create_dir(dir) {
+    match std::fs::DirBuilder::new().mode(OWNER_DIR).create(dir) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }
@@ -71,6 +139,48 @@ pub fn wait_unlocked(path: &Path, most: Duration) -> io::Result<()> {
 
 /// How often a locked file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A directory or file that is open, and the path by which the next process will look for it.
+#[derive(Debug)]
+pub struct Anchor {
+    path: PathBuf,
+    /// Device and inode.
+    held: (u64, u64),
+}
+
+impl Anchor {
+    /// Of what is at `path` now.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn at(path: &Path) -> io::Result<Anchor> {
+        let found = std::fs::metadata(path)?;
+        Ok(Anchor { path: path.to_owned(), held: (found.dev(), found.ino()) })
+    }
+
+    /// Of a file that is open, which was at `path`.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    pub fn of(file: &File, path: &Path) -> io::Result<Anchor> {
+        let found = file.metadata()?;
+        Ok(Anchor { path: path.to_owned(), held: (found.dev(), found.ino()) })
+    }
+
+    /// What has become of it, where its path does not lead to it any more: whatever is written to it then is lost with the
+    /// process. An error of the file system says nothing of it.
+    pub fn lost(&self) -> Option<String> {
+        let path = self.path.display();
+        match std::fs::metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.held => None,
+            Ok(_) => Some(format!("{path} was replaced by another one while this node was using it")),
+            Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => {
+                Some(format!("{path} was removed while this node was using it"))
+            }
+            Err(_) => None,
+        }
+    }
+}
 
 /// An exclusive lock on a directory, held until dropped; the kernel drops it too when the process dies.
 #[derive(Debug)]
@@ -143,5 +253,46 @@ mod tests {
         create_dir_all_durable(&deep).unwrap();
         create_dir_all_durable(&deep).unwrap();
         assert!(deep.is_dir());
+    }
+
+    #[test]
+    fn what_is_stored_is_closed_to_others_and_what_is_not_ours_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        let data = dir.path().join("a/data");
+        create_dir_all_durable(&data).unwrap();
+        assert_eq!((mode(&data), mode(&dir.path().join("a"))), (0o700, 0o700));
+        let (log, segment, foreign) = (data.join("log"), data.join("log/1.seg"), data.join("notes.txt"));
+        std::fs::create_dir(&log).unwrap();
+        std::fs::write(&segment, "").unwrap();
+        let open = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        [(&data, 0o755), (&log, 0o775), (&segment, 0o664)].iter().for_each(|(path, mode)| open(path, *mode));
+
+        close_to_others(&data, |name| name == "log").unwrap();
+        assert_eq!([&data, &log, &segment].map(|path| mode(path)), [0o700, 0o700, 0o600]);
+
+        std::fs::write(&foreign, "").unwrap();
+        [(&data, 0o755), (&segment, 0o644), (&foreign, 0o644)].iter().for_each(|(path, mode)| open(path, *mode));
+        close_to_others(&data, |name| name == "log").unwrap();
+        assert_eq!([&data, &segment, &foreign].map(|path| mode(path)), [0o755, 0o600, 0o644]);
+    }
+
+    #[test]
+    fn what_was_removed_or_replaced_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        create_dir_all_durable(&path).unwrap();
+        let anchor = Anchor::at(&path).unwrap();
+        assert_eq!(anchor.lost(), None);
+        std::fs::rename(dir.path().join("a"), dir.path().join("c")).unwrap();
+        assert!(anchor.lost().unwrap().contains("was removed"));
+        create_dir_all_durable(&path).unwrap();
+        assert!(anchor.lost().unwrap().contains("was replaced"));
+        let file = dir.path().join("f");
+        let open = File::create(&file).unwrap();
+        let anchor = Anchor::of(&open, &file).unwrap();
+        assert_eq!(anchor.lost(), None);
+        std::fs::remove_file(&file).unwrap();
+        assert!(anchor.lost().is_some());
     }
 }

@@ -261,6 +261,13 @@ impl Machine {
         (began, self.unsaved_bytes())
     }
 
+    /// What has become of the store, where its path does not lead to it any more.
+    pub fn lost(&self) -> Option<String> {
+        let store = self.store();
+        // One that a snapshot has taken the place of meanwhile is removed, and rightly.
+        store.lost().filter(|_| Arc::ptr_eq(&store, &self.store()))
+    }
+
     /// Snapshots written and installed since the start.
     #[cfg(feature = "sim")]
     pub fn snapshots(&self) -> (u64, u64) {
@@ -367,12 +374,21 @@ impl Machine {
 
     /// The last log entry, the number of records and a checksum over them, of a checkpoint made now; none: one is under
     /// way, or fails.
-    #[cfg(feature = "sim")]
-    pub fn digest(&self) -> Option<(u64, (u64, u64))> {
+    #[cfg(any(test, feature = "sim"))]
+    pub async fn digest(&self) -> Option<(u64, (u64, u64))> {
         let mut keeper = self.0.keeper.try_lock().ok()?;
-        futures::executor::block_on(self.checkpoint_with(&mut keeper, true)).ok()?;
+        self.checkpoint_with(&mut keeper, true).await.ok()?;
         let mark = &keeper.mark;
         Some((mark.applied.map_or(0, |id| id.index), (mark.records, mark.digest)))
+    }
+
+    /// Records that the state does not imply, and what it implies and is not there, right after a checkpoint.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn strays(&self) -> Result<Vec<String>, Error> {
+        super::belongs::check(&self.core().state, &self.store())
     }
 }
 
@@ -423,8 +439,11 @@ fn rebuild(
     let unrecoverable = |detail: String| Error::Unrecoverable { path: dir.to_owned(), detail };
     let loaded = match snapshots.newest()? {
         Some(path) => {
-            let (loaded, _) =
-                snapshot::restore(&path, &store, clock.now()).map_err(|e| unrecoverable(e.to_string()))?;
+            let (loaded, _) = snapshot::restore(&path, &store, clock.now()).map_err(|e| match e.is_damage() {
+                true => unrecoverable(e.to_string()),
+                // No room for it, say: the state is there.
+                false => e,
+            })?;
             loaded
         }
         None => store.load(clock.now())?,

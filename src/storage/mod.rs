@@ -11,6 +11,8 @@
 //!
 //! Only this layer names sled.
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod belongs;
 mod checkpoint;
 mod envelope;
 pub mod fsutil;
@@ -28,6 +30,18 @@ pub use machine::Machine;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Whether something of this name, directly in `raft_dir`, is what a node keeps there.
+pub fn is_part(name: &str) -> bool {
+    const NAMES: [&str; 6] = ["LOCK", "identity", "identity.tmp", "log", "checkpoint", "snapshots"];
+    NAMES.contains(&name) || name.starts_with("state-")
+}
+
+/// What an operator can do about a directory of which a part is lost or damaged.
+pub const REPLACE: &str =
+    "put the whole directory back as it was when the node stopped, or replace the node: empty its \
+    whole directory and have the cluster add it under a new id (POST /xcron/addNode with \"replace\": true, which this \
+    version cannot do yet). Do not delete single files: a node with the rest is refused as well";
 
 /// Why the store cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -60,6 +74,14 @@ pub enum Error {
         /// Which version.
         detail: String,
     },
+    /// The parts of a directory are not of one moment: one of them was lost, or is an older copy.
+    #[error("{}: {detail}. The node must not vote with it: {REPLACE}", path.display())]
+    Mixed {
+        /// The directory.
+        path: PathBuf,
+        /// Which part.
+        detail: String,
+    },
     /// Written by a version that this one does not know.
     #[error("{} has format {found}, which this version does not know", path.display())]
     Format {
@@ -69,11 +91,7 @@ pub enum Error {
         found: u32,
     },
     /// Neither the store nor a snapshot nor the log holds the state.
-    #[error(
-        "the state in {} cannot be rebuilt: {detail}; take this node out of the cluster and add it again with an empty \
-         directory",
-        path.display()
-    )]
+    #[error("the state in {} cannot be rebuilt: {detail}; {REPLACE}", path.display())]
     Unrecoverable {
         /// The directory.
         path: PathBuf,
@@ -90,6 +108,15 @@ impl Error {
 
     pub(crate) fn damaged(path: &Path, detail: impl ToString) -> Error {
         Error::Damaged { path: path.to_owned(), detail: detail.to_string() }
+    }
+
+    /// Whether it says that what is stored is not what was written, or not readable by this version; not, that the system
+    /// has refused something for now.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
+            _ => true,
+        }
     }
 
     /// Whether it says that there is no space left.

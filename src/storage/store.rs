@@ -93,6 +93,11 @@ impl Ledger {
         self.digest = self.digest.wrapping_sub(old.unwrap_or(0));
     }
 
+    /// Whether there is a record with this key.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.hashes.contains_key(&xxh3_64(key))
+    }
+
     pub fn records(&self) -> u64 {
         self.hashes.len() as u64
     }
@@ -265,6 +270,11 @@ impl Store {
         let mut loading = Loading::new(&self.dir, now);
         let _all = self.scan(None, |key, value| loading.take(&key, &value).map(ControlFlow::Continue))?;
         loading.finish()
+    }
+
+    /// What has become of its file, where its path does not lead to it any more.
+    pub fn lost(&self) -> Option<String> {
+        fsutil::Anchor::of(&self.file, &self.dir.join("db")).ok()?.lost()
     }
 
     /// About how many bytes it takes on disk.

@@ -69,3 +69,40 @@ async fn nothing_acknowledged_is_lost_by_kills_under_load() {
     let report = load.settle(Duration::from_secs(20)).await;
     report.check("one node, 4 kills");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_stores_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+    fn modes(path: &Path, found: &mut Vec<(PathBuf, u32)>) {
+        // sled and the log remove files of theirs meanwhile.
+        let Ok(file) = std::fs::symlink_metadata(path) else { return };
+        found.push((path.to_owned(), file.permissions().mode() & 0o777));
+        if let Ok(entries) = std::fs::read_dir(path) {
+            entries.for_each(|entry| modes(&entry.unwrap().path(), found));
+        }
+    }
+    let mut cluster = Cluster::start(1, "").await;
+    let data = cluster.nodes[0].data.clone();
+    let look = || {
+        let mut found = Vec::new();
+        modes(&data, &mut found);
+        assert!(["LOCK", "identity", "log", "checkpoint"].iter().all(|name| found.iter().any(|f| f.0.ends_with(name))));
+        found
+    };
+    let open =
+        |found: &[(PathBuf, u32)]| found.iter().filter(|(_, mode)| mode & 0o077 != 0).cloned().collect::<Vec<_>>();
+    assert_eq!(open(&look()), []);
+
+    // As they would be that an earlier version has made.
+    cluster.nodes[0].kill();
+    for (path, mode) in look() {
+        let readable = if path.is_dir() { 0o055 } else { 0o044 };
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode | readable)).unwrap();
+    }
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(Duration::from_secs(20)).await);
+    assert_eq!(open(&look()), []);
+    let log = std::fs::read_to_string(&cluster.nodes[0].log).unwrap();
+    assert!(log.contains("other users could read what this node stores"), "{log}");
+}

@@ -1,0 +1,123 @@
+//! What a store holds after any history: what its state implies, whenever checkpoints were made, and nothing else.
+
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+
+use super::state;
+use crate::clock::Timestamp;
+use crate::command::{Batch, Command};
+use crate::state::record::SPEC_PAGED_BYTES_MAX;
+use crate::storage::belongs::alone;
+use crate::storage::Machine;
+use crate::task::TaskSpec;
+
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
+const SEEDS: u64 = 30;
+
+/// A third of the definitions are too large for a page of small ones.
+fn grown(mut spec: TaskSpec) -> TaskSpec {
+    if spec.digest().is_multiple_of(3) {
+        spec.callback.body = format!("\"{}\"", "x".repeat(SPEC_PAGED_BYTES_MAX));
+    }
+    spec
+}
+
+fn with_large_ones(command: Command) -> Command {
+    match command {
+        Command::Create { id, spec } => Command::Create { id, spec: Box::new(grown(*spec)) },
+        Command::Update { id, base, old, spec } => {
+            let fits = base == old.digest();
+            let old = Box::new(grown(*old));
+            let base = if fits { old.digest() } else { base };
+            Command::Update { id, base, old, spec: Box::new(grown(*spec)) }
+        }
+        other => other,
+    }
+}
+
+/// Two machines with the same log.
+struct Pair {
+    /// Makes checkpoints at any time, and is opened anew.
+    often: Option<Machine>,
+    /// Makes one in the end.
+    once: Machine,
+    entries: Vec<Batch>,
+}
+
+impl Pair {
+    fn often(&self) -> &Machine {
+        self.often.as_ref().unwrap()
+    }
+
+    async fn apply(&mut self, now: Timestamp, command: Command) {
+        let batch = Batch { now, commands: vec![command] };
+        let index = self.entries.len() as u64 + 1;
+        alone::apply(&self.once, index, &batch).await;
+        alone::apply(self.often(), index, &batch).await;
+        self.entries.push(batch);
+    }
+
+    async fn reopen(&mut self, dir: &Path) {
+        self.often = None;
+        let machine = alone::open(dir, NOW);
+        let applied = machine.applied().map_or(0, |id| id.index);
+        for (index, batch) in (applied + 1..).zip(&self.entries[applied as usize..]) {
+            alone::apply(&machine, index, batch).await;
+        }
+        self.often = Some(machine);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_has_what_its_state_implies_after_any_history() {
+    let memory = Path::new("/dev/shm");
+    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    for seed in 0..SEEDS {
+        let chance = &mut StdRng::seed_from_u64(seed);
+        let mut data = vec![0; 3000];
+        chance.fill_bytes(&mut data);
+        let dir = tempfile::tempdir_in(&base).unwrap();
+        let (often, once) = (dir.path().join("often"), dir.path().join("once"));
+        [&often, &once].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        let mut pair =
+            Pair { often: Some(alone::open(&often, NOW)), once: alone::open(&once, NOW), entries: Vec::new() };
+        let mut now = NOW;
+        for (at, command) in state::history(&data) {
+            now = at;
+            pair.apply(now, with_large_ones(command)).await;
+            if chance.random_ratio(1, 12) {
+                pair.often().checkpoint().await.unwrap();
+                assert_eq!(pair.often().strays().unwrap(), Vec::<String>::new(), "seed {seed}");
+                let (chunks, _) = pair.often().dead_index(0).unwrap();
+                if !chunks.is_empty() {
+                    pair.apply(now, Command::DropIndex { chunks }).await;
+                }
+            }
+            if chance.random_ratio(1, 100) {
+                pair.reopen(&often).await;
+            }
+        }
+        let digests = (pair.often().digest().await.unwrap(), pair.once.digest().await.unwrap());
+        assert_eq!(digests.0, digests.1, "seed {seed}: whenever checkpoints are made");
+        for machine in [pair.often(), &pair.once] {
+            assert_eq!(machine.strays().unwrap(), Vec::<String>::new(), "seed {seed}");
+        }
+
+        // In the end all tasks go, and what they had with them.
+        let ids = pair.often().with_state(|s| s.tasks_from(0).map(|(_, task)| task.id.clone()).collect::<Vec<_>>());
+        for id in ids {
+            pair.apply(now, Command::Delete { id }).await;
+        }
+        pair.often().checkpoint().await.unwrap();
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let (chunks, next) = pair.often().dead_index(at).unwrap();
+            pair.apply(now, Command::DropIndex { chunks }).await;
+            from = next;
+        }
+        let (_, (records, _)) = pair.often().digest().await.unwrap();
+        assert!(records <= 1, "seed {seed}: {records} records are left, and one chunk of the index may be");
+    }
+}
