@@ -328,7 +328,7 @@ async fn a_member_that_comes_back_empty_is_refused_and_never_votes() {
     cluster.start(victim).await;
     let error = cluster.node_mut(victim).failed().await;
     assert!(matches!(error, Error::Join(JoinError::Taken { .. })), "{error}");
-    assert!(error.to_string().contains("removeNode"), "it tells what to do: {error}");
+    assert!(error.to_string().contains("addNode"), "it tells what to do: {error}");
     assert_eq!(cluster.node(victim).monitor.plain("/readyz").await.0, 503);
 
     // With it there would be a majority. It must not count.

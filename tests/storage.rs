@@ -278,7 +278,7 @@ async fn a_store_that_has_gone_is_rebuilt_from_the_log_or_a_snapshot_or_refused(
     // No snapshot, and the log is purged: nobody has it.
     let error = open_at(dir.path(), ends(50, last)).map(drop).unwrap_err();
     assert!(matches!(error, Error::Unrecoverable { .. }), "{error}");
-    assert!(error.to_string().contains("add it again"), "it tells what to do: {error}");
+    assert!(error.to_string().contains("addNode"), "it tells what to do: {error}");
 
     // The log has everything: the machine begins empty, and openraft applies all of it again.
     let machine = open_at(dir.path(), ends(0, last)).unwrap();

@@ -5,7 +5,8 @@
 //!
 //! - one belongs to a formed cluster: the leader is asked for the right to act as the member of this address. It is
 //!   granted to one store only, by a command in the log, so that a store that was lost is never replaced by an empty
-//!   one under the same id;
+//!   one under the same id. The store's own id is durable before it asks: a node that is killed before it hears the answer
+//!   asks again as the same store;
 //! - enough are as empty as this one to make a majority with it: together they form the cluster. Each initializes it
 //!   with the same members, so it does not matter who is first.
 
@@ -34,8 +35,8 @@ pub enum JoinError {
     #[error(
         "this node's directory is empty, and the cluster knows {peer} as node {node}, which has voted with another store \
          ({store}). An empty store must not vote in its place: put the old directory back. To replace a node whose store \
-         is lost, it has to be taken out of the cluster and added again as a new one (POST /xcron/removeNode, then \
-         POST /xcron/addNode), which this version cannot do yet"
+         is lost, the cluster has to add it under a new id (POST /xcron/addNode with \"replace\": true), which this version \
+         cannot do yet"
     )]
     Taken {
         /// `host:peer_port` of this node.
@@ -76,13 +77,13 @@ impl Node {
     pub async fn join(&self) -> Result<(), JoinError> {
         let known = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let mut identity = match known {
-            Some(identity) if identity.peer == self.0.own.to_string() => identity,
-            Some(identity) => {
+            Some(identity) if identity.peer != self.0.own.to_string() => {
                 return Err(JoinError::OtherNode { found: identity.peer, own: self.0.own.to_string() });
             }
-            None => self.find_place().await?,
+            Some(identity) if identity.node != 0 => identity,
+            _ => self.find_place().await?,
         };
-        identity.starts += 1;
+        identity.starts = self.count_start(identity.starts).await?;
         identity.write(&self.0.config.raft_dir).map_err(failed)?;
         self.0.links.introduce(identity.node, identity.cluster);
         tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
@@ -99,6 +100,22 @@ impl Node {
             }
         }
         self.0.group.set(raft).map_err(|_| failed("the node takes part already"))
+    }
+
+    /// Counts this start of a node that had `starts` by its identity. The log knows of it first: so a log that knows of
+    /// fewer starts than the identity is an older copy, and of an identity that is one the log tells how many there were.
+    async fn count_start(&self, starts: u64) -> Result<u64, JoinError> {
+        let in_log = self.0.log.facts().starts;
+        if in_log > starts + 1 {
+            tracing::warn!(
+                identity = starts,
+                log = in_log,
+                "the Raft log knows of more starts than the file `identity`, which seems to be an older copy; the greater counts"
+            );
+        }
+        let starts = starts.max(in_log) + 1;
+        self.0.log.note_start(starts).await.map_err(failed)?;
+        Ok(starts)
     }
 
     async fn start_raft(&self, id: u64) -> Result<Raft, JoinError> {
@@ -162,13 +179,18 @@ impl Node {
         let members = self.first_members();
         let own = self.0.own.to_string();
         let others: Vec<String> = members.values().map(|n| n.addr.clone()).filter(|a| *a != own).collect();
-        let identity = |node, cluster| Identity { store: self.0.store, node, peer: own.clone(), cluster, starts: 0 };
-        let mut told = false;
+        let (store, log) = (self.0.store, self.0.log.facts().number);
+        let identity = |node, cluster| Identity { store, node, peer: own.clone(), cluster, starts: 0, log };
+        let (mut told, mut durable) = (false, false);
         loop {
             let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;
             let answers: Vec<(&String, Status)> =
                 others.iter().zip(answers).filter_map(|(peer, status)| Some((peer, status?))).collect();
             if let Some((peer, _)) = answers.iter().find(|(_, status)| status.formed) {
+                if !durable {
+                    identity(0, None).write(&self.0.config.raft_dir).map_err(failed)?;
+                    durable = true;
+                }
                 match self.claim(peer).await {
                     Some(ClaimAnswer::Granted { node, cluster }) => return Ok(identity(node, cluster)),
                     Some(ClaimAnswer::Taken { node, store }) => {

@@ -34,7 +34,8 @@ use crate::seam::{
     self,
     bug::{self, Bug},
 };
-use crate::storage::identity::Identity;
+use crate::storage::fsutil;
+use crate::storage::identity::{self, Identity};
 use crate::storage::log::RaftLog;
 use crate::storage::machine::LogEnds;
 use crate::storage::{self, machine, Machine};
@@ -93,6 +94,8 @@ struct Inner {
     metrics: Metrics,
     registry: prometheus_client::registry::Registry,
     identity: Mutex<Option<Identity>>,
+    /// `raft_dir`, as it was opened.
+    anchor: fsutil::Anchor,
     store: Uuid,
     /// The end of the log as it was opened.
     opened: Option<u64>,
@@ -132,10 +135,12 @@ impl Node {
         let identity = Identity::read(&dir)?;
         let options = storage::log::Options {
             segment_bytes: config.storage.log_segment_bytes,
+            known: identity.as_ref().and_then(Identity::known_log),
             ..storage::log::Options::default()
         };
         let log = RaftLog::open(&dir.join("log"), options)?;
         let ends = log_ends(&log)?;
+        identity::check(&dir, identity.as_ref(), &log.facts(), false)?;
         let options = machine::Options {
             cache_bytes: config.storage.cache_mb << 20,
             checkpoint_interval: Duration::from_millis(config.storage.checkpoint_interval_ms),
@@ -143,10 +148,8 @@ impl Node {
             unsaved_bytes_max: config.storage.unsaved_bytes_max,
         };
         let machine = Machine::open(&dir, options, clock.clone(), ends)?;
-        if identity.is_none() && (ends.last.is_some() || machine.applied().is_some()) {
-            let detail = "it has a log or a state, and no identity".to_owned();
-            return Err(storage::Error::Damaged { path: dir, detail }.into());
-        }
+        identity::check(&dir, identity.as_ref(), &log.facts(), machine.applied().is_some())?;
+        let anchor = fsutil::Anchor::at(&dir).map_err(storage::Error::io("look at", &dir))?;
         let links = Links::new(clock.clone(), Duration::from_millis(config.raft.election_timeout_min_ms.max(200)));
         let metrics = Metrics::default();
         let mut registry = prometheus_client::registry::Registry::with_prefix("xcron");
@@ -157,7 +160,7 @@ impl Node {
         // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
         let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_max_ms * 9 / 10));
         let store = identity.as_ref().map_or_else(seam::uuid, |i| i.store);
-        if let Some(identity) = &identity {
+        if let Some(identity) = identity.as_ref().filter(|identity| identity.node != 0) {
             links.introduce(identity.node, identity.cluster);
         }
         let clock_look = Mutex::new(health::ClockLook::of(&clock));
@@ -176,6 +179,7 @@ impl Node {
             metrics,
             registry,
             identity: Mutex::new(identity),
+            anchor,
             store,
             opened: ends.last.map(|id| id.index),
             submissions,

@@ -156,6 +156,7 @@ fn identity(mut choices: Choices<'_>) {
         peer: String::from_utf8_lossy(choices.bytes(20)).into_owned(),
         cluster: choices.flag().then(|| Uuid::from_u128(1)),
         starts: choices.magnitude(),
+        log: choices.number(),
     };
     identity.write(scratch.path()).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(Identity::read(scratch.path()).ok().flatten().as_ref(), Some(&identity));

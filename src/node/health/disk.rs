@@ -24,8 +24,19 @@ const SYNC_TIMEOUTS: u32 = 5;
 pub(super) async fn watch(node: &Node) {
     let mut looks = Looks::new(node);
     loop {
+        if let Some(lost) = node.lost() {
+            // What is acknowledged from here on would be gone with the process.
+            return node.fail(lost);
+        }
         looks.look(node);
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+impl Node {
+    /// What has become of the node's files, where their paths do not lead to them any more.
+    fn lost(&self) -> Option<String> {
+        self.0.anchor.lost().or_else(|| self.0.log.lost()).or_else(|| self.0.machine.lost())
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use openraft::LogId;
 
+use crate::storage::REPLACE;
+
 /// An error of the Raft log.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,8 +24,7 @@ pub enum Error {
     },
     /// The stored log is damaged. Nothing was changed on disk.
     #[error(
-        "{} is damaged at byte {offset}: {detail}. The Raft log must not be used: remove this node from the cluster, \
-         clear its data directory and add it again, or restore it from a backup",
+        "{} is damaged at byte {offset}: {detail}. The Raft log must not be used, nor removed alone: {REPLACE}",
         path.display()
     )]
     Corrupt {
@@ -33,6 +34,18 @@ pub enum Error {
         offset: u64,
         /// What is wrong there.
         detail: String,
+    },
+    /// It is not the log that this node has voted with.
+    #[error(
+        "{}: this node's Raft log belongs here, and {detail}. Its votes and entries are lost, and without them the node must \
+         not vote: {REPLACE}",
+        path.display()
+    )]
+    NotOwn {
+        /// The directory of the log.
+        path: PathBuf,
+        /// What is there.
+        detail: &'static str,
     },
     /// There is no room left to append to: no space, no inode, a quota, or no descriptor. Nothing of the refused append
     /// remains; the log stays usable.

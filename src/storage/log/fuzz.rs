@@ -62,7 +62,7 @@ fn open(segments: &[Vec<u8>], meta: &[u8]) -> Result<Recovered, Error> {
     }
     scratch.write("meta", meta);
     let files = list(scratch.path())?;
-    let meta = MetaFile::open(scratch.path(), true)?;
+    let meta = MetaFile::open(scratch.path(), true, None)?;
     let files: Vec<_> = files.into_iter().filter(|(id, _)| *id >= meta.get().first_segment).collect();
     let found = recover(&files, scratch.path(), meta.get())?;
     // What was mended is sound.

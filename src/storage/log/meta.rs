@@ -19,7 +19,7 @@ use crate::storage::fsutil;
 const NAME: &str = "meta";
 const TMP: &str = "meta.tmp";
 const MAGIC: &[u8; 8] = b"XCRONVOT";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const LEN: usize = 512;
 const COPIES: [u64; 2] = [0, 4096];
 
@@ -28,8 +28,10 @@ const COPIES: [u64; 2] = [0, 4096];
 pub(super) struct Meta {
     /// Goes up by one with each save.
     pub version: u64,
-    /// Random, made with the log; part of every checksum.
+    /// Random, made with the log; part of every checksum. It is also the log's number in the node's identity.
     pub salt: u64,
+    /// How often a process has begun to act on this log.
+    pub starts: u64,
     /// Segments before this one are garbage.
     pub first_segment: u32,
     /// This segment exists; 0 before the first one.
@@ -51,10 +53,14 @@ pub(super) struct MetaFile {
 }
 
 impl MetaFile {
-    /// Opens the file in `dir`; makes it if the directory holds no log yet (`has_segments` false).
-    pub(super) fn open(dir: &Path, has_segments: bool) -> Result<MetaFile, Error> {
+    /// Opens the file in `dir`, of the log with the number `known` if one is known; makes it if the directory holds no log
+    /// yet (`has_segments` false) and none is known.
+    pub(super) fn open(dir: &Path, has_segments: bool, known: Option<u64>) -> Result<MetaFile, Error> {
         let path = dir.join(NAME);
         if !path.try_exists().map_err(Error::io(&path, "look for"))? {
+            if known.is_some() && !has_segments {
+                return Err(Error::NotOwn { path: dir.to_owned(), detail: "it is empty" });
+            }
             if has_segments {
                 return Err(Error::corrupt(&path, 0, "the file with the vote is missing, though there are segments"));
             }
@@ -77,6 +83,9 @@ impl MetaFile {
         let Some(meta) = newest else {
             return Err(Error::corrupt(&path, 0, "both copies of the vote fail their checksums"));
         };
+        if known.is_some_and(|known| known != meta.salt) {
+            return Err(Error::NotOwn { path: dir.to_owned(), detail: "another one is there" });
+        }
         if copies != [Some(meta), Some(meta)] {
             tracing::warn!(path = %path.display(), "one copy of the vote was damaged or older; writing both again");
         }
@@ -133,6 +142,7 @@ pub(super) fn encode(m: &Meta) -> [u8; LEN] {
         (32, u64::from(m.first_segment)),
         (40, u64::from(m.active_segment)),
         (48, m.durable),
+        (144, m.starts),
     ] {
         b[at..at + 8].copy_from_slice(&x.to_le_bytes());
     }
@@ -157,7 +167,7 @@ fn decode(path: &Path, b: &[u8; LEN]) -> Result<Option<Meta>, Error> {
         return Err(Error::corrupt(path, 8, format!("format version {} is not known to this release", u32_at(b, 8))));
     }
     let segment = |at| u32::try_from(u64_at(b, at)).map_err(|_| Error::corrupt(path, at as u64, "bad segment id"));
-    if [16, 48, 88, 120].iter().any(|at| u64_at(b, *at) > NUMBER_MAX) {
+    if [16, 48, 88, 120, 144].iter().any(|at| u64_at(b, *at) > NUMBER_MAX) {
         return Err(Error::corrupt(path, 16, "a number that no log gets to"));
     }
     let vote = (b[56] != 0).then(|| match b[56] {
@@ -167,6 +177,7 @@ fn decode(path: &Path, b: &[u8; LEN]) -> Result<Option<Meta>, Error> {
     Ok(Some(Meta {
         version: u64_at(b, 16),
         salt: u64_at(b, 24),
+        starts: u64_at(b, 144),
         first_segment: segment(32)?,
         active_segment: segment(40)?,
         durable: u64_at(b, 48),
@@ -194,11 +205,12 @@ mod tests {
     use super::*;
 
     fn saved(dir: &Path) -> Meta {
-        let mut f = MetaFile::open(dir, false).unwrap();
+        let mut f = MetaFile::open(dir, false, None).unwrap();
         f.save(|m| {
             m.vote = Some(Vote::new_committed(7, 3));
             m.purged = Some(LogId::new(CommittedLeaderId::new(6, 1), 50));
             m.durable = 90;
+            m.starts = 4;
         })
         .unwrap();
         *f.get()
@@ -208,7 +220,7 @@ mod tests {
     fn what_was_saved_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let meta = saved(dir.path());
-        assert_eq!(*MetaFile::open(dir.path(), true).unwrap().get(), meta);
+        assert_eq!(*MetaFile::open(dir.path(), true, None).unwrap().get(), meta);
     }
 
     #[test]
@@ -221,17 +233,28 @@ mod tests {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(*MetaFile::open(dir.path(), true).unwrap().get(), meta);
+            assert_eq!(*MetaFile::open(dir.path(), true, None).unwrap().get(), meta);
             assert_eq!(std::fs::read(&path).unwrap(), good, "mended");
             bytes[4096 + 60] ^= 4;
             std::fs::write(&path, &bytes).unwrap();
-            assert!(MetaFile::open(dir.path(), true).unwrap_err().is_corrupt());
+            assert!(MetaFile::open(dir.path(), true, None).unwrap_err().is_corrupt());
         }
     }
 
     #[test]
     fn a_missing_file_is_an_error_when_there_are_segments() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(MetaFile::open(dir.path(), true).unwrap_err().is_corrupt());
+        assert!(MetaFile::open(dir.path(), true, None).unwrap_err().is_corrupt());
+    }
+
+    #[test]
+    fn another_log_and_none_are_not_the_one_that_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_foreign = |opened: Result<MetaFile, Error>| matches!(opened, Err(Error::NotOwn { .. }));
+        assert!(is_foreign(MetaFile::open(dir.path(), false, Some(7))));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is begun in its place");
+        let salt = saved(dir.path()).salt;
+        MetaFile::open(dir.path(), false, Some(salt)).unwrap();
+        assert!(is_foreign(MetaFile::open(dir.path(), false, Some(salt ^ 1))));
     }
 }

@@ -46,13 +46,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use openraft::{Entry, RaftTypeConfig};
+use openraft::{Entry, LogId, RaftTypeConfig, Vote};
 
 use self::appender::Appender;
 use self::driver::Driver;
 use self::meta::MetaFile;
 use self::space::Space;
-use self::state::{Shared, State};
+use self::state::{Op, Shared, State};
 use self::status::Gauges;
 use self::writer::Writer;
 use super::fsutil::{self, DirLock};
@@ -74,6 +74,8 @@ pub struct Options {
     pub max_record_bytes: u64,
     /// What one read for replication returns at most, though always one entry. Default: 8 MiB.
     pub read_bytes_max: u64,
+    /// The number of the log that must be there, if one is known. Default: none; where there is no log, one is begun.
+    pub known: Option<u64>,
     /// What the segments may take on disk; beyond it the log behaves as on a full disk. Default: no limit.
     pub disk_bytes_max: u64,
 }
@@ -85,9 +87,23 @@ impl Default for Options {
             cache_bytes: 16 << 20,
             max_record_bytes: 64 << 20,
             read_bytes_max: 8 << 20,
+            known: None,
             disk_bytes_max: u64::MAX,
         }
     }
+}
+
+/// Whose log it is, and how far it has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Random, made with the log.
+    pub number: u64,
+    /// How often a process had begun to act on it when it was opened.
+    pub starts: u64,
+    /// The last vote.
+    pub vote: Option<Vote<u64>>,
+    /// The last entry, purged or not.
+    pub last: Option<LogId<u64>>,
 }
 
 /// What entries may take on disk beside their payload, and what else may be on its way to the disk.
@@ -119,6 +135,7 @@ struct Opened<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> {
     space: Arc<Space>,
     options: Options,
     salt: u64,
+    starts: u64,
     dir: PathBuf,
     running: Mutex<Option<Running<C>>>,
 }
@@ -159,7 +176,7 @@ where
         fsutil::create_dir_all_durable(dir).map_err(Error::io(dir, "create"))?;
         let lock = DirLock::acquire(dir).map_err(Error::io(dir, "lock"))?;
         let mut files = segment::list(dir)?;
-        let meta = MetaFile::open(dir, !files.is_empty())?;
+        let meta = MetaFile::open(dir, !files.is_empty(), options.known)?;
         let first = meta.get().first_segment;
         let garbage = files.iter().filter(|(id, _)| *id < first).map(|(_, path)| path.clone());
         let garbage: Vec<_> = garbage.chain([dir.join(segment::SPARE)]).collect();
@@ -184,7 +201,7 @@ where
         state.vote = meta.get().vote;
         let by_record = recovered.committed.and_then(|index| state.index.log_id_at(index));
         state.committed = meta.get().committed.max(by_record).filter(|c| Some(*c) <= state.index.last());
-        let salt = meta.get().salt;
+        let (salt, starts) = (meta.get().salt, meta.get().starts);
         let appender = Appender::open(
             dir,
             options.segment_bytes,
@@ -198,7 +215,7 @@ where
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&space), appender);
         let writer = Driver::start(writer, dir)?;
         let running = Mutex::new(Some(Running { writer, space: thread, _lock: lock }));
-        Ok(RaftLog(Arc::new(Opened { shared, space, options, salt, dir: dir.to_owned(), running })))
+        Ok(RaftLog(Arc::new(Opened { shared, space, options, salt, starts, dir: dir.to_owned(), running })))
     }
 
     fn shared(&self) -> &Shared<C> {
@@ -207,6 +224,30 @@ where
 
     fn salt(&self) -> u64 {
         self.0.salt
+    }
+
+    /// What the log tells about whose it is, to be held against the node's identity.
+    pub fn facts(&self) -> Facts {
+        let s = self.shared().lock();
+        let last = s.index.last().or(s.index.purged());
+        Facts { number: self.0.salt, starts: self.0.starts, vote: s.vote, last }
+    }
+
+    /// Notes durably that a process begins to act on this log, for the `starts`th time.
+    ///
+    /// # Errors
+    /// What the disk refuses.
+    pub async fn note_start(&self, starts: u64) -> Result<(), Error> {
+        self.shared().call(|reply| Op::Start(starts, reply)).await
+    }
+
+    /// What has become of the file that is being written, where its path does not lead to it any more.
+    pub fn lost(&self) -> Option<String> {
+        let active = || self.shared().lock().segments.last().cloned();
+        let looked_at = active()?;
+        let lost = fsutil::Anchor::of(&looked_at.file, &looked_at.path).ok()?.lost();
+        // One that another has followed meanwhile may be purged by now.
+        lost.filter(|_| active().is_some_and(|active| active.id == looked_at.id))
     }
 
     /// How the log is kept.

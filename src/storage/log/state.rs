@@ -34,6 +34,7 @@ pub(super) enum Op<C: RaftTypeConfig> {
     Truncate(LogId<u64>, Reply),
     Purge(LogId<u64>, Reply),
     Vote(Vote<u64>, Reply),
+    Start(u64, Reply),
 }
 
 impl<C: RaftTypeConfig> Op<C> {
@@ -41,7 +42,9 @@ impl<C: RaftTypeConfig> Op<C> {
         match self {
             Op::Append(_, done) => done.log_io_completed(Err(io::Error::other(error.clone()))),
             // Nobody may be waiting any more.
-            Op::Truncate(_, reply) | Op::Purge(_, reply) | Op::Vote(_, reply) => drop(reply.send(Err(error.clone()))),
+            Op::Truncate(_, reply) | Op::Purge(_, reply) | Op::Vote(_, reply) | Op::Start(_, reply) => {
+                drop(reply.send(Err(error.clone())));
+            }
         }
     }
 }

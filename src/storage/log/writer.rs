@@ -102,6 +102,7 @@ impl<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> Writer<C> {
                 Op::Append(..) => continue,
                 Op::Truncate(since, reply) => (self.truncate(since), reply),
                 Op::Purge(upto, reply) => (self.purge(upto), reply),
+                Op::Start(starts, reply) => (self.appender.save_meta(|m| m.starts = starts), reply),
                 Op::Vote(vote, reply) => {
                     let result = match bug::is_planted(Bug::VoteNotSaved) {
                         true => Ok(()),

@@ -18,7 +18,7 @@ pub(super) fn flip(path: &Path, at: u64, bit: u8) {
 /// Reads a log without the threads.
 fn scan(dir: &Path) -> Result<Recovered, Error> {
     let files = super::super::segment::list(dir)?;
-    let meta = MetaFile::open(dir, true)?;
+    let meta = MetaFile::open(dir, true, None)?;
     recover(&files, dir, meta.get())
 }
 
@@ -129,7 +129,7 @@ async fn a_flipped_bit_is_never_a_shorter_log() {
                 }
                 Ok(found) => {
                     assert_eq!((found.index.last(), found.index.end()), (Some(id(2, 25)), 26), "{path:?} at {at}");
-                    assert_eq!(MetaFile::open(work.path(), true).unwrap().get().vote, Some(vote));
+                    assert_eq!(MetaFile::open(work.path(), true, None).unwrap().get().vote, Some(vote));
                 }
             }
         }

@@ -1,0 +1,171 @@
+//! What a node's directory tells of the node: which store it is, with which log it has voted, and who may read it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use support::{config, once, until, Cluster, TestNode};
+use xcron::clock::{monotonic, Clock};
+use xcron::command::{Command, Reply};
+use xcron::config::{Config, Storage};
+use xcron::raft::TypeConfig;
+use xcron::storage::identity::Identity;
+use xcron::storage::log::{Options, RaftLog};
+
+const NOWHERE: &str = "http://127.0.0.1:9/never";
+const FAR_MS: u64 = 3_600_000;
+
+fn remove(path: &Path) {
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).unwrap();
+    } else {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Why a node with this configuration does not start.
+async fn refusal(config: Config) -> String {
+    TestNode::try_start(config, Clock::system()).await.map(|_| "it starts").unwrap_err().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_lost_its_log_does_not_vote_as_its_old_self() {
+    // No checkpoint is made while it runs, so that of the state nothing tells that there was a log.
+    let mut cluster = Cluster::three_with(|config| config.storage.checkpoint_interval_ms = FAR_MS).await;
+    cluster.client(0).create(&once(NOWHERE, FAR_MS)).await;
+    cluster.level().await;
+    let victim = cluster.followers().await[0];
+    cluster.crash(victim).await;
+    let dir = cluster.path(victim);
+    remove(&dir.join("log"));
+    let refused = refusal(cluster.configs[victim].clone()).await;
+    assert!(refused.contains("votes and entries are lost") && refused.contains("addNode"), "{refused}");
+
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != "identity" {
+            remove(&path);
+        }
+    }
+    let refused = refusal(cluster.configs[victim].clone()).await;
+    assert!(refused.contains("votes and entries are lost"), "{refused}");
+    // A log of another node is no better.
+    let other = cluster.followers().await.into_iter().find(|i| *i != victim).unwrap();
+    cluster.crash(other).await;
+    remove(&dir.join("log"));
+    copy(&cluster.path(other).join("log"), &dir.join("log"));
+    let refused = refusal(cluster.configs[victim].clone()).await;
+    assert!(refused.contains("another one is there"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_log_is_refused_and_one_of_the_identity_is_corrected() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = TestNode::start(config(dir.path())).await.ready().await;
+    let id = node.client.create(&once(NOWHERE, FAR_MS)).await;
+    let settings = node.stop().await;
+    let older = tempfile::tempdir().unwrap();
+    copy(dir.path(), older.path());
+
+    let node = TestNode::start(settings.clone()).await.ready().await;
+    assert_eq!(node.server().node().starts(), 2);
+    node.stop().await;
+    let newer = tempfile::tempdir().unwrap();
+    copy(dir.path(), newer.path());
+    remove(&dir.path().join("log"));
+    copy(&older.path().join("log"), &dir.path().join("log"));
+    let refused = refusal(settings.clone()).await;
+    assert!(refused.contains("its Raft log is an older copy"), "{refused}");
+
+    remove(&dir.path().join("log"));
+    copy(&newer.path().join("log"), &dir.path().join("log"));
+    std::fs::copy(older.path().join("identity"), dir.path().join("identity")).unwrap();
+    let node = TestNode::start(settings).await.ready().await;
+    assert_eq!(node.server().node().starts(), 3, "a start that was counted is not counted again");
+    node.client.task(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_killed_before_its_first_vote_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = config(dir.path());
+    let log = RaftLog::<TypeConfig>::open(&dir.path().join("log"), Options::default()).unwrap();
+    let number = log.facts().number;
+    log.note_start(1).await.unwrap();
+    log.close();
+    let peer = "127.0.0.1:0".to_owned();
+    let identity = Identity { store: xcron::seam::uuid(), node: 1, peer, cluster: None, starts: 1, log: number };
+    identity.write(dir.path()).unwrap();
+    let node = TestNode::start(settings).await.ready().await;
+    node.client.create(&once(NOWHERE, FAR_MS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_heard_the_answer_to_its_claim_claims_as_the_same_store() {
+    let mut cluster = Cluster::new(3, |_| {});
+    cluster.start(0).await;
+    cluster.start(1).await;
+    cluster.node(0).await_ready().await;
+    until("a cluster that knows two of its members", || async {
+        cluster
+            .running()
+            .all(|(_, node)| node.server().node().machine().with_state(|s| s.claims().len() == 2))
+            .then_some(())
+    })
+    .await;
+    cluster.crash(1).await;
+
+    // Nobody leads, so that its claim gets no answer.
+    cluster.start(2).await;
+    let dir = cluster.path(2);
+    let claiming = until("a store that is durable before it claims", || async { Identity::read(&dir).unwrap() }).await;
+    assert_eq!(claiming.node, 0, "it has no place yet");
+    cluster.crash(2).await;
+
+    // Now its claim is granted, and nobody tells it.
+    cluster.start(1).await;
+    cluster.leader().await;
+    let third = &cluster.configs[2];
+    let place = third.peers().iter().position(|peer| peer.port == third.peer_port).unwrap() as u64 + 1;
+    let claim = Command::ClaimNode { node: place, store: claiming.store };
+    let reply = cluster.node(0).server().node().propose(claim, monotonic() + Duration::from_secs(30)).await;
+    assert_eq!(reply, Ok(Reply::Done));
+    cluster.start(2).await;
+    cluster.node(2).await_ready().await;
+    let joined = Identity::read(&dir).unwrap().unwrap();
+    assert_eq!((joined.node, joined.store), (place, claiming.store));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_directory_is_moved_away_stops() {
+    for part in ["", "log"] {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("data");
+        // So that it is not a checkpoint that finds it.
+        let settings =
+            Config { storage: Storage { checkpoint_interval_ms: FAR_MS, ..Storage::default() }, ..config(&dir) };
+        let mut node = TestNode::start(settings).await.ready().await;
+        node.client.create(&once(NOWHERE, FAR_MS)).await;
+        // Nor the note of the cluster.
+        until("a node that knows its cluster", || async { Identity::read(&dir).unwrap()?.cluster }).await;
+        std::fs::rename(dir.join(part), base.path().join("elsewhere")).unwrap();
+        let error = node.failed().await.to_string();
+        assert!(error.contains("was removed while this node was using it"), "{error}");
+    }
+}
