@@ -95,6 +95,9 @@ pub mod net {
         let mut connector = Connector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeout));
+        // What is sent and not acknowledged for so long breaks the connection: a link that was cut is known by it long
+        // before TCP would send again, and one that is only slow acknowledges all the time.
+        connector.set_tcp_user_timeout(Some(timeout * 4));
         connector
     }
 }

@@ -132,7 +132,7 @@ impl Node {
             // Only what was purged is sent as a snapshot: the log is the cheaper way for all else.
             replication_lag_threshold: u64::MAX,
             snapshot_policy: SnapshotPolicy::Never,
-            snapshot_max_chunk_size: 1 << 20,
+            snapshot_max_chunk_size: raft::MESSAGE_BYTES_MAX,
             max_in_snapshot_log_to_keep: 128,
             purge_batch_size: 1,
             ..openraft::Config::default()

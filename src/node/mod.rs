@@ -136,6 +136,7 @@ impl Node {
         let options = storage::log::Options {
             segment_bytes: config.storage.log_segment_bytes,
             known: identity.as_ref().and_then(Identity::known_log),
+            read_bytes_max: raft::MESSAGE_BYTES_MAX,
             ..storage::log::Options::default()
         };
         let log = RaftLog::open(&dir.join("log"), options)?;

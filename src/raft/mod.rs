@@ -3,9 +3,11 @@
 //! The protocol is HTTP/1.1 with keep-alive on `peer_port`: `POST /peer/1/<call>`, bodies in postcard. The number is the
 //! version of the format. Each message names its sender, its cluster and its sender's wall clock.
 
+mod connections;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod lease;
+mod links;
 mod network;
 mod runtime;
 mod serve;
@@ -13,7 +15,8 @@ mod types;
 pub mod wire;
 
 pub use lease::{Inheritance, Lease};
-pub use network::{CallError, Links, Network, Presence};
+pub use links::{CallError, Links, Presence};
+pub use network::{Network, MESSAGE_BYTES_MAX};
 pub use runtime::election_timeout_ms;
 pub use serve::{receive, routes, GroupSlot, Heard, Rejection};
 pub use types::{Payload, Replies, TypeConfig};

@@ -1,166 +1,51 @@
-//! Calls to the peers.
+//! What openraft uses to reach the peers.
+//!
+//! openraft 0.9 waits one heartbeat for the answer to an append, and then sends the same entries again. So an append is
+//! not bound to the call that began it: it goes on while openraft asks again, and the next call for the same entries has
+//! its answer. While it is on its way, small messages on connections of their own tell the follower that its leader is
+//! there, and renew the lease. doc/decisions/0023-a-transfer-outlives-its-call.md
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::BasicNode;
+use openraft::{BasicNode, Vote};
 use serde::de::DeserializeOwned;
-use serde::Serialize;
-use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER, HEADER_FROM};
-use super::{Lease, TypeConfig};
-use crate::clock::{monotonic, Clock, Timestamp};
-use crate::seam;
+use super::links::{CallError, Links};
+use super::serve::sign_of_life;
+use super::{Lease, LogId, TypeConfig};
+use crate::clock::monotonic;
 
-/// Why a call to a peer has no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CallError {
-    /// It never left this node, or the peer did not take it: it has had no effect.
-    #[error("{0}")]
-    NotSent(String),
-    /// It may have had its effect.
-    #[error("{0}")]
-    Unknown(String),
-}
-
-/// What was last heard of a peer.
-#[derive(Clone, Copy, Debug)]
-pub struct Presence {
-    /// When it last answered.
-    pub heard: Instant,
-    /// How far its wall clock is ahead of this node's, in ms, to within the half of a round trip.
-    pub clock_offset_ms: i64,
-}
-
-/// The connections to the peers, and what they tell of who is there; cheap to clone.
-#[derive(Clone)]
-pub struct Links(Arc<Shared>);
-
-struct Shared {
-    client: Client<seam::net::Connector, Full<Bytes>>,
-    clock: Clock,
-    /// This node's id and cluster, as they become known.
-    own: Mutex<(u64, Option<Uuid>)>,
-    presence: Mutex<HashMap<String, Presence>>,
-}
-
-impl Links {
-    /// Links from this node, which has no id yet.
-    pub fn new(clock: Clock, connect_timeout: Duration) -> Self {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(32)
-            .build(seam::net::connector(connect_timeout));
-        Links(Arc::new(Shared { client, clock, own: Mutex::default(), presence: Mutex::default() }))
-    }
-
-    /// Who this node is, for the messages from now on.
-    pub fn introduce(&self, node: u64, cluster: Option<Uuid>) {
-        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = (node, cluster);
-    }
-
-    /// Who this node is.
-    pub fn own(&self) -> (u64, Option<Uuid>) {
-        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was last heard of the peer at this address.
-    pub fn presence(&self, address: &str) -> Option<Presence> {
-        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
-    }
-
-    /// Takes note of a peer's wall clock, read at `heard` by this node, to within `slack`.
-    pub(super) fn hear(&self, address: &str, clock: Option<Timestamp>, slack: Duration) {
-        let Some(theirs) = clock else { return };
-        let ours = self.0.clock.now().0 as i64 - slack.as_millis() as i64;
-        let presence = Presence { heard: monotonic(), clock_offset_ms: theirs.0 as i64 - ours };
-        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner).insert(address.to_owned(), presence);
-    }
-
-    /// Calls a peer and waits for its answer.
-    ///
-    /// # Errors
-    /// No answer in time, or one that is not understood.
-    pub async fn call<Q: Serialize, R: DeserializeOwned>(
-        &self,
-        address: &str,
-        call: &str,
-        request: &Q,
-        timeout: Duration,
-    ) -> Result<R, CallError> {
-        let not_sent = |e: &dyn std::fmt::Display| CallError::NotSent(format!("{address}: {e}"));
-        let unknown = |e: &dyn std::fmt::Display| CallError::Unknown(format!("{address}: {e}"));
-        let body = postcard::to_stdvec(request).map_err(|e| not_sent(&e))?;
-        let (node, cluster) = self.own();
-        let mut request = http::Request::post(format!("http://{address}/peer/1/{call}"))
-            .header(HEADER_FROM, node)
-            .header(HEADER_CLOCK, self.0.clock.now().0);
-        if let Some(cluster) = cluster {
-            request = request.header(HEADER_CLUSTER, cluster.to_string());
-        }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| not_sent(&e))?;
-        let sent = monotonic();
-        let exchange = async {
-            let answer = self.0.client.request(request).await.map_err(|e| {
-                let text = error_text(&e);
-                if e.is_connect() {
-                    not_sent(&text)
-                } else {
-                    unknown(&text)
-                }
-            })?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|e| unknown(&e))?.to_bytes();
-            Ok((head, body))
-        };
-        let (head, body) =
-            tokio::time::timeout(timeout, exchange).await.map_err(|_| unknown(&"no answer in time"))??;
-        let clock = head.headers.get(HEADER_CLOCK).and_then(|v| v.to_str().ok()?.parse().ok()).map(Timestamp);
-        self.hear(address, clock, sent.elapsed() / 2);
-        match head.status {
-            http::StatusCode::OK => postcard::from_bytes(&body).map_err(|e| unknown(&e)),
-            // The only answers of a peer that has not looked at the message.
-            status if status.is_client_error() || status == http::StatusCode::SERVICE_UNAVAILABLE => {
-                Err(not_sent(&format!("{status}: {}", String::from_utf8_lossy(&body))))
-            }
-            status => Err(unknown(&format!("{status}: {}", String::from_utf8_lossy(&body)))),
-        }
-    }
-}
-
-fn error_text(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
+/// After this a message that has no answer is sent again, however the link is.
+const TRANSFER_MAX: Duration = Duration::from_secs(60);
+/// How long a sign of life may take: a link that is full delays it.
+const SIGN_MAX: Duration = Duration::from_secs(1);
+/// The most bytes of a message, if it is not one entry alone: of an append by way of the log's `read_bytes_max`, and of
+/// the pieces of a snapshot. What a link of 20 Mbit/s carries in 100 ms.
+pub const MESSAGE_BYTES_MAX: u64 = 256 << 10;
 
 /// What openraft uses to reach the peers.
 #[derive(Clone)]
 pub struct Network {
     links: Links,
     lease: Arc<Lease>,
-    patience: Duration,
+    heartbeat: Duration,
 }
 
 impl Network {
-    /// A network over these links, which takes note in `lease` of who acknowledges this node as the leader, and lets
-    /// `patience` pass before it calls again who could not be reached: less than after what a follower stands for
+    /// A network over these links, which takes note in `lease` of who acknowledges this node as the leader, and lets a
+    /// heartbeat pass before it calls again who could not be reached: less than after what a follower stands for
     /// election, or one that is just back hears its leader too late.
-    pub fn new(links: Links, lease: Arc<Lease>, patience: Duration) -> Self {
-        Network { links, lease, patience }
+    pub fn new(links: Links, lease: Arc<Lease>, heartbeat: Duration) -> Self {
+        Network { links, lease, heartbeat }
     }
 }
 
@@ -168,7 +53,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
-        Peer { target, address: node.addr.clone(), network: self.clone() }
+        Peer { target, address: node.addr.clone(), network: self.clone(), transfer: Mutex::default(), interruptions: 0 }
     }
 }
 
@@ -177,32 +62,185 @@ pub struct Peer {
     target: u64,
     address: String,
     network: Network,
+    /// Never locked: openraft wants what it shares to be `Sync`.
+    transfer: Mutex<Option<Transfer>>,
+    /// How often in a row a transfer was begun again because its link seemed to have been cut.
+    interruptions: u32,
 }
 
 type Failure<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+type Appended = Result<AppendEntriesResponse<u64>, RaftError<u64>>;
+type Append = AppendEntriesRequest<TypeConfig>;
+
+/// Entries that are on their way.
+struct Transfer {
+    vote: Vote<u64>,
+    prev: Option<LogId>,
+    last: LogId,
+    answer: BoxFuture<'static, Result<Outcome<Appended>, CallError>>,
+}
+
+impl Transfer {
+    /// Whether it has a beginning of these entries.
+    fn carries_of(&self, request: &Append) -> bool {
+        self.vote == request.vote
+            && self.prev == request.prev_log_id
+            && request.entries.iter().any(|entry| entry.log_id == self.last)
+    }
+}
+
+/// What became of a message with signs of life beside it.
+enum Outcome<R> {
+    Answer(R),
+    /// The peer has a greater vote, and told so in answer to a sign.
+    Outvoted(Vote<u64>),
+}
+
+/// The text of the one error that [`beside_signs`] makes itself.
+const INTERRUPTED: &str = "the link was interrupted while the message was on its way";
+
+/// Sends a message, and with each heartbeat that it takes a sign of life of the leader of this vote.
+///
+/// Where a sign is answered, and one that was sent before it was lost, the message was lost too, or may be: after
+/// `patience` it is given up, to be sent again. TCP would repeat it only after a pause as long as the interruption.
+async fn beside_signs<R>(
+    network: Network,
+    (target, address): (u64, String),
+    vote: Vote<u64>,
+    patience: Duration,
+    message: impl std::future::Future<Output = Result<R, CallError>>,
+) -> Result<Outcome<R>, CallError> {
+    let began = monotonic();
+    let mut message = std::pin::pin!(message);
+    let mut next = std::pin::pin!(tokio::time::sleep(network.heartbeat));
+    let sign = sign_of_life(vote);
+    let mut signs = FuturesUnordered::new();
+    let mut lost = None;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut message => return answer.map(Outcome::Answer),
+            Some((sent, answer)) = signs.next() => match answer {
+                Ok(Ok(AppendEntriesResponse::HigherVote(higher))) => return Ok(Outcome::Outvoted(higher)),
+                Ok(Ok(_)) => {
+                    network.lease.acknowledge(target, vote.leader_id().term, sent);
+                    if lost.is_some_and(|lost| lost < sent) && began.elapsed() > patience {
+                        return Err(CallError::Unknown(format!("{address}: {INTERRUPTED}")));
+                    }
+                }
+                Ok(Err(_)) => {}
+                Err(_) => lost = lost.or(Some(sent)),
+            },
+            () = &mut next => {
+                let sent = monotonic();
+                let (links, address, sign) = (&network.links, &address, &sign);
+                signs.push(async move { (sent, links.call::<_, Appended>(address, "append", sign, SIGN_MAX).await) });
+                next.as_mut().reset(sent + network.heartbeat);
+            }
+        }
+    }
+}
+
+fn failure<E: std::error::Error>(error: &CallError) -> Failure<E> {
+    match error {
+        CallError::NotSent(_) => RPCError::Unreachable(Unreachable::new(error)),
+        CallError::Unknown(_) => RPCError::Network(NetworkError::new(error)),
+    }
+}
 
 impl Peer {
+    fn remote<E: std::error::Error>(&self, error: RaftError<u64, E>) -> Failure<E> {
+        RPCError::RemoteError(RemoteError::new(self.target, error))
+    }
+
     async fn call<Q, R, E>(&self, call: &str, request: &Q, option: &RPCOption) -> Result<R, Failure<E>>
     where
-        Q: Serialize,
+        Q: serde::Serialize,
         R: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let answer = self.network.links.call(&self.address, call, request, option.hard_ttl()).await;
-        let answer: Result<R, RaftError<u64, E>> = answer.map_err(|error| match error {
-            CallError::NotSent(_) => RPCError::Unreachable(Unreachable::new(&error)),
-            CallError::Unknown(_) => RPCError::Network(NetworkError::new(&error)),
-        })?;
-        answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+        let answer: Result<Result<R, RaftError<u64, E>>, CallError> =
+            self.network.links.call(&self.address, call, request, option.hard_ttl()).await;
+        answer.map_err(|error| failure(&error))?.map_err(|error| self.remote(error))
+    }
+
+    /// How long an interruption is borne before a message is sent again: ever longer, since it may be the message
+    /// itself that fills a slow link.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(500) * 2_u32.pow(self.interruptions.min(6))
+    }
+
+    fn count_interruption<R>(&mut self, answer: &Result<R, CallError>) {
+        match answer {
+            Err(error) if error.to_string().ends_with(INTERRUPTED) => self.interruptions += 1,
+            Err(_) => {}
+            Ok(_) => self.interruptions = 0,
+        }
+    }
+
+    fn going(&mut self) -> &mut Option<Transfer> {
+        self.transfer.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, request: Append, last: LogId) -> Transfer {
+        let (vote, prev, term, target) =
+            (request.vote, request.prev_log_id, request.vote.leader_id().term, self.target);
+        let (network, address, patience) = (self.network.clone(), self.address.clone(), self.patience());
+        let answer = async move {
+            let (links, lease) = (network.links.clone(), network.lease.clone());
+            let to = address.clone();
+            let message = async move {
+                let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
+                drop(request);
+                let _place = links.transfer_place(&to).await;
+                let sent = monotonic();
+                let answer: Appended = links.send(&to, "append", body.into(), TRANSFER_MAX).await?;
+                if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+                    lease.acknowledge(target, term, sent);
+                }
+                Ok(answer)
+            };
+            beside_signs(network, (target, address), vote, patience, message).await
+        };
+        Transfer { vote, prev, last, answer: Box::pin(answer) }
+    }
+
+    /// Sends entries, unless they are on their way already, and waits for the answer.
+    async fn transfer(&mut self, request: Append, last: LogId) -> Result<AppendEntriesResponse<u64>, Failure> {
+        let wanted = last;
+        // What else is on its way is moot. Its connection is closed before there is another.
+        let going = self.going().take().filter(|transfer| transfer.carries_of(&request));
+        let transfer = match going {
+            Some(transfer) => transfer,
+            None => self.begin(request, last),
+        };
+        let last = transfer.last;
+        // openraft may drop this wait. The transfer stays, and the next call waits for it.
+        let answer = self.going().insert(transfer).answer.as_mut().await;
+        *self.going() = None;
+        self.count_interruption(&answer);
+        match answer.map_err(|error| failure(&error))? {
+            Outcome::Outvoted(higher) => Ok(AppendEntriesResponse::HigherVote(higher)),
+            Outcome::Answer(answer) => match answer.map_err(|error| self.remote(error))? {
+                // More were asked for since it was begun.
+                AppendEntriesResponse::Success if last != wanted => {
+                    Ok(AppendEntriesResponse::PartialSuccess(Some(last)))
+                }
+                answer => Ok(answer),
+            },
+        }
     }
 }
 
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
+        request: Append,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure> {
+        if let Some(last) = request.entries.last().map(|entry| entry.log_id) {
+            return self.transfer(request, last).await;
+        }
         let (term, sent) = (request.vote.leader_id().term, monotonic());
         let answer = self.call("append", &request, &option).await?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
@@ -216,12 +254,28 @@ impl RaftNetwork<TypeConfig> for Peer {
         request: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
-        let (vote, sent) = (request.vote, monotonic());
-        let answer: InstallSnapshotResponse<u64> = self.call("snapshot", &request, &option).await?;
-        if answer.vote == vote {
-            self.network.lease.acknowledge(self.target, vote.leader_id().term, sent);
+        let (vote, to) = (request.vote, (self.target, self.address.clone()));
+        let (links, patience) = (self.network.links.clone(), self.patience());
+        let message = async {
+            let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
+            let _place = links.transfer_place(&to.1).await;
+            let sent = monotonic();
+            let answer: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> =
+                links.send(&to.1, "snapshot", body.into(), option.hard_ttl()).await?;
+            Ok((sent, answer))
+        };
+        let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
+        self.count_interruption(&answer);
+        match answer.map_err(|error| failure(&error))? {
+            Outcome::Outvoted(vote) => Ok(InstallSnapshotResponse { vote }),
+            Outcome::Answer((sent, answer)) => {
+                let answer = answer.map_err(|error| self.remote(error))?;
+                if answer.vote == vote {
+                    self.network.lease.acknowledge(self.target, vote.leader_id().term, sent);
+                }
+                Ok(answer)
+            }
         }
-        Ok(answer)
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
@@ -229,6 +283,10 @@ impl RaftNetwork<TypeConfig> for Peer {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(self.network.patience))
+        Backoff::new(std::iter::repeat(self.network.heartbeat))
     }
 }
+
+#[cfg(test)]
+#[path = "network_tests.rs"]
+mod tests;

@@ -86,7 +86,7 @@ fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
 }
 
 /// What a leader that has sent something else would send to tell that it is there.
-fn sign_of_life(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
+pub(super) fn sign_of_life(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
     AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
 }
 

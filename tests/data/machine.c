@@ -8,9 +8,10 @@
  * machine switch CTL TAP NAMESPACE…
  *     An Ethernet switch in a process. Port 0 is the interface TAP here, port n the interface eth0 in the n-th network
  *     namespace; they last as long as the process. A frame to 02:00:00:00:00:<n> goes to port n, one to all goes to
- *     all. CTL is a file of 4096 bytes: for the frames from port f to port t the number of 64 bits at 2 * (16 f + t)
- *     says how many of a million are lost, the one behind it for how many microseconds the others are held up. Says
- *     "ready" once it is. Ends with its standard input. */
+ *     all. CTL is a file of 8192 bytes: for the frames from port f to port t the number of 64 bits at 2 * (16 f + t)
+ *     says how many of a million are lost, the one behind it for how many microseconds the others are held up, and the
+ *     one at 512 + 16 f + t how many bytes pass in a second; 0: any number. What a slow link cannot pass at once waits
+ *     for up to 100 ms, and what comes then is lost. Says "ready" once it is. Ends with its standard input. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/if.h>
@@ -53,6 +54,7 @@ struct held {
 static struct queue {
     struct held ring[HELD];
     unsigned first, count;
+    int64_t free_us;
 } queues[PORTS][PORTS];
 
 static volatile int64_t *ctl;
@@ -76,9 +78,17 @@ static int tap(const char *name) {
 
 static void pass(int from, int to, const unsigned char *frame, int length) {
     int64_t lost = ctl[2 * (PORTS * from + to)], delay_us = ctl[2 * (PORTS * from + to) + 1];
+    int64_t bytes_per_s = ctl[512 + PORTS * from + to], now = now_us();
     struct queue *queue = &queues[from][to];
     if ((random() % 1000000) < lost)
         return;
+    if (bytes_per_s > 0) {
+        int64_t begins = queue->free_us > now ? queue->free_us : now;
+        if (begins - now > 100000)
+            return;
+        queue->free_us = begins + length * 1000000LL / bytes_per_s;
+        delay_us += queue->free_us - now;
+    }
     if (delay_us == 0 && queue->count == 0) {
         if (write(taps[to], frame, length) < 0) { /* The interface is not up: the frame is lost. */ }
         return;
@@ -86,7 +96,7 @@ static void pass(int from, int to, const unsigned char *frame, int length) {
     if (queue->count == HELD)
         return;
     struct held *held = &queue->ring[(queue->first + queue->count++) % HELD];
-    held->leaves_us = now_us() + delay_us;
+    held->leaves_us = now + delay_us;
     held->length = length;
     held->frame = malloc(length);
     if (!held->frame)
@@ -116,7 +126,7 @@ static int64_t release(void) {
 
 static int run_switch(const char *path, char **names, int count) {
     int fd = open(path, O_RDWR);
-    ctl = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ctl = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (fd < 0 || ctl == MAP_FAILED || count > PORTS)
         die(path);
     ports = count;

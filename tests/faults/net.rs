@@ -6,11 +6,14 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use serde_json::json;
 use tempfile::TempDir;
 
+use crate::api::{code, once};
 use crate::check::first_fire_after;
-use crate::harness::{has_tool, run, sleep_ms, sparse_file, Cluster, Node, Place, READY_MAX};
+use crate::harness::{has_tool, now_ms, run, sleep_ms, sparse_file, Cluster, Node, Place, READY_MAX};
 use crate::machine::machine;
 use crate::sink::Sink;
 use crate::trial::{is_full, rounds, turn, Trial};
@@ -39,7 +42,7 @@ impl Net {
         }
         let own = std::process::id().wrapping_mul(7).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
         let path = dir.path().join("switch.ctl");
-        sparse_file(&path, 4096);
+        sparse_file(&path, 8192);
         let control = File::options().read(true).write(true).open(&path).expect("open the control file");
         let prefix = format!("10.{}.{}", 64 + own / 250 % 128, own % 250);
         let mut net = Net { spaces: Vec::new(), prefix, switch: None, control };
@@ -92,6 +95,16 @@ impl Net {
         let at = 8 * 2 * (PORTS * (from + 1) + to + 1) as u64;
         let bytes = [lost.to_le_bytes(), (delay_ms * 1000).to_le_bytes()].concat();
         self.control.write_all_at(&bytes, at).expect("write the control file");
+    }
+
+    /// How many bytes each link between nodes passes in a second; 0: any number.
+    fn rate(&self, bytes_per_s: i64) {
+        for from in 0..self.spaces.len() {
+            for to in (0..self.spaces.len()).filter(|to| *to != from) {
+                let at = 8 * (512 + PORTS * (from + 1) + to + 1) as u64;
+                self.control.write_all_at(&bytes_per_s.to_le_bytes(), at).expect("write the control file");
+            }
+        }
     }
 
     /// Every link between nodes.
@@ -208,4 +221,47 @@ async fn a_network_that_loses_a_fifth_loses_no_task() {
 async fn a_network_that_loses_a_fifth_is_borne_with_longer_timeouts() {
     let more = "[raft]\nheartbeat_ms = 300\nelection_timeout_min_ms = 1500\nelection_timeout_max_ms = 3000\n";
     a_bad_network("20 % loss and 50 ms round trip, election timeouts of 1.5 to 3 s", more).await;
+}
+
+/// So many tasks of about 8 kB, for one call.
+fn many(name: &str, count: usize, url: &str) -> serde_json::Value {
+    let task = |n| {
+        let mut task = once(&format!("{name}-{n}"), now_ms() + 3_600_000, url);
+        task["callback"]["body"] = json!({ "filler": "x".repeat(8000) });
+        task
+    };
+    json!({ "tasks": (0..count).map(task).collect::<Vec<_>>() })
+}
+
+/// Without a mending no entry passed that a link does not carry within a heartbeat, and none that followed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_links_carry_what_takes_them_long() {
+    let _turn = turn().await;
+    let Some((mut trial, net)) = joined("").await else { return };
+    net.rate(50_000_000 / 8);
+    let (leader, _) = trial.cluster.leader().await;
+    let http = trial.cluster.nodes[leader].ports.http;
+    let api = trial.cluster.api.waiting(Duration::from_secs(20));
+    let began = now_ms();
+    let answer = api.post(http, "/xcron/createTasks", &many("at-once", 900, &trial.sink.url)).await;
+    let results = answer.as_ref().expect("an answer").1["data"]["results"].as_array().cloned().unwrap_or_default();
+    let taken = results.iter().filter(|result| result["code"] == 0).count();
+    assert_eq!(taken, 900, "of 900 tasks at once over 50 Mbit/s: {:?}", results.iter().find(|r| r["code"] != 0));
+    let at_once_ms = now_ms() - began;
+
+    // A follower catches up over less.
+    let away = (0..3).find(|at| *at != leader).expect("there is another");
+    net.rate(0);
+    trial.cluster.nodes[away].kill();
+    for n in 0..10 {
+        let answer = api.post(http, "/xcron/createTasks", &many(&format!("missed-{n}"), 200, &trial.sink.url)).await;
+        assert_eq!(code(&answer), Some(0), "{answer:?}");
+    }
+    net.rate(20_000_000 / 8);
+    let began = now_ms();
+    trial.cluster.nodes[away].spawn();
+    trial.cluster.caught_up(Duration::from_secs(60)).await;
+    let note = format!("7.2 MB at once: {at_once_ms} ms; 16 MB that were missed: {} ms", now_ms() - began);
+    net.rate(0);
+    trial.check("50 Mbit/s between the nodes, then 20 Mbit/s", 1, &note).await;
 }

@@ -1,0 +1,125 @@
+//! Connections to one peer.
+//!
+//! Each exchange has a connection to itself. One that is given up takes its connection with it: what the peer has not
+//! read by then is not kept for it. A client with a pool of its own goes on writing, and a peer that takes connections
+//! and reads nothing then costs a message for each call.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{handshake, SendRequest};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tower::{Service, ServiceExt};
+
+use super::links::CallError;
+use crate::clock::monotonic;
+use crate::seam::net::Connector;
+
+/// Connections that are kept while nothing is sent on them.
+const IDLE_MAX: usize = 8;
+/// For how long.
+const IDLE_FOR: Duration = Duration::from_secs(30);
+
+/// The connections to one address.
+pub(super) struct Connections {
+    address: String,
+    connector: Connector,
+    idle: Mutex<Vec<(Instant, Connection)>>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    _driver: Driver,
+}
+
+/// What reads from and writes to a connection; ends with it.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn text(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl Connections {
+    pub fn new(address: String, connector: Connector) -> Connections {
+        Connections { address, connector, idle: Mutex::default() }
+    }
+
+    /// Sends a request and reads the whole answer, of at most so many bytes.
+    pub async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        bytes_max: usize,
+    ) -> Result<Response<Bytes>, CallError> {
+        loop {
+            let kept = self.take();
+            let is_kept = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => self.connect().await.map_err(CallError::NotSent)?,
+            };
+            if is_kept && connection.sender.ready().await.is_err() {
+                // The peer has closed it meanwhile.
+                continue;
+            }
+            let answer = match connection.sender.try_send_request(request).await {
+                Ok(answer) => answer,
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if is_kept => {
+                        request = unsent;
+                        continue;
+                    }
+                    Some(_) => return Err(CallError::NotSent(text(error.error()))),
+                    None => return Err(CallError::Unknown(text(error.error()))),
+                },
+            };
+            let answer = read(answer, bytes_max).await?;
+            self.keep(connection);
+            return Ok(answer);
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let uri = http::Uri::try_from(format!("http://{}", self.address)).map_err(|e| e.to_string())?;
+        let mut connector = self.connector.clone();
+        let connector = connector.ready().await.map_err(|e| text(&e))?;
+        let stream = connector.call(uri).await.map_err(|e| text(&e))?;
+        let (sender, connection) = handshake(stream).await.map_err(|e| text(&e))?;
+        let driver = tokio::spawn(async move {
+            // The exchange that it was for is told of its errors.
+            let _ = connection.await;
+        });
+        Ok(Connection { sender, _driver: Driver(driver) })
+    }
+
+    /// The one that was used last.
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, connection)| since.elapsed() < IDLE_FOR && !connection.sender.is_closed());
+        idle.pop().map(|(_, connection)| connection)
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX && !connection.sender.is_closed() {
+            idle.push((monotonic(), connection));
+        }
+    }
+}
+
+async fn read(answer: Response<Incoming>, bytes_max: usize) -> Result<Response<Bytes>, CallError> {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, bytes_max).collect().await.map_err(|e| CallError::Unknown(e.to_string()))?;
+    Ok(Response::from_parts(head, body.to_bytes()))
+}

@@ -1,0 +1,166 @@
+//! Calls to the peers, and what they tell of who is there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::connections::Connections;
+use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER, HEADER_FROM};
+use crate::clock::{monotonic, Clock, Timestamp};
+use crate::seam;
+
+/// Why a call to a peer has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// It never left this node, or the peer did not take it: it has had no effect.
+    #[error("{0}")]
+    NotSent(String),
+    /// It may have had its effect.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl CallError {
+    fn at(self, address: &str) -> CallError {
+        match self {
+            CallError::NotSent(text) => CallError::NotSent(format!("{address}: {text}")),
+            CallError::Unknown(text) => CallError::Unknown(format!("{address}: {text}")),
+        }
+    }
+}
+
+/// What was last heard of a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Presence {
+    /// When it last answered.
+    pub heard: Instant,
+    /// How far its wall clock is ahead of this node's, in ms, to within the half of a round trip.
+    pub clock_offset_ms: i64,
+}
+
+/// The connections to the peers, and what they tell of who is there; cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Shared>);
+
+struct Shared {
+    connector: seam::net::Connector,
+    clock: Clock,
+    /// This node's id and cluster, as they become known.
+    own: Mutex<(u64, Option<Uuid>)>,
+    peers: Mutex<HashMap<String, Arc<Link>>>,
+    presence: Mutex<HashMap<String, Presence>>,
+}
+
+/// The way to one address.
+struct Link {
+    connections: Connections,
+    /// Held by the one large message that is on its way.
+    transfer: Arc<Semaphore>,
+}
+
+impl Links {
+    /// Links from this node, which has no id yet.
+    pub fn new(clock: Clock, connect_timeout: Duration) -> Self {
+        let connector = seam::net::connector(connect_timeout);
+        let (own, peers, presence) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Links(Arc::new(Shared { connector, clock, own, peers, presence }))
+    }
+
+    /// Who this node is, for the messages from now on.
+    pub fn introduce(&self, node: u64, cluster: Option<Uuid>) {
+        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = (node, cluster);
+    }
+
+    /// Who this node is.
+    pub fn own(&self) -> (u64, Option<Uuid>) {
+        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was last heard of the peer at this address.
+    pub fn presence(&self, address: &str) -> Option<Presence> {
+        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
+    }
+
+    /// Takes note of a peer's wall clock, read at `heard` by this node, to within `slack`.
+    fn hear(&self, address: &str, clock: Option<Timestamp>, slack: Duration) {
+        let Some(theirs) = clock else { return };
+        let ours = self.0.clock.now().0 as i64 - slack.as_millis() as i64;
+        let presence = Presence { heard: monotonic(), clock_offset_ms: theirs.0 as i64 - ours };
+        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner).insert(address.to_owned(), presence);
+    }
+
+    fn link(&self, address: &str) -> Arc<Link> {
+        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = peers.get(address) {
+            return link.clone();
+        }
+        let connections = Connections::new(address.to_owned(), self.0.connector.clone());
+        let link = Arc::new(Link { connections, transfer: Arc::new(Semaphore::new(1)) });
+        peers.insert(address.to_owned(), link.clone());
+        link
+    }
+
+    /// The right to send a large message to this address: there is one at a time.
+    pub(super) async fn transfer_place(&self, address: &str) -> Option<OwnedSemaphorePermit> {
+        self.link(address).transfer.clone().acquire_owned().await.ok()
+    }
+
+    /// Calls a peer and waits for its answer. A call that is dropped, or whose time is up, closes its connection.
+    ///
+    /// # Errors
+    /// No answer in time, or one that is not understood.
+    pub async fn call<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        address: &str,
+        call: &str,
+        request: &Q,
+        timeout: Duration,
+    ) -> Result<R, CallError> {
+        let body = postcard::to_stdvec(request).map_err(|e| CallError::NotSent(e.to_string()).at(address))?;
+        self.send(address, call, body.into(), timeout).await
+    }
+
+    /// The same, of a message that is encoded already.
+    pub(super) async fn send<R: DeserializeOwned>(
+        &self,
+        address: &str,
+        call: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<R, CallError> {
+        let not_sent = |e: &dyn std::fmt::Display| CallError::NotSent(format!("{address}: {e}"));
+        let unknown = |e: &dyn std::fmt::Display| CallError::Unknown(format!("{address}: {e}"));
+        let (node, cluster) = self.own();
+        let mut request = http::Request::post(format!("/peer/1/{call}"))
+            .header(http::header::HOST, address)
+            .header(HEADER_FROM, node)
+            .header(HEADER_CLOCK, self.0.clock.now().0);
+        if let Some(cluster) = cluster {
+            request = request.header(HEADER_CLUSTER, cluster.to_string());
+        }
+        let request = request.body(Full::new(body)).map_err(|e| not_sent(&e))?;
+        let sent = monotonic();
+        let link = self.link(address);
+        let exchange = link.connections.exchange(request, BODY_BYTES_MAX);
+        let answer = tokio::time::timeout(timeout, exchange).await.map_err(|_| unknown(&"no answer in time"))?;
+        let (head, body) = answer.map_err(|error| error.at(address))?.into_parts();
+        let clock = head.headers.get(HEADER_CLOCK).and_then(|v| v.to_str().ok()?.parse().ok()).map(Timestamp);
+        self.hear(address, clock, sent.elapsed() / 2);
+        match head.status {
+            http::StatusCode::OK => postcard::from_bytes(&body).map_err(|e| unknown(&e)),
+            // The only answers of a peer that has not looked at the message.
+            status if status.is_client_error() || status == http::StatusCode::SERVICE_UNAVAILABLE => {
+                Err(not_sent(&format!("{status}: {}", String::from_utf8_lossy(&body))))
+            }
+            status => Err(unknown(&format!("{status}: {}", String::from_utf8_lossy(&body)))),
+        }
+    }
+}

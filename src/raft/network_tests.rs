@@ -1,0 +1,276 @@
+//! A peer behind links that are slow, or that take and never answer. openraft's part is played by a loop: it waits a
+//! heartbeat for the answer to an append, and asks again.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::routing::post;
+use axum::Router;
+use openraft::{CommittedLeaderId, Entry, EntryPayload};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::clock::Clock;
+use crate::raft::Payload;
+
+const HEARTBEAT: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(30);
+const TERM: u64 = 3;
+
+/// What a follower has received.
+#[derive(Default)]
+struct Received {
+    /// Messages with entries.
+    entries: AtomicUsize,
+    /// Signs of life.
+    signs: AtomicUsize,
+    snapshots: AtomicUsize,
+    /// It answers with a greater vote.
+    outvotes: std::sync::atomic::AtomicBool,
+}
+
+impl Received {
+    fn of(counter: &AtomicUsize) -> usize {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A follower that takes whatever it is sent.
+async fn follower() -> (Arc<Received>, SocketAddr) {
+    async fn append(State(received): State<Arc<Received>>, body: Bytes) -> Vec<u8> {
+        let request: Append = postcard::from_bytes(&body).unwrap();
+        let counter = if request.entries.is_empty() { &received.signs } else { &received.entries };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let answer: Appended = Ok(match received.outvotes.load(Ordering::Relaxed) {
+            true => AppendEntriesResponse::HigherVote(Vote::new(TERM + 1, 2)),
+            false => AppendEntriesResponse::Success,
+        });
+        postcard::to_stdvec(&answer).unwrap()
+    }
+    async fn snapshot(State(received): State<Arc<Received>>, body: Bytes) -> Vec<u8> {
+        let request: InstallSnapshotRequest<TypeConfig> = postcard::from_bytes(&body).unwrap();
+        received.snapshots.fetch_add(1, Ordering::Relaxed);
+        let answer: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> =
+            Ok(InstallSnapshotResponse { vote: request.vote });
+        postcard::to_stdvec(&answer).unwrap()
+    }
+    let received = Arc::new(Received::default());
+    let routes = Router::new()
+        .route("/peer/1/append", post(append))
+        .route("/peer/1/snapshot", post(snapshot))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(received.clone());
+    let (listener, address) = listener().await;
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (received, address)
+}
+
+/// A link to `to` that lets so many bytes pass in a second on each connection, and so many connections through; those
+/// that follow are taken and hang.
+async fn slow_link(to: SocketAddr, bytes_per_s: usize) -> SocketAddr {
+    async fn pass(mut from: TcpStream, to: SocketAddr, bytes_per_s: usize) -> std::io::Result<()> {
+        let mut onward = TcpStream::connect(to).await?;
+        onward.set_nodelay(true)?;
+        let (mut client_reads, mut client_writes) = from.split();
+        let (mut server_reads, mut server_writes) = onward.split();
+        let there = async {
+            let mut piece = vec![0; 4096];
+            loop {
+                let read = client_reads.read(&mut piece).await?;
+                if read == 0 {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_micros((read * 1_000_000 / bytes_per_s) as u64)).await;
+                server_writes.write_all(&piece[..read]).await?;
+            }
+        };
+        let back = tokio::io::copy(&mut server_reads, &mut client_writes);
+        tokio::select! {
+            ended = there => ended,
+            ended = back => ended.map(drop),
+        }
+    }
+    let (listener, address) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(pass(connection, to, bytes_per_s));
+        }
+    });
+    address
+}
+
+async fn peer(address: SocketAddr) -> (Peer, Arc<Lease>) {
+    let lease = Arc::new(Lease::new(Duration::from_millis(500)));
+    let links = Links::new(Clock::system(), Duration::from_secs(1));
+    let mut network = Network::new(links, lease.clone(), HEARTBEAT);
+    (network.new_client(2, &BasicNode::new(address.to_string())).await, lease)
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(TERM, 1), index)
+}
+
+fn entries(indexes: std::ops::Range<u64>, bytes: usize) -> Append {
+    let entry = |index| {
+        let payload = EntryPayload::Normal(Payload(vec![7; bytes].into()));
+        Entry { log_id: log_id(index), payload }
+    };
+    AppendEntriesRequest {
+        vote: Vote::new_committed(TERM, 1),
+        prev_log_id: Some(log_id(indexes.start - 1)),
+        leader_commit: None,
+        entries: indexes.map(entry).collect(),
+    }
+}
+
+/// As openraft does it; how often it has asked, and the answer.
+async fn until_answered(peer: &mut Peer, request: impl Fn(usize) -> Append) -> (usize, AppendEntriesResponse<u64>) {
+    let began = monotonic();
+    for asked in 1.. {
+        let call = peer.append_entries(request(asked), RPCOption::new(HEARTBEAT));
+        match tokio::time::timeout(HEARTBEAT, call).await {
+            Ok(Ok(answer)) => return (asked, answer),
+            Ok(Err(_)) => tokio::time::sleep(HEARTBEAT).await,
+            Err(_) => {}
+        }
+        assert!(began.elapsed() < PATIENCE, "the entries do not arrive");
+    }
+    unreachable!()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_take_longer_than_a_heartbeat_arrive_and_their_leader_is_heard_meanwhile() {
+    let (received, address) = follower().await;
+    let link = slow_link(address, 1 << 20).await;
+    let (mut peer, lease) = peer(link).await;
+    let holds = || lease.holds(TERM, &[2, 3], monotonic());
+    let watched = async {
+        // From the first sign on the lease holds until the entries are there.
+        while Received::of(&received.entries) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let signs = Received::of(&received.signs);
+            assert!(signs < 3 || holds(), "the lease has ended after {signs} signs");
+        }
+    };
+    let sent = until_answered(&mut peer, |_| entries(8..9, 1 << 20));
+    let ((asked, answer), ()) = tokio::join!(sent, watched);
+    assert_eq!(answer, AppendEntriesResponse::Success);
+    assert!(asked >= 8, "a message of 1 MiB at 1 MiB/s: {asked}");
+    assert_eq!(Received::of(&received.entries), 1, "it is sent once");
+    assert!(Received::of(&received.signs) >= 5 && holds());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_is_the_answer_for_a_beginning_of_what_is_asked_for_later() {
+    let (received, address) = follower().await;
+    let link = slow_link(address, 1 << 20).await;
+    let (mut peer, _) = peer(link).await;
+    let growing = |asked: usize| entries(8..8 + 2 * asked as u64, 200_000);
+    let (_, answer) = until_answered(&mut peer, growing).await;
+    assert_eq!(answer, AppendEntriesResponse::PartialSuccess(Some(log_id(9))));
+    assert_eq!(Received::of(&received.entries), 1);
+    // Other entries are another transfer.
+    let (_, answer) = until_answered(&mut peer, |_| entries(5..6, 200_000)).await;
+    assert_eq!((answer, Received::of(&received.entries)), (AppendEntriesResponse::Success, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greater_vote_ends_a_transfer_that_is_under_way() {
+    let (received, address) = follower().await;
+    received.outvotes.store(true, Ordering::Relaxed);
+    let link = slow_link(address, 100_000).await;
+    let (mut peer, _) = peer(link).await;
+    let (_, answer) = until_answered(&mut peer, |_| entries(8..9, 10 << 20)).await;
+    assert_eq!(answer, AppendEntriesResponse::HigherVote(Vote::new(TERM + 1, 2)));
+    assert_eq!(Received::of(&received.entries), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_of_a_snapshot_is_sent_once_and_its_leader_is_heard_meanwhile() {
+    let (received, address) = follower().await;
+    let link = slow_link(address, 1 << 20).await;
+    let (mut peer, lease) = peer(link).await;
+    let piece = InstallSnapshotRequest {
+        vote: Vote::new_committed(TERM, 1),
+        meta: openraft::SnapshotMeta::default(),
+        offset: 0,
+        data: vec![7; 1 << 20],
+        done: false,
+    };
+    let answer = peer.install_snapshot(piece, RPCOption::new(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(answer.vote, Vote::new_committed(TERM, 1));
+    assert_eq!(Received::of(&received.snapshots), 1);
+    assert!(Received::of(&received.signs) >= 5 && lease.holds(TERM, &[2, 3], monotonic()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_takes_connections_and_reads_nothing_holds_few_of_them() {
+    let (listener, address) = listener().await;
+    let taken = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok(Ok((connection, _))) = tokio::time::timeout(Duration::from_secs(3), listener.accept()).await {
+            taken.push(connection);
+            if taken.len() == 40 {
+                break;
+            }
+        }
+        taken
+    });
+    let (mut peer, _) = peer(address).await;
+    let began = monotonic();
+    while !taken.is_finished() && began.elapsed() < PATIENCE {
+        // Entries, and with them signs of life; and heartbeats.
+        let call = peer.append_entries(entries(8..9, 4 << 20), RPCOption::new(HEARTBEAT));
+        let _ = tokio::time::timeout(HEARTBEAT, call).await;
+        let heartbeat = peer.append_entries(entries(8..8, 0), RPCOption::new(HEARTBEAT));
+        let _ = tokio::time::timeout(HEARTBEAT, heartbeat).await;
+    }
+    let taken = taken.await.unwrap();
+    assert!(taken.len() >= 20, "{}", taken.len());
+    let mut held = 0;
+    for mut connection in taken {
+        let mut read = vec![0; 1 << 16];
+        let ends = async { while connection.read(&mut read).await.is_ok_and(|bytes| bytes > 0) {} };
+        if tokio::time::timeout(Duration::from_millis(300), ends).await.is_err() {
+            held += 1;
+        }
+    }
+    // One transfer, and as many signs as are waited for.
+    assert!(held <= 12, "{held} connections are held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_lost_with_its_link_is_sent_again_when_the_link_is_back() {
+    // The first connections hang, as those of a link that is cut; later ones reach the follower.
+    let (received, address) = follower().await;
+    let (listener, link) = listener().await;
+    let cut = monotonic() + Duration::from_millis(400);
+    tokio::spawn(async move {
+        let mut lost = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            if monotonic() < cut {
+                lost.push(connection);
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut onward = TcpStream::connect(address).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut connection, &mut onward).await;
+            });
+        }
+    });
+    let (mut peer, _) = peer(link).await;
+    let began = monotonic();
+    let (_, answer) = until_answered(&mut peer, |_| entries(8..9, 1000)).await;
+    assert_eq!(answer, AppendEntriesResponse::Success);
+    assert_eq!(Received::of(&received.entries), 1);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
