@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::{self, Bench};
 use crate::config::Config;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::storage::fsutil;
 use crate::telemetry;
 use signals::{Asked, Signals};
@@ -83,6 +83,9 @@ fn act() -> u8 {
         }
     };
     if arguments.check {
+        for warning in server::warnings(&config) {
+            telemetry::say(format_args!("xcron_server: {}: warning: {warning}", arguments.conf.display()));
+        }
         telemetry::print(format_args!("{}: ok", arguments.conf.display()));
         return EXIT_SUCCESS;
     }

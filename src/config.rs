@@ -13,9 +13,11 @@ use serde::Deserialize;
 use crate::schedule::Zone;
 
 mod callback;
+mod explain;
 mod targets;
 
 pub use callback::{Callback, Retry};
+use explain::explain;
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -235,17 +237,6 @@ fn within(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Compl
     Err((key, format!("is {value}; a number from {min} to {max} is expected")))
 }
 
-/// What is wrong with a file, as its parser tells it. It quotes the line, which is left out where it can hold a secret.
-fn explain(text: &str, error: &toml::de::Error) -> String {
-    let full = error.to_string();
-    if !["secret", "whsec"].iter().any(|word| full.contains(word)) {
-        return full.trim().to_owned();
-    }
-    let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-    format!("in line {line}, which is not shown since it is about a secret: an array of strings is expected")
-}
-
 /// A `host:port`, as a peer is named.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPort {
@@ -290,7 +281,10 @@ impl Config {
     /// # Errors
     /// [`Error::Malformed`].
     pub fn from_toml(text: &str, file: &Path) -> Result<Config, Error> {
-        toml::from_str(text).map_err(|e| Error::Malformed { file: file.to_owned(), detail: explain(text, &e) })
+        let malformed = |detail| Error::Malformed { file: file.to_owned(), detail };
+        let document = toml::Deserializer::parse(text).map_err(|e| malformed(explain("", text, &e)))?;
+        serde_path_to_error::deserialize(document)
+            .map_err(|e| malformed(explain(&e.path().to_string(), text, e.inner())))
     }
 
     /// Whether the values can be meant.
@@ -307,6 +301,9 @@ impl Config {
             if let Some((other, _)) = ports[..i].iter().find(|(_, p)| *p == port) {
                 return fail(key, format!("is {port}, the same as `{other}`; three different ports are expected"));
             }
+        }
+        if self.raft_dir.as_os_str().is_empty() {
+            return fail("raft_dir", "is empty; a directory is expected, such as \"./data/\"".into());
         }
         if let Err(error) = Zone::get(&self.timezone) {
             return fail("timezone", format!("{error}; an IANA name such as \"Europe/Berlin\" is expected"));
@@ -398,7 +395,11 @@ impl Config {
             };
         }
         if peers.is_empty() {
-            return Ok(HostPort { host: self.bind.to_string(), port: self.peer_port });
+            let host = match self.bind {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]"),
+            };
+            return Ok(HostPort { host, port: self.peer_port });
         }
         // Nodes on one machine differ by port; nodes on machines of their own by the address they listen on.
         let by_port: Vec<_> = peers.iter().filter(|p| p.port == self.peer_port).collect();

@@ -6,6 +6,8 @@
 //! Stop: first nothing new (the scheduler takes no more, another node leads), then what is under way ends, within a
 //! bound, then the ports close, then everything is made durable.
 
+mod descriptors;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::descriptors::Shares;
 use crate::clock::Clock;
 use crate::collector;
 use crate::config::{Config, HostPort};
@@ -123,13 +126,15 @@ impl Server {
     /// As [`Server::start`].
     pub async fn start_with(config: Config, clock: Clock, transport: Arc<dyn Transport>) -> Result<Server, Error> {
         let own = config.own_peer().map_err(|(key, detail)| Error::Own(key, detail))?;
+        descriptors::raise();
+        warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
         let ports = bind(&config).await?;
         let lock = lock_directory(&config)?;
         Self::run(config, own, ports, lock, clock, transport).await
     }
 
     async fn run(
-        config: Config,
+        mut config: Config,
         own: HostPort,
         ports: Ports,
         lock: DirLock,
@@ -139,6 +144,8 @@ impl Server {
         let address = |listener: &TcpListener, port| listener.local_addr().unwrap_or(config.listen(port));
         let (api, monitor) = (address(&ports.api, config.http_port), address(&ports.monitor, config.monitor_port));
         let http_address = format!("{}:{}", own.host, api.port());
+        let shares = Shares::of(&config, descriptors::limit());
+        config.callback.in_flight_max = shares.callbacks;
         let opening = config.clone();
         let opened = seam::blocking(move || Node::open(opening, own, http_address, clock)).await;
         let (node, queues) = opened.map_err(|panic| Error::Failed(panic.to_string()))??;
@@ -159,10 +166,12 @@ impl Server {
             }
         };
         let limits = http::serve::ServeLimits::new(&config);
-        let peer_limits = http::serve::ServeLimits { connections_max: 4096, idle_timeout: PEER_IDLE, ..limits };
+        let limits = http::serve::ServeLimits { connections_max: shares.api, ..limits };
+        let monitor_limits = http::serve::ServeLimits { connections_max: shares.monitor, ..limits };
+        let peer_limits = http::serve::ServeLimits { connections_max: shares.peers, idle_timeout: PEER_IDLE, ..limits };
         let serving = vec![
             tokio::spawn(http::serve::serve(ports.peer, node.peer_routes(), peer_limits, closed())),
-            tokio::spawn(http::serve::serve(ports.monitor, http::monitor(node.clone()), limits, closed())),
+            tokio::spawn(http::serve::serve(ports.monitor, http::monitor(node.clone()), monitor_limits, closed())),
             tokio::spawn(http::serve::serve(ports.api, http::api(node.clone(), &config, guard), limits, closed())),
         ];
         let worker = node.clone();
@@ -203,6 +212,7 @@ impl Server {
                     return reason.map_or_else(|panic| died("the node", &panic), Error::Failed);
                 }
                 ended = &mut self.scheduler => return died("the scheduler", &ended),
+                (ended, ..) = futures::future::select_all(&mut self.ports) => return died("the service of a port", &ended),
                 joined = finished(&mut self.joining) => match joined {
                     Ok(Ok(())) => self.joining = None,
                     Ok(Err(error)) => return error.into(),
@@ -227,6 +237,13 @@ impl Server {
         self.node.close().await;
         self.work.abort();
     }
+}
+
+/// What is not wrong with a configuration and not likely to be meant.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let limit = descriptors::limit();
+    let shares = Shares::of(config, limit);
+    config.warnings().into_iter().chain(shares.warnings(config, limit)).collect()
 }
 
 fn guard(config: &Config) -> Result<Arc<Guard>, Error> {

@@ -36,8 +36,15 @@ fn every_key_of_the_shipped_file_has_a_comment_and_none_is_left_out() {
 fn errors_name_file_key_and_expectation() {
     for (text, wanted) in [
         ("htp_port = 1", vec!["x.toml", "htp_port", "http_port"]),
-        ("http_port = \"x\"", vec!["x.toml", "http_port", "line 1"]),
-        ("http_port = 70000", vec!["x.toml", "70000"]),
+        ("http_port = \"x\"", vec!["x.toml", "key `http_port`", "line 1", "1 to 65535"]),
+        ("http_port = 70000", vec!["x.toml", "key `http_port`", "70000", "1 to 65535"]),
+        ("[raft]\nheartbeat_ms = -5", vec!["x.toml", "key `raft.heartbeat_ms`", "-5", "whole number"]),
+        ("[raft]\nheartbeat_ms = \"5\"", vec!["x.toml", "key `raft.heartbeat_ms`", "whole number"]),
+        ("[callback.retry]\nmultiplier = \"5\"", vec!["key `callback.retry.multiplier`", "a number"]),
+        ("[peer]\npeer_hosts = \"a:1\"", vec!["key `peer.peer_hosts`", "an array"]),
+        ("bind = \"localhost\"", vec!["x.toml", "key `bind`", "an IP address is expected and no name", "127.0.0.1"]),
+        ("raft_dir = \"\"", vec!["x.toml", "key `raft_dir`", "empty", "a directory is expected"]),
+        ("raft_dir = 5", vec!["key `raft_dir`", "a directory"]),
         ("http_port = 0", vec!["http_port", "1 to 65535"]),
         ("peer_port = 8000", vec!["peer_port", "http_port", "different"]),
         ("env = \"test\"", vec!["env", "debug"]),
@@ -91,6 +98,7 @@ fn no_message_shows_a_secret() {
 fn this_node_is_found_among_its_peers() {
     for (text, own) in [
         ("", "127.0.0.1:8899"),
+        ("bind = \"::\"", "[::]:8899"),
         ("[peer]\npeer_hosts = [\"127.0.0.1:8899\"]", "127.0.0.1:8899"),
         ("[peer]\npeer_hosts = [\"127.0.0.1:8900\", \"127.0.0.1:8899\"]", "127.0.0.1:8899"),
         ("[peer]\npeer_hosts = [\"localhost:8900\", \"localhost:8899\"]", "localhost:8899"),
@@ -99,5 +107,23 @@ fn this_node_is_found_among_its_peers() {
         ("bind = \"0.0.0.0\"\nadvertise = \"a:8899\"\n[peer]\npeer_hosts = [\"a:8899\", \"b:8899\"]", "a:8899"),
     ] {
         assert_eq!(check(text).unwrap().own_peer().unwrap().to_string(), own, "{text:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_likely_to_be_a_mistake_is_warned_of() {
+    let three = "[peer]\npeer_hosts = [\"127.0.0.1:8899\", \"127.0.0.1:2\", \"127.0.0.1:3\"]";
+    for (text, wanted) in [
+        ("", vec![]),
+        (three, vec![]),
+        ("[peer]\npeer_hosts = [\"127.0.0.1:8899\", \"127.0.0.1:2\"]", vec!["peer.peer_hosts"]),
+        ("bind = \"0.0.0.0\"", vec!["no credentials"]),
+        ("[peer]\npeer_hosts = [\"localhost:8899\", \"10.0.0.2:1\", \"10.0.0.3:1\"]", vec!["other machines"]),
+    ] {
+        let warnings = check(text).unwrap().warnings();
+        assert_eq!(warnings.len(), wanted.len(), "{text:?}: {warnings:?}");
+        for part in wanted {
+            assert!(warnings.iter().any(|warning| warning.contains(part)), "{text:?}: {part:?} is not in {warnings:?}");
+        }
     }
 }

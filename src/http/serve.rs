@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout, Sleep};
+use tokio::time::{sleep, timeout, Instant, Sleep};
 
 use crate::clock::monotonic;
 use crate::config::Config;
@@ -49,6 +49,8 @@ impl ServeLimits {
 const DRAIN_MARGIN: Duration = Duration::from_millis(500);
 /// Between two tries where connections cannot be taken (no file descriptor is left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two lines of the log about that.
+const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Of a request's head, and of what is buffered of its body.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -60,12 +62,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut refusals = Refusals::default();
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (stream, slot) = accept(&listener, &slots) => {
+            (stream, slot) = accept(&listener, &slots, &mut refusals) => {
                 connections.spawn(connection(stream, slot, router.clone(), limits, stopping.clone()));
             }
         }
@@ -79,7 +82,30 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
     }
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+/// Connections that could not be taken, and when that was last told.
+#[derive(Debug, Default)]
+struct Refusals {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Refusals {
+    /// Counts one more; how many to tell of now.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now < told + ACCEPT_TOLD_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    refusals: &mut Refusals,
+) -> (TcpStream, OwnedSemaphorePermit) {
     // The semaphore is never closed.
     let Ok(slot) = slots.clone().acquire_owned().await else { return std::future::pending().await };
     loop {
@@ -88,7 +114,9 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
             // The peer went away before it was taken: the next one is not to wait for that.
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot take a connection");
+                if let Some(count) = refusals.count(monotonic()) {
+                    tracing::warn!(%error, count, "connections cannot be taken");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

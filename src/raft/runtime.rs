@@ -65,7 +65,7 @@ impl AsyncRuntime for Runtime {
         #[cfg(feature = "sim")]
         return simulated::spawn(task);
         #[cfg(not(feature = "sim"))]
-        tokio::spawn(task)
+        tokio::spawn(ending_the_process(task))
     }
 
     fn sleep(time: Duration) -> Self::Sleep {
@@ -94,6 +94,23 @@ impl AsyncRuntime for Runtime {
 
     fn oneshot<T: OptionalSend>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
         TokioRuntime::oneshot()
+    }
+}
+
+/// A task whose panic ends the process. openraft's tasks do not watch over each other: without its core, or without what
+/// sends to a peer, the node lived on, and took part in nothing.
+#[cfg(not(feature = "sim"))]
+async fn ending_the_process<T: Future>(task: T) -> T::Output {
+    use futures::FutureExt;
+    match std::panic::AssertUnwindSafe(task).catch_unwind().await {
+        Ok(done) => done,
+        Err(_) => {
+            // The panic itself was told by the hook.
+            tracing::error!("a task of Raft has panicked; this node stops");
+            // The log is written by a thread of its own.
+            std::thread::sleep(Duration::from_millis(200));
+            std::process::exit(1);
+        }
     }
 }
 
@@ -138,5 +155,25 @@ mod tests {
         // What openraft makes of it.
         let config = openraft::Config { election_timeout_min: 400, election_timeout_max: 600, ..Default::default() };
         assert_eq!(config.new_rand_election_timeout::<Runtime>(), 400);
+    }
+
+    #[cfg(not(feature = "sim"))]
+    #[test]
+    fn a_panic_of_one_of_its_tasks_ends_the_process() {
+        const PANICS: &str = "XCRON_TEST_PANICS";
+        if std::env::var_os(PANICS).is_some() {
+            // This is the process that the test starts below.
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                drop(Runtime::spawn(async { panic!("as openraft's core may") }));
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            });
+            return;
+        }
+        let name = "raft::runtime::tests::a_panic_of_one_of_its_tasks_ends_the_process";
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = process.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("as openraft's core may"), "{output:?}");
     }
 }

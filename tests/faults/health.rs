@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 use crate::api::{code, once};
-use crate::harness::{has_tool, holds_within, now_ms, run, Cluster, Node, READY_MAX};
+use crate::harness::{eventually, has_tool, holds_within, now_ms, run, Cluster, Node, READY_MAX};
 use crate::machine::{Inner, Slot};
 use crate::trial::turn;
 
@@ -70,11 +71,7 @@ async fn another_leads(cluster: &Cluster, leader: usize, through: usize) -> bool
         task["callback"]["body"] = json!({ "filler": filler });
         // Some are refused meanwhile.
         let _ = cluster.api.create(cluster.nodes[through].ports.http, &task).await;
-        let view = cluster.view(through).await.unwrap_or_default();
-        let nodes = view["nodes"].as_array().cloned().unwrap_or_default();
-        let leads = nodes.iter().find(|node| node["role"] == "leader").cloned().unwrap_or_default();
-        let old = format!(":{}", cluster.nodes[leader].ports.peer);
-        leads["peer_address"].as_str().is_some_and(|address| !address.ends_with(&old))
+        cluster.leader_as_seen_by(through).await.is_some_and(|leads| leads != leader)
     })
     .await
 }
@@ -147,4 +144,77 @@ async fn a_leader_whose_store_does_not_sync_gives_way() {
     assert!(disk_fault(&cluster, leader).await, "xcron_disk_fault says that it is well");
     assert!(cluster.nodes[leader].log_text().contains("a sync of the store"), "the log does not tell");
     inner[leader].set(Slot::SyncUs, 0);
+}
+
+/// Connections that send nothing, as many as the node or the kernel takes up to `count`.
+async fn idle_connections(port: u16, count: usize) -> Vec<TcpStream> {
+    let connect = |_| tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(("127.0.0.1", port)));
+    let connected = futures::future::join_all((0..count).map(connect)).await;
+    connected.into_iter().filter_map(|stream| stream.ok()?.ok()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_to_every_port_leave_a_node_its_descriptors() {
+    let _turn = turn().await;
+    if !has_tool("prlimit") {
+        eprintln!("skipped: needs prlimit");
+        return;
+    }
+    let mut cluster = Cluster::new(3, "[storage]\nlog_segment_bytes = 1048576\n");
+    for node in &mut cluster.nodes {
+        node.under = vec!["prlimit".to_owned(), "--nofile=200:400".to_owned()];
+        node.spawn();
+    }
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    let follower = (leader + 1) % 3;
+    let log = cluster.nodes[leader].log_text();
+    for part in ["limits.connections_max", "10000", "400"] {
+        assert!(log.contains(part), "{part} is not in the log");
+    }
+    let ports = cluster.nodes[leader].ports;
+    let mut held = idle_connections(ports.http, 500).await;
+    held.extend(idle_connections(ports.monitor, 500).await);
+    assert!(held.len() > 250, "only {} connections", held.len());
+    // Enough for a dozen segments of the log.
+    let filler = "x".repeat(200_000);
+    for n in 0..60 {
+        let mut task = once(&format!("held-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        task["callback"]["body"] = json!({ "filler": filler });
+        let answer = cluster.api.create(cluster.nodes[follower].ports.http, &task).await;
+        assert_eq!(code(&answer), Some(0), "{n}: {answer:?}");
+    }
+    assert_eq!(cluster.leader_as_seen_by(follower).await, Some(leader), "it has not led all the time");
+    let open =
+        std::fs::read_dir(format!("/proc/{}/fd", cluster.nodes[leader].pid())).expect("list the descriptors").count();
+    assert!(open < 400, "{open} descriptors are open");
+    drop(held);
+    assert!(cluster.all_ready(READY_MAX).await, "it takes connections again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_descriptors_gives_way_and_takes_part_again() {
+    let _turn = turn().await;
+    if !has_tool("prlimit") {
+        eprintln!("skipped: needs prlimit");
+        return;
+    }
+    let mut cluster = Cluster::start(3, "[storage]\nlog_segment_bytes = 1048576\n").await;
+    // A node that has not written down which cluster it is of may end where it cannot.
+    for at in 0..3 {
+        let named = async || cluster.view(at).await.is_some_and(|view| view["cluster_id"].is_string());
+        eventually("it knows its cluster", READY_MAX, named).await;
+    }
+    writes_go_on(&cluster, "before", &[0, 1, 2]).await;
+    let (leader, _) = cluster.leader().await;
+    let pid = cluster.nodes[leader].pid().to_string();
+    // Fewer than it has open: it keeps those, and gets no more.
+    run("prlimit", &["--pid", &pid, "--nofile=10:1024"]).expect("lower the limit");
+    assert!(another_leads(&cluster, leader, (leader + 1) % 3).await, "it leads on, and can make no file");
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    writes_go_on(&cluster, "without-descriptors", &others).await;
+    assert!(!cluster.nodes[leader].has_ended(), "it has ended");
+    run("prlimit", &["--pid", &pid, "--nofile=1024:1024"]).expect("raise the limit");
+    assert!(cluster.all_ready(READY_MAX).await, "it does not take part again");
+    cluster.caught_up(Duration::from_secs(20)).await;
 }

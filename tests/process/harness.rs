@@ -116,6 +116,8 @@ pub struct Node {
     pub log: PathBuf,
     /// For the process's environment.
     pub env: Vec<(String, String)>,
+    /// What starts it, if not the shell of the tests: a program and its arguments, which becomes the server.
+    pub under: Vec<String>,
     child: Option<Child>,
 }
 
@@ -143,7 +145,17 @@ impl Node {
         );
         std::fs::write(&conf, text).expect("write the configuration");
         let log = base.join(format!("{name}.log"));
-        Node { name: name.to_owned(), place, ports, conf, data: data.to_owned(), log, env: Vec::new(), child: None }
+        Node {
+            name: name.to_owned(),
+            place,
+            ports,
+            conf,
+            data: data.to_owned(),
+            log,
+            env: Vec::new(),
+            under: Vec::new(),
+            child: None,
+        }
     }
 
     /// Starts the process.
@@ -156,6 +168,10 @@ impl Node {
             // It becomes the server: the process stays the same.
             command = Command::new("nsenter");
             command.arg(format!("--net=/run/netns/{namespace}")).arg(binary());
+        }
+        if let [program, arguments @ ..] = self.under.as_slice() {
+            command = Command::new(program);
+            command.args(arguments).arg(binary());
         }
         command.arg("--conf").arg(&self.conf).stdin(Stdio::null()).stdout(log).stderr(error);
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
@@ -343,6 +359,14 @@ impl Cluster {
         })
         .await;
         found.expect("it was found")
+    }
+
+    /// Which node leads, as this one knows it now.
+    pub async fn leader_as_seen_by(&self, at: usize) -> Option<usize> {
+        let view = self.view(at).await?;
+        let leads = view["nodes"].as_array()?.iter().find(|node| node["role"] == "leader")?;
+        let address = leads["peer_address"].as_str()?;
+        self.nodes.iter().position(|node| address.ends_with(&format!(":{}", node.ports.peer)))
     }
 
     /// Waits until every node is reached and has applied all that the leader has.

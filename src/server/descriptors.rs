@@ -1,0 +1,104 @@
+//! Descriptors: how many this process may have, and who gets them.
+//!
+//! Each connection takes one, and so does each file of the log. Connections come from outside, without end; so they are
+//! bounded below the limit, and what the log, the store and the peers need is left for them.
+
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+
+use crate::config::Config;
+
+/// What the store, the snapshots, calls to the peers, the runtime and the standard streams need.
+const FILES: usize = 128;
+/// Most connections of peers.
+const PEERS_MAX: usize = 4096;
+/// Most connections of those who monitor.
+const MONITOR_MAX: usize = 256;
+
+/// How many descriptors each may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Connections to `http_port`.
+    pub api: usize,
+    /// Connections to `monitor_port`.
+    pub monitor: usize,
+    /// Connections to `peer_port`.
+    pub peers: usize,
+    /// Attempts in flight.
+    pub callbacks: usize,
+}
+
+impl Shares {
+    /// Divides a limit: first what the node itself needs, then the callbacks, then the connections.
+    pub fn of(config: &Config, limit: usize) -> Shares {
+        // The log is purged behind a snapshot, so that it has about twice what is between two of them.
+        let segments = (2 * config.raft.snapshot_log_bytes / config.storage.log_segment_bytes.max(1)) as usize;
+        let own = (FILES + segments).min(limit / 4);
+        let rest = limit.saturating_sub(own);
+        let callbacks = config.callback.in_flight_max.min(rest / 3);
+        let peers = PEERS_MAX.min(rest / 4);
+        let monitor = MONITOR_MAX.min(rest / 16);
+        let api = config.limits.connections_max.min(rest.saturating_sub(callbacks + peers + monitor));
+        Shares { api: api.max(1), monitor: monitor.max(1), peers: peers.max(1), callbacks: callbacks.max(1) }
+    }
+
+    /// What is lowered, with both numbers.
+    pub fn warnings(&self, config: &Config, limit: usize) -> Vec<String> {
+        let lowered = |key: &str, wanted: usize, given: usize| {
+            (given < wanted).then(|| {
+                format!(
+                    "key `{key}`: is {wanted}, and the limit of descriptors (ulimit -n, LimitNOFILE) of {limit} leaves room for \
+                     {given}: that many are used"
+                )
+            })
+        };
+        let api = lowered("limits.connections_max", config.limits.connections_max, self.api);
+        let callbacks = lowered("callback.in_flight_max", config.callback.in_flight_max, self.callbacks);
+        api.into_iter().chain(callbacks).collect()
+    }
+}
+
+/// How many descriptors this process can have: its hard limit, since [`raise`] goes up to it.
+pub fn limit() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.or(current).unwrap_or(u64::MAX);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+/// Raises the soft limit to the hard one: the soft one is low for programs that use `select`, which this one does not.
+pub fn raise() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, soft = ?current, hard = ?maximum, "the limit of descriptors cannot be raised");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_connections_get_leaves_enough_for_the_node_itself() {
+        let config = Config::default();
+        for limit in [64, 100, 256, 1024, 4096, 10_000, 20_000, 1 << 20] {
+            let shares = Shares::of(&config, limit);
+            let Shares { api, monitor, peers, callbacks } = shares;
+            let given = api + monitor + peers + callbacks;
+            assert!(limit - given >= FILES.min(limit / 4), "{limit}: {shares:?}");
+            assert!(api > 0 && monitor > 0 && peers > 0 && callbacks > 0, "{limit}: {shares:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_high_enough_lowers_nothing_and_a_low_one_is_told() {
+        let config = Config::default();
+        let told = |limit| Shares::of(&config, limit).warnings(&config, limit);
+        assert_eq!(told(20_000), Vec::<String>::new());
+        let low = told(1024).join("\n");
+        for part in ["limits.connections_max", "10000", "1024", "callback.in_flight_max", "512"] {
+            assert!(low.contains(part), "{part} is not in {low}");
+        }
+    }
+}
