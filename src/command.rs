@@ -152,6 +152,8 @@ pub enum Command {
         /// The numbers of the chunks.
         chunks: Vec<u64>,
     },
+    /// Changes nothing. Each replica notes what it holds at the entry of this command, to be compared with the others.
+    Check,
 }
 
 impl Command {

@@ -131,6 +131,8 @@ pub struct Storage {
     pub unsaved_bytes_max: usize,
     /// New writes are refused while less than this is free on the disk, in MiB. Default: 32. Minimum: 1.
     pub reserve_mb: u64,
+    /// How often the nodes compare what they hold, in seconds. Default: 300. Minimum: 1.
+    pub check_interval_s: u64,
     /// Size of one file of the Raft log. Default: 67108864 (64 MiB). Minimum: 1048576.
     pub log_segment_bytes: u64,
 }
@@ -203,6 +205,7 @@ impl Default for Storage {
             checkpoint_bytes: 8 << 20,
             unsaved_bytes_max: 64 << 20,
             reserve_mb: 32,
+            check_interval_s: 300,
             log_segment_bytes: 64 << 20,
         }
     }
@@ -329,6 +332,7 @@ impl Config {
         whole("storage.checkpoint_bytes", store.checkpoint_bytes as u64, 1 << 16, 1 << 30)?;
         whole("storage.unsaved_bytes_max", store.unsaved_bytes_max as u64, store.checkpoint_bytes as u64, 1 << 36)?;
         whole("storage.reserve_mb", store.reserve_mb, 1, 1 << 20)?;
+        whole("storage.check_interval_s", store.check_interval_s, 1, 86_400)?;
         whole("storage.log_segment_bytes", store.log_segment_bytes, 1 << 20, 1 << 30)?;
         whole("limits.request_bytes_max", limits.request_bytes_max as u64, 1024, 64 << 20)?;
         let task_bytes_max = (limits.request_bytes_max as u64).min(16 << 20);

@@ -106,6 +106,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::OutcomeDropped => &["gap", "outcome"],
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead => &["order"],
+        Bug::ApplyDiffers => &["doubt"],
         // Its records are not what its mark says, which the node itself finds.
         Bug::SnapshotTorn => &["stopped"],
     }

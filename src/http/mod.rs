@@ -68,6 +68,9 @@ impl Api {
 
     /// Makes what follows linearizable, unless the caller asked for this node's own state.
     async fn settle(&self, consistency: query::Consistency) -> Result<(), Error> {
+        if let Some(reason) = self.node.in_doubt() {
+            return Err(Error::of_read(crate::node::Error::Storage(reason)));
+        }
         match consistency {
             query::Consistency::Linearizable => self.node.read_barrier(self.deadline()).await.map_err(Error::of_read),
             query::Consistency::Local => Ok(()),

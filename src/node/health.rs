@@ -25,6 +25,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// What is wrong with this node; each with the reason.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Faults {
+    /// What it holds is not what the others hold.
+    pub state: Option<String>,
     /// Its clock is off.
     pub clock: Option<String>,
     /// Writes of its log take too long.
@@ -42,13 +44,13 @@ pub(super) struct Faults {
 impl Faults {
     /// Whether another should lead.
     pub fn bars_leading(&self) -> bool {
-        self.clock.is_some() || self.best_peer.is_some_and(|peer| peer < self.severity())
+        self.state.is_some() || self.clock.is_some() || self.best_peer.is_some_and(|peer| peer < self.severity())
     }
 
     /// How badly off this node is; 0: sound. A slow disk still writes, a store that does not sync writes for a while,
-    /// without room nothing is written, and with a wrong clock nothing may be.
+    /// without room nothing is written, and with a wrong clock or state nothing may be.
     pub fn severity(&self) -> u8 {
-        let by_severity = [&self.clock, &self.descriptors, &self.full, &self.store, &self.slow];
+        let by_severity = [&self.state, &self.clock, &self.descriptors, &self.full, &self.store, &self.slow];
         let worst = by_severity.iter().position(|fault| fault.is_some());
         worst.map_or(0, |at| (by_severity.len() - at) as u8)
     }
@@ -59,8 +61,9 @@ impl Faults {
     }
 
     /// The faults by name.
-    fn all(&self) -> [(&'static str, &Option<String>); 5] {
+    fn all(&self) -> [(&'static str, &Option<String>); 6] {
         [
+            ("state", &self.state),
             ("clock", &self.clock),
             ("log_slow", &self.slow),
             ("store", &self.store),
@@ -130,7 +133,7 @@ async fn compare(node: &Node) {
 }
 
 /// Takes note of what is wrong, says so where it changes, and leads or not accordingly.
-fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
+pub(super) fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
     let (before, after) = {
         let mut faults = node.faults();
         let before = faults.clone();

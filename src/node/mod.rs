@@ -12,6 +12,7 @@ mod peers;
 mod proposer;
 mod reads;
 mod runs;
+mod selfcheck;
 mod status;
 mod targets;
 
@@ -34,6 +35,7 @@ use crate::seam::{
     self,
     bug::{self, Bug},
 };
+use crate::storage::doubt;
 use crate::storage::fsutil;
 use crate::storage::identity::{self, Identity};
 use crate::storage::log::RaftLog;
@@ -106,6 +108,7 @@ struct Inner {
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
     faults: Mutex<health::Faults>,
+    comparison: selfcheck::Comparison,
     /// When the clocks were last looked at, and what they said.
     clock_look: Mutex<health::ClockLook>,
     failure: OnceLock<String>,
@@ -151,6 +154,8 @@ impl Node {
         let machine = Machine::open(&dir, options, clock.clone(), ends)?;
         identity::check(&dir, identity.as_ref(), &log.facts(), machine.applied().is_some())?;
         let anchor = fsutil::Anchor::at(&dir).map_err(storage::Error::io("look at", &dir))?;
+        let in_doubt = doubt::read(&dir)?;
+        machine.hold(in_doubt.is_some());
         let links = Links::new(clock.clone(), Duration::from_millis(config.raft.election_timeout_min_ms.max(200)));
         let metrics = Metrics::default();
         let mut registry = prometheus_client::registry::Registry::with_prefix("xcron");
@@ -187,7 +192,8 @@ impl Node {
             submission_room,
             readers,
             raft_metrics: watch::Sender::new(None),
-            faults: Mutex::default(),
+            faults: Mutex::new(health::Faults { state: in_doubt, ..health::Faults::default() }),
+            comparison: selfcheck::Comparison::default(),
             clock_look,
             failure: OnceLock::new(),
             failing: Notify::new(),
@@ -205,11 +211,13 @@ impl Node {
         let proposer = tokio::spawn(proposer::run(self.clone(), queues.submissions));
         let reader = tokio::spawn(reads::run(self.clone(), queues.readers));
         let watcher = tokio::spawn(health::run(self.clone()));
+        let checker = tokio::spawn(selfcheck::run(self.clone()));
         let machine = self.0.machine.clone();
         let reason = tokio::select! {
             ended = proposer => format!("the proposer has ended: {ended:?}"),
             ended = reader => format!("the reader has ended: {ended:?}"),
             ended = watcher => format!("the watch on clock and disk has ended: {ended:?}"),
+            ended = checker => format!("the check of the state has ended: {ended:?}"),
             error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
@@ -350,7 +358,7 @@ impl Node {
 
     /// Why this node can write nothing, if that is so.
     fn storage_failure(&self) -> Option<String> {
-        self.0.log.status().stopped.or_else(|| self.0.failure.get().cloned())
+        self.0.log.status().stopped.or_else(|| self.0.failure.get().cloned()).or_else(|| self.in_doubt())
     }
 
     /// Why this node takes no more tasks, if that is so. What is left of the disk then is kept for what becomes of those
@@ -366,6 +374,10 @@ impl Node {
     /// [`Error::NoLeader`], [`Error::Busy`], [`Error::Storage`], [`Error::TooManyTasks`]: it is not written.
     /// [`Error::Unknown`]: it may be.
     pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        // What a command is made from, and what is shown of its outcome, is read here.
+        if let Some(reason) = self.in_doubt() {
+            return Err(Error::Storage(reason));
+        }
         if let Command::Create { .. } = command {
             let most = self.0.config.limits.tasks_max;
             if self.0.machine.with_state(|s| s.len()) >= most {

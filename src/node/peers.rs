@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::Router;
 
-use super::{join, proposer, reads, Node};
+use super::{join, proposer, reads, selfcheck, Node};
 use crate::clock::monotonic;
 use crate::command::Encoded;
 use crate::raft::wire::{ClaimRequest, ProposeRequest, Refused, Status};
@@ -44,7 +44,11 @@ impl Node {
         async fn targets(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |filter: TargetFilter| async move { Ok(node.targets_of_leader(&filter)) }).await
         }
+        async fn check(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |at: u64| async move { Ok(selfcheck::answer(&node, at)) }).await
+        }
         let others = Router::new()
+            .route("/peer/1/check", post(check))
             .route("/peer/1/propose", post(propose))
             .route("/peer/1/read_index", post(read_index))
             .route("/peer/1/status", post(status))

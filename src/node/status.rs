@@ -111,6 +111,11 @@ impl Node {
             ("ready", "1 where this node can serve", f64::from(u8::from(self.ready().is_ok()))),
             ("clock_fault", "1 where this node's clock is off", f64::from(u8::from(faults.clock.is_some()))),
             (
+                "state_differs",
+                "1 where this node does not hold what the others hold",
+                f64::from(u8::from(self.difference().is_some())),
+            ),
+            (
                 "disk_fault",
                 "1 where this node's disk is full or slow, its store does not sync, or descriptors are used up",
                 f64::from(u8::from(faults.disk())),
@@ -159,7 +164,7 @@ impl Node {
         let mut covered = 0;
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let Some(raft) = self.0.group.get() else { continue };
+            let Some(raft) = self.0.group.get().filter(|_| self.in_doubt().is_none()) else { continue };
             let written = at_start + self.0.log.appended_bytes_total();
             if written - covered < self.0.config.raft.snapshot_log_bytes.max(self.0.machine.snapshot_bytes()) {
                 continue;

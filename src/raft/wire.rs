@@ -114,6 +114,28 @@ pub struct ProposeRequest {
     pub timeout_ms: u64,
 }
 
+/// What a replica held at a check, a command in the log. Replicas that are alike tell the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The index of the check's log entry.
+    pub at: u64,
+    /// How many records it had.
+    pub records: u64,
+    /// A checksum over them, the members, and what belongs to no task.
+    pub digest: u64,
+}
+
+/// The answer to the question what a node held at a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckAnswer {
+    /// This.
+    Held(Checked),
+    /// It has not come so far yet.
+    NotYet,
+    /// It cannot tell: it was making a checkpoint at that moment, or has come there by a snapshot.
+    Untold,
+}
+
 /// Why a peer did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refused {

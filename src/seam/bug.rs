@@ -18,6 +18,8 @@ pub enum Bug {
     DeleteKeepsRetry,
     /// A node that leads answers a read without asking a majority whether it still does.
     StaleRead,
+    /// One replica applies one entry otherwise than the others.
+    ApplyDiffers,
     /// A checkpoint changes what a snapshot has not read yet.
     SnapshotTorn,
 }
@@ -28,5 +30,11 @@ pub const fn is_planted(_: Bug) -> bool {
     false
 }
 
+/// Whether it is planted and strikes now: once in a simulation, at a moment that chance picks.
+#[cfg(not(feature = "sim"))]
+pub const fn strikes(_: Bug) -> bool {
+    false
+}
+
 #[cfg(feature = "sim")]
-pub use super::simulated::planted::is_planted;
+pub use super::simulated::planted::{is_planted, strikes};

@@ -65,6 +65,8 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     rule("outcome", outcomes(history, bounds));
     rule("count", counts(history));
     rule("replica", replicas(history));
+    rule("doubt", history.doubts.iter().map(|(node, reason)| format!("node {node}: {reason}")).collect());
+    rule("stray", history.strays.clone());
     rule("order", linear::check(&history.operations));
     found
 }

@@ -70,6 +70,7 @@ fn config(node: usize, nodes: usize, dir: &Path) -> Config {
     config.storage.log_segment_bytes = 64 << 10;
     config.storage.cache_mb = 16;
     config.storage.checkpoint_interval_ms = 200;
+    config.storage.check_interval_s = 3;
     config.limits.request_timeout_ms = 3000;
     config.callback.timeout_ms = 1000;
     config.callback.connect_timeout_ms = 500;
@@ -167,6 +168,9 @@ impl Cluster<'_> {
                     format!("node {number} has {written} snapshots written, {installed} installed"),
                 );
                 *known = (written, installed);
+            }
+            if let Some(reason) = node.difference() {
+                self.world.history().doubt(SIMULATION_EPOCH.0 + now, *number as u64, reason);
             }
             let led = node.watch().borrow().as_ref().map(|m| (m.current_term, m.id, m.current_leader == Some(m.id)));
             let Some((term, id, true)) = led else { continue };
@@ -327,6 +331,10 @@ impl Cluster<'_> {
         let digests: Option<Vec<_>> =
             running.iter().map(|(n, node)| Some((*n, futures::executor::block_on(node.machine().digest())?))).collect();
         let Some(digests) = digests else { return false };
+        for (number, node) in running.iter() {
+            let strays = node.machine().strays().unwrap_or_else(|error| vec![error.to_string()]);
+            self.world.history().strays.extend(strays.into_iter().map(|stray| format!("node {number}: {stray}")));
+        }
         let replica = |(node, (applied, digest))| Replica { node: node as u64, applied, digest };
         self.world.history().replicas = digests.into_iter().map(replica).collect();
         true

@@ -138,6 +138,10 @@ pub struct History {
     pub stopped: Vec<String>,
     /// Snapshots that nodes have written, and that they have installed.
     pub snapshots: (u64, u64),
+    /// Nodes that took their own state for wrong, and why.
+    pub doubts: BTreeMap<u64, String>,
+    /// Records that a node's state does not imply in the end, and missing ones.
+    pub strays: Vec<String>,
     /// All replicas, once they had applied the same.
     pub replicas: Vec<Replica>,
     /// When the last fault was over.
@@ -156,6 +160,14 @@ impl History {
     /// Takes note of an event.
     pub fn note(&mut self, at: u64, event: impl std::fmt::Display) {
         self.trace.push(format!("{} {event}", at - crate::clock::SIMULATION_EPOCH.0));
+    }
+
+    /// A node takes its own state for wrong.
+    pub fn doubt(&mut self, at: u64, node: u64, reason: String) {
+        if !self.doubts.contains_key(&node) {
+            self.note(at, format!("node {node} is in doubt: {reason}"));
+            self.doubts.insert(node, reason);
+        }
     }
 
     /// An operation begins, of which nobody knows yet what comes; what it writes is the number of its instant. Gives

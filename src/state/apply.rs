@@ -70,6 +70,10 @@ impl State {
                 self.drop_index(&chunks);
                 Ok(Reply::Done)
             }
+            Command::Check => {
+                self.check_asked = true;
+                Ok(Reply::Done)
+            }
         };
         result.unwrap_or_else(Reply::Refused)
     }

@@ -76,6 +76,8 @@ pub struct State {
     /// Runs that ever ended; the serial number of the next.
     runs_total: u64,
     last_written: Option<Timestamp>,
+    /// A command has asked for what is held now.
+    check_asked: bool,
 }
 
 impl State {
@@ -95,7 +97,13 @@ impl State {
             claims: BTreeMap::new(),
             runs_total: 0,
             last_written: None,
+            check_asked: false,
         }
+    }
+
+    /// Whether a command has asked, since the last call, for what is held now.
+    pub fn take_check(&mut self) -> bool {
+        std::mem::take(&mut self.check_asked)
     }
 
     /// How many tasks there are.

@@ -21,6 +21,8 @@ pub(super) struct Cut {
     pub membership: Membership,
     pub globals: Globals,
     pub changes: Changes,
+    /// Whether it stands at a check.
+    pub check: bool,
 }
 
 /// What a cut changes in the store, and the mark that it has then.

@@ -3,6 +3,7 @@
 //! openraft applies committed entries through it; the node reads from it; the scheduler asks it what is due. One mutex
 //! guards the state, held for microseconds; what takes longer (checkpoints, snapshots) works on a cut of it.
 
+mod check;
 mod index;
 mod raft;
 mod read;
@@ -87,6 +88,9 @@ struct Shared {
     figures: Mutex<Figures>,
     /// The file of the snapshot that is being received.
     receiving: Mutex<Option<PathBuf>>,
+    checks: check::Checks,
+    /// Nothing is to be applied for now.
+    held: watch::Sender<bool>,
     snapshot_bytes: AtomicU64,
 }
 
@@ -166,6 +170,8 @@ impl Machine {
             full: Notify::new(),
             figures: Mutex::default(),
             receiving: Mutex::default(),
+            checks: check::Checks::default(),
+            held: watch::Sender::new(false),
             snapshot_bytes: AtomicU64::new(snapshot_bytes),
         })))
     }
@@ -310,19 +316,27 @@ impl Machine {
         if !keeper.sound {
             return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
         }
-        let began = crate::clock::monotonic();
-        let cut = {
-            let mut core = self.core();
-            if core.state.changes().is_empty() && !(exact && core.applied != keeper.mark.applied) {
+        loop {
+            let (cut, last) = {
+                let mut core = self.core();
+                match core.cut.clone() {
+                    // A check has made it. What has changed since is to follow.
+                    Some(cut) => (cut, false),
+                    None if core.state.changes().is_empty() && !(exact && core.applied != keeper.mark.applied) => {
+                        return Ok(());
+                    }
+                    None => (core.cut_now(false), true),
+                }
+            };
+            self.write_cut(keeper, cut).await?;
+            if last {
                 return Ok(());
             }
-            let changes = core.state.freeze_changes();
-            let globals = core.state.globals();
-            let cut = Cut { applied: core.applied, membership: core.membership.clone(), globals, changes };
-            let cut = Arc::new(cut);
-            core.cut = Some(cut.clone());
-            cut
-        };
+        }
+    }
+
+    async fn write_cut(&self, keeper: &mut Keeper, cut: Arc<Cut>) -> Result<(), Error> {
+        let began = crate::clock::monotonic();
         let hot = loop {
             // Few at a time, so that whoever fires or applies waits for microseconds.
             let collected = self.core().state.collect_frozen(8);
@@ -362,6 +376,9 @@ impl Machine {
         keeper.note.write(note_of(keeper.generation, &mark))?;
         keeper.mark = mark;
         keeper.sound = true;
+        if cut.check {
+            self.note_check(&keeper.mark)?;
+        }
         self.core().cut = None;
         self.0.room.notify_waiters();
         self.count(|f| {

@@ -6,6 +6,7 @@
 //!  log/           the Raft log and the vote: what an acknowledgement rests on
 //!  state-<n>/     the embedded store (sled): a checkpoint of the state, which can be rebuilt
 //!  checkpoint     what was last made durable there, to tell a store that has lost something
+//!  doubt          there while the state is not to be served
 //!  snapshots/     the newest snapshot: durable before the log behind it is purged
 //! ```
 //!
@@ -14,6 +15,7 @@
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod belongs;
 mod checkpoint;
+pub mod doubt;
 mod envelope;
 pub mod fsutil;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -33,7 +35,7 @@ use std::sync::Arc;
 
 /// Whether something of this name, directly in `raft_dir`, is what a node keeps there.
 pub fn is_part(name: &str) -> bool {
-    const NAMES: [&str; 6] = ["LOCK", "identity", "identity.tmp", "log", "checkpoint", "snapshots"];
+    const NAMES: [&str; 7] = ["LOCK", "identity", "identity.tmp", "log", "checkpoint", "snapshots", "doubt"];
     NAMES.contains(&name) || name.starts_with("state-")
 }
 

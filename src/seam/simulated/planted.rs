@@ -3,10 +3,13 @@
 use std::cell::Cell;
 use std::str::FromStr;
 
+use rand::Rng;
+
+use super::chance;
 use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
-pub const NAMES: [(&str, Bug); 8] = [
+pub const NAMES: [(&str, Bug); 9] = [
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
@@ -14,6 +17,7 @@ pub const NAMES: [(&str, Bug); 8] = [
     ("outcome-dropped", Bug::OutcomeDropped),
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),
+    ("apply-differs", Bug::ApplyDiffers),
     ("snapshot-torn", Bug::SnapshotTorn),
 ];
 
@@ -28,14 +32,24 @@ impl FromStr for Bug {
 
 thread_local! {
     static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    /// Whether it has struck, where it strikes once.
+    static STRUCK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Plants a bug in this thread's simulation, or none.
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
+    STRUCK.set(false);
 }
 
 /// Whether it is planted.
 pub fn is_planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
+}
+
+/// Whether it is planted and strikes now: once, at one of the next hundred times or so.
+pub fn strikes(bug: Bug) -> bool {
+    let now = is_planted(bug) && !STRUCK.get() && chance::draw(|chance| chance.random_ratio(1, 100)) == Some(true);
+    STRUCK.set(STRUCK.get() || now);
+    now
 }
