@@ -104,11 +104,13 @@ pub struct Peer {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Raft {
-    /// How often the leader makes itself heard. Default: 100. Minimum: 10.
+    /// How often the leader makes itself heard. Default: 50. Minimum: 10.
     pub heartbeat_ms: u64,
-    /// The shortest time after which a follower without a leader stands for election. Default: 300.
+    /// A follower that has heard no leader for this long asks the others whether it should lead; until then it votes for
+    /// no other. Default: 300. Minimum: two heartbeats.
     pub election_timeout_min_ms: u64,
-    /// The longest one; also how long a follower that has heard a leader votes for no other. Default: 600.
+    /// A leader that has had no majority for this long, or whose write of the log takes this long, gives up its lead.
+    /// Default: 1000.
     pub election_timeout_max_ms: u64,
     /// A node whose wall clock is further than this from the majority's does not fire. Default: 5000.
     pub max_clock_skew_ms: u64,
@@ -188,9 +190,9 @@ impl Default for Config {
 impl Default for Raft {
     fn default() -> Self {
         Raft {
-            heartbeat_ms: 100,
+            heartbeat_ms: 50,
             election_timeout_min_ms: 300,
-            election_timeout_max_ms: 600,
+            election_timeout_max_ms: 1000,
             max_clock_skew_ms: 5000,
             snapshot_log_bytes: 256 << 20,
         }

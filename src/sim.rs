@@ -15,6 +15,7 @@ pub mod checker;
 mod client;
 mod cluster;
 pub mod day;
+pub mod elections;
 pub mod faults;
 pub mod history;
 pub mod linear;

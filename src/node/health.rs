@@ -10,6 +10,8 @@ mod disk;
 
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::Node;
@@ -19,6 +21,8 @@ pub(super) use clock::{has_jumped, ClockLook};
 
 /// Between two questions to the peers how they are.
 const COMPARE_EVERY: Duration = Duration::from_millis(250);
+/// The same until the first comparison.
+const COMPARE_FIRST: Duration = Duration::from_millis(20);
 /// How long a peer may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -27,6 +31,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Faults {
     /// What it holds is not what the others hold.
     pub state: Option<String>,
+    /// Its clock has not been compared yet with those of enough others to make a majority.
+    pub uncompared: bool,
     /// Its clock is off.
     pub clock: Option<String>,
     /// Writes of its log take too long.
@@ -44,7 +50,15 @@ pub(super) struct Faults {
 impl Faults {
     /// Whether another should lead.
     pub fn bars_leading(&self) -> bool {
-        self.state.is_some() || self.clock.is_some() || self.best_peer.is_some_and(|peer| peer < self.severity())
+        self.state.is_some()
+            || self.uncompared
+            || self.clock.is_some()
+            || self.best_peer.is_some_and(|peer| peer < self.severity())
+    }
+
+    /// Whether all that is wrong is that the clock has not been compared yet.
+    pub fn is_only_uncompared(&self) -> bool {
+        self.uncompared && !Faults { uncompared: false, ..self.clone() }.bars_leading()
     }
 
     /// How badly off this node is; 0: sound. A slow disk still writes, a store that does not sync writes for a while,
@@ -76,6 +90,9 @@ impl Faults {
     pub fn unfit(&self) -> Option<String> {
         let reasons =
             || self.all().into_iter().filter_map(|(name, reason)| Some(format!("{name}: {}", reason.as_ref()?)));
+        if self.is_only_uncompared() {
+            return Some("clock: it has not been compared yet with those of a majority".to_owned());
+        }
         self.bars_leading().then(|| reasons().collect::<Vec<_>>().join("; "))
     }
 }
@@ -113,15 +130,21 @@ pub(super) async fn run(node: Node) {
 /// Asks the peers how they are: their clocks, their ports, and whether they are better off than this node.
 async fn compare(node: &Node) {
     loop {
-        tokio::time::sleep(COMPARE_EVERY).await;
+        tokio::time::sleep(if node.faults().uncompared { COMPARE_FIRST } else { COMPARE_EVERY }).await;
         let began = clock::look(node);
         let severity = node.faults().severity();
         let peers = node.other_members();
         let links = &node.0.links;
         let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), ANSWER_MAX));
-        let answers = futures::future::join_all(asked).await;
-        answers.iter().flatten().for_each(|status| node.learn_ports(&status.http, status.monitor));
-        let best = answers.iter().flatten().map(|status| status.fault).min();
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut best = None;
+        while let Some(answer) = asked.next().await {
+            let Ok(status) = answer else { continue };
+            node.learn_ports(&status.http, status.monitor);
+            best = best.into_iter().chain([status.fault]).min();
+            // At once: a peer that does not answer must not hold up a node that is needed.
+            clock::compare(node, &peers, began);
+        }
         note(node, |faults| {
             // What a peer said before this node got worse may be old: the same may have struck both at once.
             if faults.severity() <= severity {
@@ -132,7 +155,7 @@ async fn compare(node: &Node) {
     }
 }
 
-/// Takes note of what is wrong, says so where it changes, and leads or not accordingly.
+/// Takes note of what is wrong, and says so where it changes.
 pub(super) fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
     let (before, after) = {
         let mut faults = node.faults();
@@ -158,18 +181,19 @@ pub(super) fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
             Some(reason) => tracing::error!(reason, "node unfit to lead"),
             None => tracing::info!("node fit to lead"),
         }
-        if let Some(raft) = node.0.group.get() {
-            raft.runtime_config().heartbeat(!after.bars_leading());
-            raft.runtime_config().elect(!after.bars_leading());
-        }
     }
 }
 
 impl Node {
     fn other_members(&self) -> Vec<String> {
-        let members = self.0.raft_metrics.borrow().as_ref().map(|m| m.membership_config.clone());
         let own = self.0.own.to_string();
-        members.iter().flat_map(|m| m.nodes()).map(|(_, n)| n.addr.clone()).filter(|a| *a != own).collect()
+        let metrics = self.0.raft_metrics.borrow();
+        let members: Vec<String> = match metrics.as_ref().map(|m| &m.membership_config) {
+            Some(members) if members.nodes().next().is_some() => members.nodes().map(|(_, n)| n.addr.clone()).collect(),
+            // Before there are members, or they are known, those that are to be.
+            _ => self.0.config.peers().iter().map(ToString::to_string).collect(),
+        };
+        members.into_iter().filter(|address| *address != own).collect()
     }
 }
 

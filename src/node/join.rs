@@ -21,7 +21,7 @@ use super::Node;
 use crate::clock::monotonic;
 use crate::command::{Command, Refusal, Reply};
 use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
-use crate::raft::{self, Network, Raft};
+use crate::raft::{self, term, Network, Raft};
 use crate::seam;
 use crate::storage::identity::Identity;
 
@@ -99,7 +99,10 @@ impl Node {
                 Err(error) => return Err(failed(error)),
             }
         }
-        self.0.group.set(raft).map_err(|_| failed("the node takes part already"))
+        self.0.group.set(raft).map_err(|_| failed("the node takes part already"))?;
+        // A single node need not wait to lead.
+        self.0.raft_metrics.send_modify(|_| ());
+        Ok(())
     }
 
     /// Counts this start of a node that had `starts` by its identity. The log knows of it first: so a log that knows of
@@ -120,12 +123,17 @@ impl Node {
 
     async fn start_raft(&self, id: u64) -> Result<Raft, JoinError> {
         let settings = &self.0.config.raft;
-        let (members, min) = (self.first_members().len() as u64, settings.election_timeout_min_ms);
+        let min = settings.election_timeout_min_ms;
         let config = openraft::Config {
             cluster_name: "xcron".to_owned(),
-            heartbeat_interval: settings.heartbeat_ms,
-            election_timeout_min: raft::election_timeout_ms(id, members, min, settings.election_timeout_max_ms),
-            election_timeout_max: settings.election_timeout_max_ms,
+            // Also how long it waits for the answer to what it sends.
+            heartbeat_interval: (settings.heartbeat_ms * 2).min(min - 2),
+            // How long it waits for a vote.
+            election_timeout_min: min - 1,
+            // How long it votes for no other once it has heard a leader.
+            election_timeout_max: min,
+            // This node drives them itself.
+            enable_elect: false,
             install_snapshot_timeout: 60_000,
             // An entry is a batch: a few are much.
             max_payload_entries: 16,
@@ -139,7 +147,9 @@ impl Node {
         };
         let config = Arc::new(config.validate().map_err(failed)?);
         let patience = Duration::from_millis(settings.heartbeat_ms);
-        let network = Network::new(self.0.links.clone(), self.0.lease.clone(), patience);
+        let network = Network::new(self.0.links.clone(), self.0.office.clone(), patience);
+        term::retire(&mut self.0.log.clone(), id).await.map_err(failed)?;
+        self.0.heard.begin();
         let raft = Raft::new(id, config, network, self.0.log.clone(), self.0.machine.clone()).await.map_err(failed)?;
         let (mut from, to) = (raft.metrics(), self.clone());
         to.0.raft_metrics.send_replace(Some(from.borrow_and_update().clone()));

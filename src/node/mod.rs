@@ -4,9 +4,11 @@
 //! it may fire. Only this layer and those beside it know of openraft.
 
 mod callbacks;
+mod elections;
 mod error;
 mod health;
 mod join;
+mod leadership;
 mod lists;
 mod peers;
 mod proposer;
@@ -16,7 +18,7 @@ mod selfcheck;
 mod status;
 mod targets;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +32,8 @@ use crate::command::{Command, Encoded, Refusal, Reply};
 use crate::config::{Config, HostPort};
 use crate::id::{RunId, TaskId};
 use crate::metrics::Metrics;
-use crate::raft::{self, GroupSlot, Heard, Inheritance, Lease, Links, TypeConfig};
-use crate::seam::{
-    self,
-    bug::{self, Bug},
-};
+use crate::raft::{self, GroupSlot, Heard, Inheritance, Lease, Links, Office, TypeConfig};
+use crate::seam;
 use crate::storage::doubt;
 use crate::storage::fsutil;
 use crate::storage::identity::{self, Identity};
@@ -90,9 +89,10 @@ struct Inner {
     log: RaftLog<TypeConfig>,
     group: GroupSlot,
     links: Links,
-    lease: Arc<Lease>,
+    office: Arc<Office>,
     inheritance: Inheritance,
     heard: Heard,
+    patience: elections::Patience,
     metrics: Metrics,
     registry: prometheus_client::registry::Registry,
     identity: Mutex<Option<Identity>>,
@@ -114,7 +114,8 @@ struct Inner {
     failure: OnceLock<String>,
     failing: Notify,
     stopping: AtomicBool,
-    handing_over: AtomicBool,
+    /// The term that this node is about to hand over; 0: none.
+    handing_over: AtomicU64,
     closed: AtomicBool,
     /// Set by whoever sends the callbacks.
     targets: OnceLock<targets::Show>,
@@ -164,12 +165,15 @@ impl Node {
         let submission_room = proposer::room(config.limits.queue_bytes_max);
         let (readers, read) = mpsc::channel(config.limits.queue_max);
         // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
-        let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_max_ms * 9 / 10));
+        let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_min_ms * 9 / 10));
         let store = identity.as_ref().map_or_else(seam::uuid, |i| i.store);
         if let Some(identity) = identity.as_ref().filter(|identity| identity.node != 0) {
             links.introduce(identity.node, identity.cluster);
         }
         let clock_look = Mutex::new(health::ClockLook::of(&clock));
+        // Before Raft starts: where there are others, a clock that nobody has compared is as good as a wrong one.
+        let others = !config.peers().is_empty() || machine.members() > 1;
+        let faults = health::Faults { state: in_doubt, uncompared: others, ..health::Faults::default() };
         let inner = Inner {
             config,
             clock,
@@ -179,9 +183,10 @@ impl Node {
             log,
             group: GroupSlot::default(),
             links,
-            lease: Arc::new(lease),
+            office: Arc::new(Office::new(lease)),
             inheritance: Inheritance::default(),
             heard: Heard::default(),
+            patience: elections::Patience::default(),
             metrics,
             registry,
             identity: Mutex::new(identity),
@@ -192,13 +197,13 @@ impl Node {
             submission_room,
             readers,
             raft_metrics: watch::Sender::new(None),
-            faults: Mutex::new(health::Faults { state: in_doubt, ..health::Faults::default() }),
+            faults: Mutex::new(faults),
             comparison: selfcheck::Comparison::default(),
             clock_look,
             failure: OnceLock::new(),
             failing: Notify::new(),
             stopping: AtomicBool::new(false),
-            handing_over: AtomicBool::new(false),
+            handing_over: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             targets: OnceLock::new(),
             ports: OnceLock::new(),
@@ -212,10 +217,12 @@ impl Node {
         let reader = tokio::spawn(reads::run(self.clone(), queues.readers));
         let watcher = tokio::spawn(health::run(self.clone()));
         let checker = tokio::spawn(selfcheck::run(self.clone()));
+        let elections = tokio::spawn(elections::run(self.clone()));
         let machine = self.0.machine.clone();
         let reason = tokio::select! {
             ended = proposer => format!("the proposer has ended: {ended:?}"),
             ended = reader => format!("the reader has ended: {ended:?}"),
+            ended = elections => format!("the watch on the leader has ended: {ended:?}"),
             ended = watcher => format!("the watch on clock and disk has ended: {ended:?}"),
             ended = checker => format!("the check of the state has ended: {ended:?}"),
             error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
@@ -290,34 +297,6 @@ impl Node {
     /// When this node last heard another one as its leader.
     pub fn heard_leader(&self) -> Option<Timestamp> {
         self.0.heard.last()
-    }
-
-    /// The term in which this node may fire now: it leads, a majority has said so lately, it has applied what it took
-    /// over, its clock is right, and it is not stopping.
-    pub fn may_fire(&self) -> Option<u64> {
-        if self.0.stopping.load(Ordering::Relaxed) || self.faults().bars_leading() {
-            return None;
-        }
-        self.leads_under_lease().filter(|term| self.has_inherited(*term) && !health::has_jumped(self))
-    }
-
-    fn has_inherited(&self, term: u64) -> bool {
-        let last_log = self.0.raft_metrics.borrow().as_ref().and_then(|metrics| metrics.last_log_index);
-        self.0.inheritance.is_applied(term, last_log, self.0.machine.applied().map(|id| id.index))
-    }
-
-    fn leads_under_lease(&self) -> Option<u64> {
-        let metrics = self.0.raft_metrics.borrow();
-        let metrics = metrics.as_ref().filter(|m| m.state == ServerState::Leader)?;
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id).collect();
-        let holds = self.0.lease.holds(metrics.current_term, &voters, monotonic());
-        (holds || bug::is_planted(Bug::LeaseNotChecked)).then_some(metrics.current_term)
-    }
-
-    /// Whether this node, if it leads, waits for another to take over. It must write nothing then: each entry that it
-    /// sends keeps the others from electing one.
-    fn lets_another_lead(&self) -> bool {
-        self.0.handing_over.load(Ordering::Relaxed) || self.faults().bars_leading()
     }
 
     fn faults(&self) -> std::sync::MutexGuard<'_, health::Faults> {

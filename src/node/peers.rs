@@ -12,7 +12,7 @@ use axum::Router;
 use super::{join, proposer, reads, selfcheck, Node};
 use crate::clock::monotonic;
 use crate::command::Encoded;
-use crate::raft::wire::{ClaimRequest, ProposeRequest, Refused, Status};
+use crate::raft::wire::{ClaimRequest, ProposeRequest, Question, Refused, Status};
 use crate::raft::{self, receive, Rejection};
 use crate::view::TargetFilter;
 
@@ -24,7 +24,7 @@ impl Node {
     pub fn peer_routes(&self) -> Router {
         async fn propose(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |request: ProposeRequest| async move {
-                if !node.leads() {
+                if node.may_write() != Some(request.term) {
                     return Ok(Err(Refused::NotLeader));
                 }
                 let deadline = monotonic() + Duration::from_millis(request.timeout_ms).min(WAIT_MAX);
@@ -47,6 +47,9 @@ impl Node {
         async fn check(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |at: u64| async move { Ok(selfcheck::answer(&node, at)) }).await
         }
+        async fn opinion(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |question: Question| async move { Ok(node.opinion(&question)) }).await
+        }
         let others = Router::new()
             .route("/peer/1/check", post(check))
             .route("/peer/1/propose", post(propose))
@@ -54,6 +57,7 @@ impl Node {
             .route("/peer/1/status", post(status))
             .route("/peer/1/claim", post(claim))
             .route("/peer/1/targets", post(targets))
+            .route("/peer/1/opinion", post(opinion))
             .with_state(self.clone());
         let log = self.0.log.clone();
         let takes = Arc::new(move |bytes| log.takes(bytes));

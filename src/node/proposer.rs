@@ -13,7 +13,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::{health, Error, Node};
+use super::{Error, Node};
 use crate::clock::monotonic;
 use crate::command::{Batch, Encoded, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
@@ -164,7 +164,7 @@ async fn with_room(node: &Node, mut batch: Vec<Submission>) -> Vec<Submission> {
 async fn send(node: &Node, batch: Vec<Submission>) {
     let batch = if node.leads() { with_room(node, batch).await } else { batch };
     let now = monotonic();
-    let term = node.leads_under_lease();
+    let term = node.may_write();
     // A peer that gives up on a leader sends its commands to the next one. Those that this node still has must not be
     // written after that, and so are not passed on: a delete would take away what was created since it was acknowledged.
     let (mut batch, outdated): (Vec<_>, Vec<_>) = batch
@@ -173,7 +173,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         .partition(|submission| submission.only_in.is_none_or(|only_in| term == Some(only_in)));
     // A receiver that is gone has stopped waiting.
     outdated.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
-    if let Some(reason) = node.storage_shortage().filter(|_| node.leads() && !node.lets_another_lead()) {
+    if let Some(reason) = node.storage_shortage().filter(|_| term.is_some()) {
         let (refused, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|s| s.command.creates());
         batch = others;
         for Submission { reply, .. } in refused {
@@ -191,10 +191,11 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         waiting.push(reply);
     }
     let result = match node.leader() {
-        // Without its lease a leader may have been replaced: what it appends may never be committed.
-        _ if node.leads() && node.leads_under_lease().is_none() => Err(Error::NoLeader),
-        _ if node.leads() && node.lets_another_lead() => Err(Error::NoLeader),
-        _ if node.leads() => write(node, commands, deadline).await,
+        // Without its lease, say, a leader may have been replaced: what it appends may never be committed.
+        _ if node.leads() => match term {
+            Some(term) => write(node, term, commands, deadline).await,
+            None => Err(Error::NoLeader),
+        },
         Some((address, term)) => forward(node, &address, term, commands, deadline).await,
         // A leader whose disk has failed leads no more, which is not what its caller should hear.
         None => Err(node.storage_failure().map_or(Error::NoLeader, Error::Storage)),
@@ -207,17 +208,19 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     drop(rooms);
 }
 
-/// Writes commands as one entry of this node's, the leader's, log.
-async fn write(node: &Node, commands: Vec<Encoded>, deadline: Instant) -> Result<Vec<Reply>, Error> {
+/// Writes commands as one entry of the log of this node, the leader of this term.
+async fn write(node: &Node, term: u64, commands: Vec<Encoded>, deadline: Instant) -> Result<Vec<Reply>, Error> {
     let inner = &node.0;
     let Some(raft) = inner.group.get() else { return Err(Error::NoLeader) };
     if let Some(reason) = node.storage_failure() {
         return Err(Error::Storage(reason));
     }
     let count = commands.len();
-    // What a clock says that has just jumped would be in the state for good: the schedule of a task that is created now
-    // would begin where the clock is.
-    if health::has_jumped(node) {
+    let voters = inner.raft_metrics.borrow().as_ref().map_or(0, |m| m.membership_config.voter_ids().count());
+    // Asked again right before the write: by now another may lead, or this node in another term, in which the commands of
+    // a peer that has given up on this one must not be written. And what a clock says that has just jumped would be in the
+    // state for good: the schedule of a task that is created now would begin where the clock is.
+    if node.may_write() != Some(term) {
         return Err(Error::NoLeader);
     }
     let bytes = Batch::assemble(inner.clock.now(), &commands).map_err(|e| Error::Damaged(e.to_string()))?;
@@ -239,7 +242,11 @@ async fn write(node: &Node, commands: Vec<Encoded>, deadline: Instant) -> Result
             inner.metrics.batches.inc();
             Ok(answer.data.0)
         }
-        // Either it was never appended, or a new leader has cut it off the log: it is not written.
+        // Either it was never appended, or a new leader has cut it off this log. Of three nodes no other has it then. Of
+        // five one may, and be elected before the one that cut it off here has made its own log the majority's.
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) if voters > 3 => {
+            Err(Error::Unknown(began.elapsed()))
+        }
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Error::NoLeader),
         Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => Err(Error::Damaged(e.to_string())),
         Ok(Err(RaftError::Fatal(error))) => {

@@ -75,7 +75,7 @@ async fn a_command_that_no_entry_can_hold_is_refused_and_the_node_goes_on() {
     assert!(matches!(huge, Err(Error::TooLarge { .. })), "{huge:?}");
     // Nor is an entry appended that has become too large in some other way.
     let commands = vec![Encoded::of(&create(COMMAND_BYTES_MAX)).unwrap(); 2];
-    let written = write(&node, commands, monotonic() + PATIENCE).await;
+    let written = write(&node, node.may_write().unwrap(), commands, monotonic() + PATIENCE).await;
     assert!(matches!(written, Err(Error::TooLarge { .. })), "{written:?}");
     let small = node.propose(create(1), monotonic() + PATIENCE).await;
     assert!(matches!(small, Ok(Reply::Created { .. })), "{small:?}");

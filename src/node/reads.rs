@@ -59,6 +59,10 @@ pub(super) async fn index_as_leader(node: &Node) -> ReadIndexAnswer {
     if bug::is_planted(Bug::StaleRead) && node.leads() {
         return Ok(node.0.machine.applied().map(|id| id.index));
     }
+    // Asking the majority would keep the others from electing a leader that may act.
+    if node.may_write().is_none() {
+        return Err(Refused::NotLeader);
+    }
     match raft.get_read_log_id().await {
         Ok((id, _)) => Ok(id.map(|id| id.index)),
         Err(RaftError::APIError(_)) => Err(Refused::NotLeader),

@@ -27,19 +27,21 @@ impl Node {
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err("stopping".to_owned());
         }
-        // Asked before the metrics are borrowed: a second borrow behind a waiting change would never be given.
-        let lease = self.leads_under_lease();
-        let metrics = self.0.raft_metrics.borrow();
-        let Some(metrics) = metrics.as_ref().filter(|_| self.0.group.get().is_some()) else {
-            return Err("waiting for enough peers to form or join the cluster".to_owned());
+        let leader = {
+            let metrics = self.0.raft_metrics.borrow();
+            let Some(metrics) = metrics.as_ref().filter(|_| self.0.group.get().is_some()) else {
+                return Err("waiting for enough peers to form or join the cluster".to_owned());
+            };
+            metrics.current_leader.ok_or("no leader is known")?
         };
-        match metrics.current_leader {
-            None => Err("no leader is known".to_owned()),
-            Some(leader) if leader == metrics.id && lease.is_none() => {
-                Err("this node leads and has lost the majority".to_owned())
-            }
-            Some(_) => Ok(()),
+        if leader == self.id() {
+            return self.leadership().map(drop).map_err(|why| why.to_string());
         }
+        let (silence, bound) = (self.0.heard.silence(), self.0.config.raft.election_timeout_max_ms);
+        if silence > Duration::from_millis(bound) {
+            return Err(format!("the leader has not been heard for {} ms", silence.as_millis()));
+        }
+        Ok(())
     }
 
     /// The cluster, as this node knows it; asks each peer.
@@ -99,7 +101,7 @@ impl Node {
             self.0.machine.with_state(|s| (s.len(), s.waiting_len(), s.due_len(), s.open_runs()));
         let (term, last_log) =
             self.0.raft_metrics.borrow().as_ref().map_or((0, 0), |m| (m.current_term, m.last_log_index.unwrap_or(0)));
-        let leads = self.leads_under_lease().is_some();
+        let leads = self.may_fire().is_some();
         let applied = self.0.machine.applied().map_or(0, |id| id.index);
         let faults = self.faults().clone();
         let gauges = [
@@ -188,25 +190,17 @@ impl Node {
         self.hand_over().await;
     }
 
-    /// Lets another node lead. openraft 0.9 has no transfer of leadership: the leader falls silent, and the others elect
-    /// another after their timeout.
+    /// Lets another node lead, and waits until it does.
     async fn hand_over(&self) {
-        let Some(raft) = self.0.group.get() else { return };
-        let voters = self.0.raft_metrics.borrow().as_ref().map_or(0, |m| m.membership_config.voter_ids().count());
-        if !self.leads() || voters < 2 {
-            return;
-        }
-        self.0.handing_over.store(true, Ordering::Relaxed);
-        raft.runtime_config().heartbeat(false);
-        raft.runtime_config().elect(false);
+        let Some(term) = self.led_with_others() else { return };
+        self.give_up(term, "it is stopping").await;
         let bound = Duration::from_millis(self.0.config.raft.election_timeout_max_ms * 4);
         let mut watch = self.watch();
-        let other = watch.wait_for(|m| m.as_ref().is_some_and(|m| m.state != ServerState::Leader));
+        let other =
+            watch.wait_for(|m| m.as_ref().is_some_and(|m| m.current_leader.is_some_and(|leader| leader != m.id)));
         if tokio::time::timeout(bound, other).await.is_err() {
             tracing::warn!("no other node has taken the lead");
         }
-        // What is still under way has its outcomes recorded, by whoever leads now.
-        self.0.handing_over.store(false, Ordering::Relaxed);
     }
 
     /// Makes everything durable and ends the Raft group. Nothing works afterwards.

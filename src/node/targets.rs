@@ -73,7 +73,7 @@ impl Node {
 
     /// The answer to a peer that takes this node for the leader.
     pub(super) fn targets_of_leader(&self, filter: &TargetFilter) -> TargetsAnswer {
-        match self.leads_under_lease() {
+        match self.may_fire() {
             Some(_) => Ok(self.own_targets(filter)),
             None => Err(Refused::NotLeader),
         }

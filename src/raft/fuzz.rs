@@ -1,10 +1,13 @@
 //! The messages of peers, whatever they hold.
 
-use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use super::wire::{ClaimAnswer, ClaimRequest, ProposeAnswer, ProposeRequest, ReadIndexAnswer, Status, TargetsAnswer};
+use super::wire::{
+    Ballot, ClaimAnswer, ClaimRequest, Opinion, ProposeAnswer, ProposeRequest, Question, ReadIndexAnswer, Status,
+    TargetsAnswer,
+};
 use super::TypeConfig;
 use crate::command::Batch;
 
@@ -12,9 +15,9 @@ use crate::command::Batch;
 /// again, and must stay the same.
 pub(crate) fn message(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
-    match kind % 11 {
+    match kind % 13 {
         0 => again::<AppendEntriesRequest<TypeConfig>>(rest),
-        1 => again::<VoteRequest<u64>>(rest),
+        1 => again::<Ballot>(rest),
         2 => again::<InstallSnapshotRequest<TypeConfig>>(rest),
         3 => again::<Status>(rest),
         4 => again::<ClaimRequest>(rest),
@@ -23,6 +26,8 @@ pub(crate) fn message(data: &[u8]) {
         7 => again::<ProposeAnswer>(rest),
         8 => again::<ReadIndexAnswer>(rest),
         10 => again::<TargetsAnswer>(rest),
+        11 => again::<Question>(rest),
+        12 => again::<Opinion>(rest),
         _ => {
             if let Ok(batch) = Batch::decode(rest) {
                 let bytes = batch.encode().unwrap_or_else(|e| panic!("{e}"));

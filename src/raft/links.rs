@@ -74,6 +74,11 @@ impl Links {
         Links(Arc::new(Shared { connector, clock, own, peers, presence }))
     }
 
+    /// This node's clock.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
     /// Who this node is, for the messages from now on.
     pub fn introduce(&self, node: u64, cluster: Option<Uuid>) {
         *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = (node, cluster);

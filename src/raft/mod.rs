@@ -6,23 +6,30 @@
 mod connections;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod heard;
 mod lease;
 mod links;
 mod network;
+mod office;
 mod runtime;
 mod serve;
+pub mod term;
 mod types;
 pub mod wire;
 
-pub use lease::{Inheritance, Lease};
+pub use heard::{sign_of_life, Heard};
+pub use lease::{Inheritance, Lease, Moment};
 pub use links::{CallError, Links, Presence};
 pub use network::{Network, MESSAGE_BYTES_MAX};
+pub use office::Office;
 pub use runtime::election_timeout_ms;
-pub use serve::{receive, routes, GroupSlot, Heard, Rejection};
+pub use serve::{receive, routes, GroupSlot, Rejection};
 pub use types::{Payload, Replies, TypeConfig};
 
 /// The Raft group of this node.
 pub type Raft = openraft::Raft<TypeConfig>;
+/// What a Raft group answers to a message of a leader.
+pub type Appended = Result<openraft::raft::AppendEntriesResponse<u64>, openraft::error::RaftError<u64>>;
 /// A log id.
 pub type LogId = openraft::LogId<u64>;
 /// Who is in the cluster, and since which log entry.

@@ -19,9 +19,10 @@ use openraft::raft::{
 use openraft::{BasicNode, Vote};
 use serde::de::DeserializeOwned;
 
+use super::heard::sign_of_life;
 use super::links::{CallError, Links};
-use super::serve::sign_of_life;
-use super::{Lease, LogId, TypeConfig};
+use super::wire::Ballot;
+use super::{Appended, LogId, Moment, Office, TypeConfig};
 use crate::clock::monotonic;
 
 /// After this a message that has no answer is sent again, however the link is.
@@ -36,16 +37,30 @@ pub const MESSAGE_BYTES_MAX: u64 = 256 << 10;
 #[derive(Clone)]
 pub struct Network {
     links: Links,
-    lease: Arc<Lease>,
+    office: Arc<Office>,
     heartbeat: Duration,
 }
 
 impl Network {
-    /// A network over these links, which takes note in `lease` of who acknowledges this node as the leader, and lets a
+    /// A network over these links, which takes note in `office` of who acknowledges this node as the leader, and lets a
     /// heartbeat pass before it calls again who could not be reached: less than after what a follower stands for
     /// election, or one that is just back hears its leader too late.
-    pub fn new(links: Links, lease: Arc<Lease>, heartbeat: Duration) -> Self {
-        Network { links, lease, heartbeat }
+    pub fn new(links: Links, office: Arc<Office>, heartbeat: Duration) -> Self {
+        Network { links, office, heartbeat }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::now(self.links.clock())
+    }
+
+    /// openraft leads on until it hears of another leader. Where this node has given its term up, what it sends would
+    /// keep the others from electing that one.
+    fn in_office(&self, vote: &Vote<u64>) -> Result<(), CallError> {
+        let term = vote.leader_id().term;
+        match self.office.lease.is_given_up(term) {
+            true => Err(CallError::NotSent(format!("this node has given up its lead of term {term}"))),
+            false => Ok(()),
+        }
     }
 }
 
@@ -69,7 +84,6 @@ pub struct Peer {
 }
 
 type Failure<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
-type Appended = Result<AppendEntriesResponse<u64>, RaftError<u64>>;
 type Append = AppendEntriesRequest<TypeConfig>;
 
 /// Entries that are on their way.
@@ -110,6 +124,7 @@ async fn beside_signs<R>(
     patience: Duration,
     message: impl std::future::Future<Output = Result<R, CallError>>,
 ) -> Result<Outcome<R>, CallError> {
+    network.in_office(&vote)?;
     let began = monotonic();
     let mut message = std::pin::pin!(message);
     let mut next = std::pin::pin!(tokio::time::sleep(network.heartbeat));
@@ -123,7 +138,7 @@ async fn beside_signs<R>(
             Some((sent, answer)) = signs.next() => match answer {
                 Ok(Ok(AppendEntriesResponse::HigherVote(higher))) => return Ok(Outcome::Outvoted(higher)),
                 Ok(Ok(_)) => {
-                    network.lease.acknowledge(target, vote.leader_id().term, sent);
+                    network.office.lease.acknowledge(target, vote.leader_id().term, sent);
                     if lost.is_some_and(|lost| lost < sent) && began.elapsed() > patience {
                         return Err(CallError::Unknown(format!("{address}: {INTERRUPTED}")));
                     }
@@ -132,10 +147,11 @@ async fn beside_signs<R>(
                 Err(_) => lost = lost.or(Some(sent)),
             },
             () = &mut next => {
-                let sent = monotonic();
+                network.in_office(&vote)?;
+                let sent = network.now();
                 let (links, address, sign) = (&network.links, &address, &sign);
                 signs.push(async move { (sent, links.call::<_, Appended>(address, "append", sign, SIGN_MAX).await) });
-                next.as_mut().reset(sent + network.heartbeat);
+                next.as_mut().reset(sent.steady + network.heartbeat);
             }
         }
     }
@@ -187,16 +203,15 @@ impl Peer {
             (request.vote, request.prev_log_id, request.vote.leader_id().term, self.target);
         let (network, address, patience) = (self.network.clone(), self.address.clone(), self.patience());
         let answer = async move {
-            let (links, lease) = (network.links.clone(), network.lease.clone());
-            let to = address.clone();
+            let (sender, to) = (network.clone(), address.clone());
             let message = async move {
                 let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
                 drop(request);
-                let _place = links.transfer_place(&to).await;
-                let sent = monotonic();
-                let answer: Appended = links.send(&to, "append", body.into(), TRANSFER_MAX).await?;
+                let _place = sender.links.transfer_place(&to).await;
+                let sent = sender.now();
+                let answer: Appended = sender.links.send(&to, "append", body.into(), TRANSFER_MAX).await?;
                 if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
-                    lease.acknowledge(target, term, sent);
+                    sender.office.lease.acknowledge(target, term, sent);
                 }
                 Ok(answer)
             };
@@ -241,10 +256,11 @@ impl RaftNetwork<TypeConfig> for Peer {
         if let Some(last) = request.entries.last().map(|entry| entry.log_id) {
             return self.transfer(request, last).await;
         }
-        let (term, sent) = (request.vote.leader_id().term, monotonic());
+        self.network.in_office(&request.vote).map_err(|error| failure(&error))?;
+        let (term, sent) = (request.vote.leader_id().term, self.network.now());
         let answer = self.call("append", &request, &option).await?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.network.lease.acknowledge(self.target, term, sent);
+            self.network.office.lease.acknowledge(self.target, term, sent);
         }
         Ok(answer)
     }
@@ -255,13 +271,13 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
         let (vote, to) = (request.vote, (self.target, self.address.clone()));
-        let (links, patience) = (self.network.links.clone(), self.patience());
+        let (network, patience) = (self.network.clone(), self.patience());
         let message = async {
             let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
-            let _place = links.transfer_place(&to.1).await;
-            let sent = monotonic();
+            let _place = network.links.transfer_place(&to.1).await;
+            let sent = network.now();
             let answer: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> =
-                links.send(&to.1, "snapshot", body.into(), option.hard_ttl()).await?;
+                network.links.send(&to.1, "snapshot", body.into(), option.hard_ttl()).await?;
             Ok((sent, answer))
         };
         let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
@@ -271,7 +287,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             Outcome::Answer((sent, answer)) => {
                 let answer = answer.map_err(|error| self.remote(error))?;
                 if answer.vote == vote {
-                    self.network.lease.acknowledge(self.target, vote.leader_id().term, sent);
+                    self.network.office.lease.acknowledge(self.target, vote.leader_id().term, sent);
                 }
                 Ok(answer)
             }
@@ -279,7 +295,8 @@ impl RaftNetwork<TypeConfig> for Peer {
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
-        self.call("vote", &request, &option).await
+        let sanction = self.network.office.sanction(request.vote.leader_id().term);
+        self.call("vote", &Ballot { request, sanction }, &option).await
     }
 
     fn backoff(&self) -> Backoff {

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::clock::Clock;
+use crate::raft::Lease;
 use crate::raft::Payload;
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -108,11 +109,11 @@ async fn slow_link(to: SocketAddr, bytes_per_s: usize) -> SocketAddr {
     address
 }
 
-async fn peer(address: SocketAddr) -> (Peer, Arc<Lease>) {
-    let lease = Arc::new(Lease::new(Duration::from_millis(500)));
+async fn peer(address: SocketAddr) -> (Peer, Arc<Office>) {
+    let office = Arc::new(Office::new(Lease::new(Duration::from_millis(500))));
     let links = Links::new(Clock::system(), Duration::from_secs(1));
-    let mut network = Network::new(links, lease.clone(), HEARTBEAT);
-    (network.new_client(2, &BasicNode::new(address.to_string())).await, lease)
+    let mut network = Network::new(links, office.clone(), HEARTBEAT);
+    (network.new_client(2, &BasicNode::new(address.to_string())).await, office)
 }
 
 fn log_id(index: u64) -> LogId {
@@ -151,8 +152,8 @@ async fn until_answered(peer: &mut Peer, request: impl Fn(usize) -> Append) -> (
 async fn entries_that_take_longer_than_a_heartbeat_arrive_and_their_leader_is_heard_meanwhile() {
     let (received, address) = follower().await;
     let link = slow_link(address, 1 << 20).await;
-    let (mut peer, lease) = peer(link).await;
-    let holds = || lease.holds(TERM, &[2, 3], monotonic());
+    let (mut peer, office) = peer(link).await;
+    let holds = || office.lease.holds(TERM, &[2, 3], Moment::now(&Clock::system()));
     let watched = async {
         // From the first sign on the lease holds until the entries are there.
         while Received::of(&received.entries) == 0 {
@@ -198,7 +199,7 @@ async fn a_greater_vote_ends_a_transfer_that_is_under_way() {
 async fn a_piece_of_a_snapshot_is_sent_once_and_its_leader_is_heard_meanwhile() {
     let (received, address) = follower().await;
     let link = slow_link(address, 1 << 20).await;
-    let (mut peer, lease) = peer(link).await;
+    let (mut peer, office) = peer(link).await;
     let piece = InstallSnapshotRequest {
         vote: Vote::new_committed(TERM, 1),
         meta: openraft::SnapshotMeta::default(),
@@ -209,7 +210,7 @@ async fn a_piece_of_a_snapshot_is_sent_once_and_its_leader_is_heard_meanwhile() 
     let answer = peer.install_snapshot(piece, RPCOption::new(Duration::from_secs(60))).await.unwrap();
     assert_eq!(answer.vote, Vote::new_committed(TERM, 1));
     assert_eq!(Received::of(&received.snapshots), 1);
-    assert!(Received::of(&received.signs) >= 5 && lease.holds(TERM, &[2, 3], monotonic()));
+    assert!(Received::of(&received.signs) >= 5 && office.lease.holds(TERM, &[2, 3], Moment::now(&Clock::system())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

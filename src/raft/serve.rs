@@ -1,6 +1,5 @@
 //! The peers' calls, received.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
@@ -10,15 +9,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
-use openraft::error::RaftError;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest};
-use openraft::Vote;
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest};
+use openraft::LeaderId;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER};
-use super::{Links, Raft, TypeConfig};
+use super::heard::sign_of_life;
+use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER};
+use super::{term, Heard, Links, Raft, TypeConfig};
 use crate::clock::{Clock, Timestamp};
 
 /// The group that the calls are for: empty until this node may take part in it.
@@ -38,28 +37,6 @@ impl Rejection {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         (self.0, self.1).into_response()
-    }
-}
-
-type Appended = Result<AppendEntriesResponse<u64>, RaftError<u64>>;
-
-/// When this node last heard its leader, by its own clock.
-#[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<AtomicU64>);
-
-impl Heard {
-    /// Has Raft take this message, which is heard unless another leader is known.
-    async fn append(&self, raft: &Raft, clock: &Clock, request: AppendEntriesRequest<TypeConfig>) -> Appended {
-        let answer = raft.append_entries(request).await;
-        if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
-            self.0.store(clock.now().as_ms(), Ordering::Relaxed);
-        }
-        answer
-    }
-
-    /// None: never since it was started.
-    pub fn last(&self) -> Option<Timestamp> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Timestamp)
     }
 }
 
@@ -83,11 +60,6 @@ where
 
 fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
     slot.get().ok_or_else(|| Rejection::unavailable("this node does not take part yet"))
-}
-
-/// What a leader that has sent something else would send to tell that it is there.
-pub(super) fn sign_of_life(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
-    AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
 }
 
 /// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil. `takes` says
@@ -115,7 +87,13 @@ pub fn routes(
     }
     async fn vote(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
-        receive(body, |request| async { Ok(raft.vote(request).await) }).await
+        receive(body, |ballot: Ballot| async move {
+            if let Some(sanction) = ballot.sanction {
+                forgo_lease(raft, sanction).await;
+            }
+            Ok(raft.vote(ballot.request).await)
+        })
+        .await
     }
     async fn snapshot(State((slot, clock, heard, _)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
@@ -137,6 +115,18 @@ pub fn routes(
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn_with_state((links, clock), guard))
+}
+
+/// The leader that this node follows has named its successor and is silent: what it has been promised, no vote for
+/// another while it may act, is no longer owed.
+///
+/// Only of the leader that said so, or one before it: the promise to any other stands.
+async fn forgo_lease(raft: &Raft, (term, leader): (u64, u64)) {
+    let vote = raft.metrics().borrow().vote;
+    if *vote.leader_id() <= LeaderId::new(term, leader) {
+        // Where Raft has failed, it refuses the vote as well.
+        let _ = term::leave(raft, term).await;
+    }
 }
 
 /// Turns away messages of another cluster, and tells the time in every answer.

@@ -1,9 +1,11 @@
 //! What the peers say to each other beside Raft itself.
 
 use bytes::Bytes;
+use openraft::raft::VoteRequest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::LogId;
 use crate::clock::Timestamp;
 use crate::command::Reply;
 use crate::view::{Page, TargetView};
@@ -68,6 +70,35 @@ impl<'de> Deserialize<'de> for Status {
         let json = Bytes::deserialize(deserializer)?;
         serde_json::from_slice(&json).map_err(serde::de::Error::custom)
     }
+}
+
+/// Asks for a vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ballot {
+    /// As Raft asks.
+    pub request: VoteRequest<u64>,
+    /// The term and the id of the leader that has named the sender its successor, and is silent since. Whoever follows
+    /// that leader need not wait until it has not been heard for long enough.
+    pub sanction: Option<(u64, u64)>,
+}
+
+/// Asks, before an election, whether it would be won: so that a node that merely does not hear the leader does not end
+/// its term.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Where the sender's log ends.
+    pub last_log: Option<LogId>,
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Opinion {
+    /// The sender would have this node's vote.
+    Yes,
+    /// It would not: its log is behind, or this node has heard a leader lately.
+    No,
+    /// This node leads, and has not lost its majority.
+    Leads,
 }
 
 /// Asks for the right to act as a node.

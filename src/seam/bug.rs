@@ -20,6 +20,12 @@ pub enum Bug {
     StaleRead,
     /// One replica applies one entry otherwise than the others.
     ApplyDiffers,
+    /// A node that led when it ended leads on at once when it starts, in its old term.
+    LeadsOn,
+    /// A leader that no majority acknowledges goes on sending.
+    NeverSilent,
+    /// A node that hears no leader stands for election without asking whether it would win.
+    NoQuestions,
     /// A checkpoint changes what a snapshot has not read yet.
     SnapshotTorn,
 }

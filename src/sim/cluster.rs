@@ -294,6 +294,14 @@ impl Cluster<'_> {
         self.machines.get(&number).iter().for_each(|machine| act(&machine.dir));
     }
 
+    /// The disk of this node, which is not running, loses the end of its log: zeros are there in place of it.
+    pub fn lose_log_end(&self, number: usize, bytes: u64) -> std::io::Result<()> {
+        match self.machines.get(&number) {
+            Some(machine) => disk::lose_end(&machine.dir.join("log"), bytes),
+            None => Ok(()),
+        }
+    }
+
     /// Cuts the link between these two again, if this fault says so.
     pub fn keep_apart(&mut self, fault: &Fault, other: usize) {
         if let Fault::Turned(n, _) = *fault {
@@ -318,16 +326,19 @@ impl Cluster<'_> {
         }
     }
 
+    /// Whether all nodes run and have applied the same.
+    pub fn is_level(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied: Vec<_> = running.values().map(|node| node.machine().applied()).collect();
+        running.len() == self.machines.len() && applied.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
     /// Takes note of what the replicas hold, if all have applied the same by now; whether it has.
     pub fn compare_replicas(&self) -> bool {
+        if !self.is_level() {
+            return false;
+        }
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.len() < self.machines.len() {
-            return false;
-        }
-        let applied: Vec<_> = running.values().map(|node| node.machine().applied()).collect();
-        if applied.windows(2).any(|pair| pair[0] != pair[1]) {
-            return false;
-        }
         let digests: Option<Vec<_>> =
             running.iter().map(|(n, node)| Some((*n, futures::executor::block_on(node.machine().digest())?))).collect();
         let Some(digests) = digests else { return false };

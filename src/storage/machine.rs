@@ -220,6 +220,11 @@ impl Machine {
         *self.0.applied.borrow()
     }
 
+    /// How many nodes the cluster had by the last entry that was applied.
+    pub fn members(&self) -> usize {
+        self.core().membership.nodes().count()
+    }
+
     /// Tells of each change of [`Machine::applied`].
     pub fn watch_applied(&self) -> watch::Receiver<Option<LogId>> {
         self.0.applied.subscribe()

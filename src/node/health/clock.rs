@@ -60,8 +60,14 @@ pub(super) fn compare(node: &Node, peers: &[String], since: Instant) {
     let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
     let heard = peers.iter().filter_map(|peer| node.0.links.presence(peer)).filter(|p| p.heard >= since);
     let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
-    if peers.is_empty() || !offsets.is_empty() {
-        note(node, |faults| faults.clock = clock_fault(&offsets, peers.len(), limit_ms));
+    let fault = clock_fault(&offsets, peers.len(), limit_ms);
+    // With this node they are a majority. Fewer can say that its clock is wrong, and not that it is right.
+    let enough = offsets.len() >= peers.len().div_ceil(2);
+    if fault.is_some() || enough {
+        note(node, |faults| {
+            faults.clock = fault;
+            faults.uncompared &= !enough;
+        });
     }
 }
 

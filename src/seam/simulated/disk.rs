@@ -134,6 +134,26 @@ pub fn cut_power(dir: &Path) -> io::Result<()> {
     put_back(dir)
 }
 
+/// What was last written to the files of this directory, so many bytes of it, are zeros: a disk that said of them that
+/// they were durable, and had them in its cache. The node has ended by now.
+///
+/// # Errors
+/// What the file system gives.
+pub fn lose_end(dir: &Path, bytes: u64) -> io::Result<()> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    files.sort();
+    for path in files.into_iter().rev() {
+        let content = std::fs::read(&path)?;
+        // Behind what was written a segment is filled with zeros.
+        let Some(last) = content.iter().rposition(|byte| *byte != 0) else { continue };
+        let from = (last as u64 + 1).saturating_sub(bytes);
+        let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+        return file.write_all_at(&vec![0; (last as u64 + 1 - from) as usize], from);
+    }
+    Ok(())
+}
+
 /// Where the copy of a directory is kept that was made when it was last durable.
 fn copy_of(node: &Path) -> PathBuf {
     node.with_extension("durable")

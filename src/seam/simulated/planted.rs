@@ -9,7 +9,7 @@ use super::chance;
 use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
-pub const NAMES: [(&str, Bug); 9] = [
+pub const NAMES: [(&str, Bug); 12] = [
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
@@ -18,6 +18,9 @@ pub const NAMES: [(&str, Bug); 9] = [
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),
     ("apply-differs", Bug::ApplyDiffers),
+    ("leads-on", Bug::LeadsOn),
+    ("never-silent", Bug::NeverSilent),
+    ("no-questions", Bug::NoQuestions),
     ("snapshot-torn", Bug::SnapshotTorn),
 ];
 

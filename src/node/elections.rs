@@ -1,0 +1,325 @@
+//! Elections, driven by this node and not by openraft's timers.
+//!
+//! ```text
+//! pulse      the leader tells the others, every heartbeat, that it is there
+//! detect     a follower that has heard no leader for long enough asks the others whether it would be elected,
+//!            and stands for election only if a majority says yes
+//! hold       a leader that no majority acknowledges, or that is not sound, gives its term up
+//! ```
+//!
+//! A question costs nothing, an election the term of a leader. So the silence that makes a node ask can be short, and a
+//! node that comes back, or is too busy to listen, disturbs nobody.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::StreamExt;
+use openraft::raft::AppendEntriesResponse;
+use openraft::{ServerState, Vote};
+use tokio::time::Instant;
+
+use super::leadership::{self, Facts, NotLeading, Term};
+use super::{health, log_ends, Node};
+use crate::clock::monotonic;
+use crate::raft::wire::{Opinion, Question};
+use crate::raft::{self, sign_of_life, term, Moment};
+use crate::seam::bug::{self, Bug};
+
+/// Until when this node does not ask whether it would be elected: another one has asked, or an election is under way.
+#[derive(Debug)]
+pub(super) struct Patience(Mutex<Instant>);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience(Mutex::new(monotonic()))
+    }
+}
+
+impl Patience {
+    fn wait(&self, time: Duration) {
+        let mut until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = (*until).max(monotonic() + time);
+    }
+
+    fn is_over(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) <= monotonic()
+    }
+}
+
+/// Nodes by their ids, and their addresses.
+type Peers = Vec<(u64, String)>;
+
+/// The other nodes of the cluster.
+#[derive(Debug)]
+struct Others {
+    voters: Peers,
+    learners: Peers,
+}
+
+impl Others {
+    fn of(metrics: &raft::Metrics) -> Others {
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
+        let (voters, learners) =
+            others.map(|(id, node)| (*id, node.addr.clone())).partition(|(id, _)| voters.contains(id));
+        Others { voters, learners }
+    }
+}
+
+/// Runs for as long as the node.
+pub(super) async fn run(node: Node) {
+    tokio::join!(detect(&node), hold(&node), pulse(&node));
+}
+
+/// Stands for election where no leader is heard.
+async fn detect(node: &Node) {
+    let heartbeat = node.heartbeat();
+    let mut group = node.watch();
+    loop {
+        // A change of the group ends the pause: a single node need not wait to lead.
+        if let Ok(Err(_)) = tokio::time::timeout(heartbeat / 2, group.changed()).await {
+            return;
+        }
+        let Some(raft) = node.0.group.get() else { continue };
+        let Some((others, leader)) = node.may_stand().filter(|_| node.0.patience.is_over()) else { continue };
+        if !others.is_empty() {
+            if node.0.heard.silence() < node.silence_borne(others.len() as u64 + 1) {
+                continue;
+            }
+            if !canvass(node, &others, leader).await {
+                node.0.patience.wait(heartbeat / 2);
+                continue;
+            }
+        }
+        // It may have heard a leader, or been found unfit, while it asked.
+        if node.may_stand().is_none() || (!others.is_empty() && node.0.heard.silence() < node.silence()) {
+            continue;
+        }
+        tracing::info!(silence_ms = node.0.heard.silence().as_millis() as u64, "standing for election");
+        if raft.trigger().elect().await.is_err() {
+            return;
+        }
+        node.0.patience.wait(node.silence());
+    }
+}
+
+/// Whether a majority would vote for this node, and the leader that it has lost does not say that it leads still.
+async fn canvass(node: &Node, others: &[(u64, String)], leader: Option<u64>) -> bool {
+    if bug::is_planted(Bug::NoQuestions) {
+        return true;
+    }
+    let Ok(ends) = log_ends(&node.0.log) else { return false };
+    let (question, timeout) = (Question { last_log: ends.last }, node.silence());
+    let links = &node.0.links;
+    let asked = others.iter().map(|(id, address)| {
+        let question = &question;
+        async move { (*id, links.call::<_, Opinion>(address, "opinion", question, timeout).await) }
+    });
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let needed = others.len().div_ceil(2);
+    let (mut yes, mut leader_is_silent) = (0, leader.is_none_or(|id| !others.iter().any(|(other, _)| *other == id)));
+    let mut until = monotonic() + timeout;
+    while let Ok(Some((id, answer))) = tokio::time::timeout_at(until, asked.next()).await {
+        match answer {
+            Ok(Opinion::Leads) => return false,
+            Ok(Opinion::Yes) => yes += 1,
+            Ok(Opinion::No) | Err(_) => {}
+        }
+        leader_is_silent |= Some(id) == leader;
+        if yes >= needed {
+            if leader_is_silent {
+                return true;
+            }
+            // It is dead, or slow. A slow one gets some time more to say that it leads.
+            until = until.min(monotonic() + timeout / 4);
+        }
+    }
+    yes >= needed
+}
+
+/// Gives the term up where this node leads it and should not.
+async fn hold(node: &Node) {
+    let heartbeat = node.heartbeat();
+    let patience = Duration::from_millis(node.0.config.raft.election_timeout_max_ms);
+    // The term that it leads, and when it last had a majority in it.
+    let mut held: Option<(Term, Instant)> = None;
+    loop {
+        tokio::time::sleep(heartbeat / 2).await;
+        let Some(term) = node.led_with_others() else {
+            held = None;
+            continue;
+        };
+        let facts = node.facts();
+        let (of, since) = *held.get_or_insert((term, monotonic()));
+        if of != term || facts.lease {
+            held = Some((term, monotonic()));
+        } else if since.elapsed() > patience && !bug::is_planted(Bug::NeverSilent) {
+            node.give_up(term, "no majority has acknowledged it").await;
+        }
+        // A clock that has not been compared yet is given the time for it.
+        let uncompared = node.faults().is_only_uncompared() && since.elapsed() < patience;
+        if facts.unfit && !uncompared {
+            node.give_up(term, "its clock or its disk is not sound").await;
+        }
+        if facts.given_up {
+            // Raft may not have taken notice the first time.
+            node.leave(term).await;
+        }
+    }
+}
+
+/// Tells the others that this node leads. openraft does so as well; but not while it writes to the log, or while
+/// something large is on its way to that peer.
+async fn pulse(node: &Node) {
+    let heartbeat = node.heartbeat();
+    let under_way: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
+    loop {
+        tokio::time::sleep(heartbeat).await;
+        let led = {
+            let metrics = node.0.raft_metrics.borrow();
+            let leads = metrics.as_ref().filter(|m| m.state == ServerState::Leader && m.vote.is_committed());
+            leads.map(|metrics| (metrics.vote, Others::of(metrics)))
+        };
+        let Some((vote, others)) = led else { continue };
+        let term = vote.leader_id().term;
+        let now = Moment::now(&node.0.clock);
+        for (id, address) in others.voters.into_iter().chain(others.learners) {
+            let lease = &node.0.office.lease;
+            let fresh = lease.last_of(id, term).is_some_and(|sent| now.since(&sent) < heartbeat);
+            if fresh || lease.is_given_up(term) {
+                continue;
+            }
+            if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+                continue;
+            }
+            let (node, under_way) = (node.clone(), under_way.clone());
+            tokio::spawn(async move {
+                beat(&node, vote, id, &address).await;
+                under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            });
+        }
+    }
+}
+
+/// One sign of life to one peer.
+async fn beat(node: &Node, vote: Vote<u64>, id: u64, address: &str) {
+    let sent = Moment::now(&node.0.clock);
+    let answer = node.0.links.call::<_, raft::Appended>(address, "append", &sign_of_life(vote), node.silence()).await;
+    if matches!(answer, Ok(Ok(answer)) if !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+        node.0.office.lease.acknowledge(id, vote.leader_id().term, sent);
+    }
+}
+
+impl Node {
+    /// The term in which this node may fire now.
+    pub fn may_fire(&self) -> Option<Term> {
+        leadership::fires(self.leadership())
+    }
+
+    /// The term in which this node may write, and answer reads, now.
+    pub(super) fn may_write(&self) -> Option<Term> {
+        leadership::writes(self.leadership())
+    }
+
+    pub(super) fn leadership(&self) -> Result<Term, NotLeading> {
+        leadership::leadership(&self.facts())
+    }
+
+    /// What is known now of this node as a leader.
+    fn facts(&self) -> Facts {
+        let inner = &self.0;
+        let (led, others, last_log) = {
+            let metrics = inner.raft_metrics.borrow();
+            let leads = metrics.as_ref().filter(|m| m.state == ServerState::Leader);
+            let others: Vec<u64> =
+                leads.map(|m| Others::of(m).voters).into_iter().flatten().map(|(id, _)| id).collect();
+            (leads.map(|m| m.current_term), others, leads.and_then(|m| m.last_log_index))
+        };
+        let now = Moment::now(&inner.clock);
+        let applied = || inner.machine.applied().map(|id| id.index);
+        let lease = led.is_some_and(|term| inner.office.lease.holds(term, &others, now));
+        Facts {
+            led,
+            given_up: led.is_some_and(|term| inner.office.lease.is_given_up(term)),
+            unfit: self.faults().bars_leading(),
+            clock_jumped: health::has_jumped(self),
+            lease: lease || bug::is_planted(Bug::LeaseNotChecked),
+            inherited: led.is_some_and(|term| inner.inheritance.is_applied(term, last_log, applied())),
+            handing_over: led == Some(inner.handing_over.load(Ordering::SeqCst)),
+            stopping: inner.stopping.load(Ordering::SeqCst),
+        }
+    }
+
+    fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.0.config.raft.heartbeat_ms)
+    }
+
+    /// The silence after which a leader is missed.
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.0.config.raft.election_timeout_min_ms)
+    }
+
+    /// The silence that this node bears, among so many: each a little longer than the one before it, so that they do not
+    /// all ask at once.
+    fn silence_borne(&self, nodes: u64) -> Duration {
+        let settings = &self.0.config.raft;
+        let min = settings.election_timeout_min_ms;
+        Duration::from_millis(raft::election_timeout_ms(self.id(), nodes, min, min + settings.heartbeat_ms))
+    }
+
+    /// The other voters and the leader that is known, if this node may become the leader.
+    fn may_stand(&self) -> Option<(Peers, Option<u64>)> {
+        if self.0.stopping.load(Ordering::SeqCst) || self.faults().bars_leading() {
+            return None;
+        }
+        let metrics = self.0.raft_metrics.borrow();
+        let metrics = metrics.as_ref().filter(|m| m.state != ServerState::Leader && m.running_state.is_ok())?;
+        let votes = metrics.membership_config.voter_ids().any(|id| id == metrics.id);
+        votes.then(|| (Others::of(metrics).voters, metrics.current_leader))
+    }
+
+    /// The term that this node leads, where there are others who could.
+    pub(super) fn led_with_others(&self) -> Option<Term> {
+        let metrics = self.0.raft_metrics.borrow();
+        let metrics = metrics.as_ref().filter(|m| m.state == ServerState::Leader)?;
+        (!Others::of(metrics).voters.is_empty()).then_some(metrics.current_term)
+    }
+
+    /// What this node thinks of the sender's election.
+    pub(super) fn opinion(&self, question: &Question) -> Opinion {
+        if self.0.group.get().is_none() {
+            return Opinion::No;
+        }
+        let facts = self.facts();
+        if facts.led.is_some() && !facts.given_up {
+            return if facts.unfit { Opinion::No } else { Opinion::Leads };
+        }
+        let behind = log_ends(&self.0.log).map_or(true, |own| question.last_log < own.last);
+        if behind || self.0.heard.silence() < self.silence() {
+            return Opinion::No;
+        }
+        // One asks at a time.
+        self.0.patience.wait(self.heartbeat());
+        Opinion::Yes
+    }
+
+    /// Leads this term no more: from now on nothing is sent in it, so that others can elect.
+    pub(super) async fn give_up(&self, term: Term, why: &str) {
+        if !self.0.office.lease.is_given_up(term) {
+            tracing::warn!(term, why, "this node gives up its lead");
+            self.0.office.lease.give_up(term);
+        }
+        self.leave(term).await;
+    }
+
+    /// Has Raft leave the term. It waits where the log does; nothing is sent meanwhile.
+    async fn leave(&self, term: Term) {
+        if let Some(raft) = self.0.group.get() {
+            // Where Raft has failed, this node stops.
+            let _ = term::leave(raft, term).await;
+        }
+    }
+}

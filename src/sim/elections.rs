@@ -1,0 +1,193 @@
+//! Elections that have a history of their own: what the random faults of a seed come by too rarely.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{json, Value};
+
+use super::client::{call, Failed};
+use super::cluster::Cluster;
+use super::faults::Fault;
+use super::{in_world, Options, World, TICK};
+use crate::seam::bug::Bug;
+use crate::seam::simulated::planted;
+
+/// Longest time for anything that is waited for.
+const PATIENCE_MS: u64 = 20_000;
+/// Tasks that are made right before something goes wrong, so that no checkpoint has them.
+const TASKS: usize = 40;
+/// What the disk of the leader loses at the end of the log.
+const LOST_BYTES: u64 = 1 << 10;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scene {
+    /// Three nodes lose power at once, and the leader's disk the end of its log. They start again.
+    LogEndLost,
+    /// Five nodes, of which one is dead and the leader reaches one other alone.
+    LeaderWithoutMajority,
+    /// A node is cut off from the two others for some seconds, and comes back.
+    NodeComesBack,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Tasks that were acknowledged.
+    pub acknowledged: usize,
+    /// Those of them that a linearizable read shows in the end.
+    pub kept: usize,
+    /// The term before, and in the end.
+    pub terms: (u64, u64),
+    /// How long after the fault the cluster took a write; none: not at all.
+    pub wrote_after_ms: Option<u64>,
+}
+
+/// Plays a scene with what is planted, with its files below `dir`, which is empty.
+///
+/// # Errors
+/// Where the simulation itself fails.
+pub fn play(scene: Scene, seed: u64, bug: Option<Bug>, dir: &Path) -> Result<Outcome, String> {
+    planted::plant(bug);
+    let nodes = if scene == Scene::LeaderWithoutMajority { 5 } else { 3 };
+    let played = in_world(seed, nodes, |world| simulate(scene, seed, nodes, dir, world));
+    planted::plant(None);
+    played.map(|(outcome, _)| outcome)
+}
+
+struct Stage<'a> {
+    cluster: Cluster<'a>,
+    world: Arc<World>,
+    /// Those that the clients call.
+    called: Vec<usize>,
+    /// Of the clients, whose names must differ.
+    clients: usize,
+}
+
+impl Stage<'_> {
+    fn pass(&mut self, ms: u64) -> Result<(), String> {
+        let end = self.cluster.now_ms() + ms;
+        while self.cluster.now_ms() < end {
+            self.cluster.step()?;
+        }
+        Ok(())
+    }
+
+    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let end = self.cluster.now_ms() + PATIENCE_MS;
+        while !holds(self) {
+            if self.cluster.now_ms() > end {
+                return Err(format!("in vain waited for {what}"));
+            }
+            self.cluster.step()?;
+        }
+        Ok(())
+    }
+
+    /// Has a client make these tasks with one call, through whichever node takes it; the time that it took.
+    fn make(&mut self, prefix: &'static str, count: usize) -> Result<Option<u64>, String> {
+        let done: Arc<AtomicBool> = Arc::default();
+        let (called, made) = (self.called.clone(), done.clone());
+        let task = |n: usize| {
+            json!({
+                "task_id": format!("{prefix}{n}"), "type": 2, "delay_ms": 3_600_000,
+                "callback": {"url": "http://target/hook", "body": {}},
+            })
+        };
+        let tasks = json!({"tasks": (0..count).map(task).collect::<Vec<_>>()});
+        self.clients += 1;
+        self.cluster.client(format!("c{}", self.clients), async move {
+            for node in called.iter().cycle() {
+                if call(*node, "POST", "/xcron/createTasks", Some(&tasks)).await.is_ok_and(|answer| all_made(&answer)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            made.store(true, Ordering::Relaxed);
+            Ok(())
+        });
+        let began = self.cluster.now_ms();
+        let made = self.until("the tasks", |_| done.load(Ordering::Relaxed));
+        Ok(made.ok().map(|()| self.cluster.now_ms() - began))
+    }
+
+    /// How many of these tasks a linearizable read shows.
+    fn count(&mut self, prefix: &'static str, count: usize) -> Result<usize, String> {
+        let shown: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let (called, seen) = (self.called.clone(), shown.clone());
+        self.clients += 1;
+        self.cluster.client(format!("c{}", self.clients), async move {
+            for n in 0..count {
+                let mut node = n;
+                let found = loop {
+                    node += 1;
+                    let path = format!("/xcron/queryTask?task_id={prefix}{n}");
+                    match call(called[node % called.len()], "GET", &path, None).await {
+                        Ok(_) => break true,
+                        Err(Failed::Code(1040)) => break false,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+            }
+            Ok(())
+        });
+        let all = |_: &Self| shown.lock().unwrap_or_else(PoisonError::into_inner).len() == count;
+        self.until("the answers", all)?;
+        let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(shown.iter().filter(|found| **found).count())
+    }
+
+    fn term(&self) -> u64 {
+        let history = self.world.history();
+        history.leaders.keys().next_back().copied().unwrap_or(0)
+    }
+}
+
+/// Whether each task of a call is there by now.
+fn all_made(answer: &Value) -> bool {
+    answer["results"].as_array().is_some_and(|results| results.iter().all(|result| result["code"] == 0))
+}
+
+fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World>) -> Result<Outcome, String> {
+    let options = Options { seed, nodes, faults: false, ..Options::default() };
+    let cluster = Cluster::new(options, TICK, dir, world.clone());
+    let mut stage = Stage { cluster, world: world.clone(), called: (1..=nodes).collect(), clients: 0 };
+    stage.make("before", TASKS)?.ok_or("the cluster took no task")?;
+    stage.until("replicas that are level", |stage| stage.cluster.is_level())?;
+    let leader = stage.cluster.leader().ok_or("no leader")?;
+    let other = |n: usize| (leader - 1 + n) % nodes + 1;
+    let before = stage.term();
+    let mut end = None;
+    match scene {
+        Scene::LogEndLost => {
+            let all = Fault::Crash((1..=nodes).collect());
+            stage.cluster.inflict(&all);
+            stage.cluster.lose_log_end(leader, LOST_BYTES).map_err(|e| e.to_string())?;
+            stage.cluster.heal(&all)?;
+        }
+        Scene::LeaderWithoutMajority => {
+            stage.cluster.inflict(&Fault::Crash(vec![other(1)]));
+            stage.cluster.inflict(&Fault::Apart(leader, other(2)));
+            stage.cluster.inflict(&Fault::Apart(leader, other(3)));
+            stage.called = vec![other(2), other(3), other(4)];
+        }
+        Scene::NodeComesBack => {
+            let away = Fault::NoPeers(other(1));
+            stage.cluster.inflict(&away);
+            stage.pass(5_000)?;
+            stage.cluster.heal(&away)?;
+            stage.pass(3_000)?;
+            end = Some(stage.term());
+        }
+    }
+    let wrote_after_ms = stage.make("after", 1)?;
+    let kept = match wrote_after_ms {
+        Some(_) => stage.count("before", TASKS)?,
+        None => 0,
+    };
+    let terms = (before, end.unwrap_or_else(|| stage.term()));
+    Ok(Outcome { acknowledged: TASKS, kept, terms, wrote_after_ms })
+}
