@@ -93,6 +93,40 @@ async fn a_node_that_starts_with_a_wrong_clock_fires_nothing() {
     assert_eq!(sink.count(), 1, "callbacks came early");
 }
 
+/// A leader that stops names its successor. Were it to fall silent alone, the others would miss it after five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_is_followed_at_once_and_no_write_is_refused() {
+    let mut cluster = Cluster::three_with(|config| {
+        (config.raft.election_timeout_min_ms, config.raft.election_timeout_max_ms) = (5_000, 10_000);
+    })
+    .await;
+    let old = cluster.leader().await;
+    let follower = cluster.followers().await[0];
+    let id = cluster.client(old).create(&once(NOWHERE, HOUR_MS as u64)).await;
+    let readers = Readers::start(cluster.client(follower), &id);
+    let stop: Arc<AtomicBool> = Arc::default();
+    let writer = {
+        let (client, stop) = (cluster.client(follower).clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut slowest = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let began = monotonic();
+                client.create(&once(NOWHERE, HOUR_MS as u64)).await;
+                slowest = slowest.max(began.elapsed());
+            }
+            slowest
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    cluster.stop(old).await;
+    let leader = cluster.leader().await;
+    stop.store(true, Ordering::Relaxed);
+    let slowest = writer.await.unwrap();
+    readers.stop().await;
+    assert_ne!(leader, old);
+    assert!(slowest < Duration::from_secs(3), "a write took {slowest:?}");
+}
+
 /// A node whose clock has not been compared with those of a majority does not say that it can serve.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_alone_of_three_is_not_ready() {

@@ -99,10 +99,9 @@ async fn detect(node: &Node) {
             continue;
         }
         tracing::info!(silence_ms = node.0.heard.silence().as_millis() as u64, "standing for election");
-        if raft.trigger().elect().await.is_err() {
+        if node.elect(raft).await.is_err() {
             return;
         }
-        node.0.patience.wait(node.silence());
     }
 }
 
@@ -161,8 +160,9 @@ async fn hold(node: &Node) {
         }
         // A clock that has not been compared yet is given the time for it.
         let uncompared = node.faults().is_only_uncompared() && since.elapsed() < patience;
-        if facts.unfit && !uncompared {
-            node.give_up(term, "its clock or its disk is not sound").await;
+        // A node that stops does so by itself.
+        if facts.unfit && !uncompared && !facts.given_up && !facts.stopping {
+            node.hand_over(term, "it is not sound").await;
         }
         if facts.given_up {
             // Raft may not have taken notice the first time.
@@ -279,6 +279,25 @@ impl Node {
         let metrics = metrics.as_ref().filter(|m| m.state != ServerState::Leader && m.running_state.is_ok())?;
         let votes = metrics.membership_config.voter_ids().any(|id| id == metrics.id);
         votes.then(|| (Others::of(metrics).voters, metrics.current_leader))
+    }
+
+    /// Stands for election.
+    pub(super) async fn elect(&self, raft: &raft::Raft) -> Result<(), String> {
+        self.0.patience.wait(self.silence());
+        raft.trigger().elect().await.map_err(|error| error.to_string())
+    }
+
+    /// Whether this node may stand, and follows this leader.
+    pub(super) fn follows(&self, term: Term, leader: u64) -> bool {
+        let metrics = self.0.raft_metrics.borrow();
+        let follows = metrics.as_ref().is_some_and(|m| m.current_term == term && m.current_leader == Some(leader));
+        drop(metrics);
+        follows && self.may_stand().is_some()
+    }
+
+    /// The other voters.
+    pub(super) fn other_voters(&self) -> Vec<(u64, String)> {
+        self.0.raft_metrics.borrow().as_ref().map(|metrics| Others::of(metrics).voters).unwrap_or_default()
     }
 
     /// The term that this node leads, where there are others who could.

@@ -6,6 +6,7 @@
 mod callbacks;
 mod elections;
 mod error;
+mod handover;
 mod health;
 mod join;
 mod leadership;
@@ -117,6 +118,8 @@ struct Inner {
     /// The term that this node is about to hand over; 0: none.
     handing_over: AtomicU64,
     closed: AtomicBool,
+    /// Set by whoever sends the callbacks: what goes along with the lead.
+    handoff: OnceLock<handover::Handoff>,
     /// Set by whoever sends the callbacks.
     targets: OnceLock<targets::Show>,
     /// Told where the peers serve.
@@ -205,6 +208,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             handing_over: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            handoff: OnceLock::new(),
             targets: OnceLock::new(),
             ports: OnceLock::new(),
         };

@@ -12,7 +12,7 @@ use axum::Router;
 use super::{join, proposer, reads, selfcheck, Node};
 use crate::clock::monotonic;
 use crate::command::Encoded;
-use crate::raft::wire::{ClaimRequest, ProposeRequest, Question, Refused, Status};
+use crate::raft::wire::{ClaimRequest, ProposeRequest, Question, Refused, Status, TakeOver};
 use crate::raft::{self, receive, Rejection};
 use crate::view::TargetFilter;
 
@@ -50,6 +50,9 @@ impl Node {
         async fn opinion(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |question: Question| async move { Ok(node.opinion(&question)) }).await
         }
+        async fn take_over(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |request: TakeOver| async move { Ok(node.take_over(request).await) }).await
+        }
         let others = Router::new()
             .route("/peer/1/check", post(check))
             .route("/peer/1/propose", post(propose))
@@ -58,6 +61,7 @@ impl Node {
             .route("/peer/1/claim", post(claim))
             .route("/peer/1/targets", post(targets))
             .route("/peer/1/opinion", post(opinion))
+            .route("/peer/1/take_over", post(take_over))
             .with_state(self.clone());
         let log = self.0.log.clone();
         let takes = Arc::new(move |bytes| log.takes(bytes));

@@ -187,19 +187,8 @@ impl Node {
     /// Stops taking part: no more firing, no more writes of its own. What is under way may end.
     pub async fn stop(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
-        self.hand_over().await;
-    }
-
-    /// Lets another node lead, and waits until it does.
-    async fn hand_over(&self) {
-        let Some(term) = self.led_with_others() else { return };
-        self.give_up(term, "it is stopping").await;
-        let bound = Duration::from_millis(self.0.config.raft.election_timeout_max_ms * 4);
-        let mut watch = self.watch();
-        let other =
-            watch.wait_for(|m| m.as_ref().is_some_and(|m| m.current_leader.is_some_and(|leader| leader != m.id)));
-        if tokio::time::timeout(bound, other).await.is_err() {
-            tracing::warn!("no other node has taken the lead");
+        if let Some(term) = self.led_with_others() {
+            self.hand_over(term, "it is stopping").await;
         }
     }
 

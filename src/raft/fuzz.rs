@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::wire::{
     Ballot, ClaimAnswer, ClaimRequest, Opinion, ProposeAnswer, ProposeRequest, Question, ReadIndexAnswer, Status,
-    TargetsAnswer,
+    TakeOver, TargetsAnswer,
 };
 use super::TypeConfig;
 use crate::command::Batch;
@@ -15,7 +15,7 @@ use crate::command::Batch;
 /// again, and must stay the same.
 pub(crate) fn message(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
-    match kind % 13 {
+    match kind % 14 {
         0 => again::<AppendEntriesRequest<TypeConfig>>(rest),
         1 => again::<Ballot>(rest),
         2 => again::<InstallSnapshotRequest<TypeConfig>>(rest),
@@ -28,6 +28,7 @@ pub(crate) fn message(data: &[u8]) {
         10 => again::<TargetsAnswer>(rest),
         11 => again::<Question>(rest),
         12 => again::<Opinion>(rest),
+        13 => again::<TakeOver>(rest),
         _ => {
             if let Ok(batch) = Batch::decode(rest) {
                 let bytes = batch.encode().unwrap_or_else(|e| panic!("{e}"));

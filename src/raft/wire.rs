@@ -101,6 +101,20 @@ pub enum Opinion {
     Leads,
 }
 
+/// Tells a follower to lead in place of the sender, which sends nothing more in its term.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeOver {
+    /// The sender's term.
+    pub term: u64,
+    /// The sender.
+    pub leader: u64,
+    /// What it has under way, for the dispatcher of the receiver.
+    pub payload: Bytes,
+}
+
+/// The answer to a [`TakeOver`]: it stands for election.
+pub type TakeOverAnswer = Result<(), Refused>;
+
 /// Asks for the right to act as a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClaimRequest {
