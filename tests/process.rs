@@ -26,3 +26,5 @@ mod cluster;
 mod output;
 #[path = "process/single.rs"]
 mod single;
+#[path = "process/story.rs"]
+mod story;

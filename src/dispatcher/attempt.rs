@@ -124,6 +124,14 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let ended = crate::metrics::Outcome { outcome: if told.error.is_none() { "succeeded" } else { "failed" } };
     let count = if is_alert { &node.metrics().alerts } else { &node.metrics().attempts };
     count.get_or_create(&ended).inc();
+    tracing::debug!(
+        task = %job.id,
+        run = %RunId::new(&job.id, job.key),
+        outcome = ended.outcome,
+        error = told.error.as_deref(),
+        duration_ms,
+        "attempt ended"
+    );
     let policy = spec.retry.as_ref().filter(|_| !is_alert).map_or(dispatcher.0.policy, Policy::from);
     let verdict = match told.last_word(at_most_once) {
         Some(verdict) => verdict,

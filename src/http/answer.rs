@@ -201,7 +201,8 @@ fn refused(uuid: Uuid, error: &Error) -> Response {
 
 fn log(uuid: Uuid, error: &Error) {
     let (code, message) = (error.code().number(), error.message());
-    let cause = error.cause().unwrap_or_default();
+    // A field that is none is left out.
+    let cause = error.cause();
     match error.code() {
         Code::Internal => tracing::error!(%uuid, code, cause, "{message}"),
         _ if error.status().is_server_error() => tracing::warn!(%uuid, code, cause, "{message}"),

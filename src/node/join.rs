@@ -51,8 +51,10 @@ pub enum JoinError {
     Stranger(String),
     /// The directory belongs to another node.
     #[error(
-        "the directory belongs to the node {found}, and this one is {own}; where it is the same node under another \
-         address, set `advertise` to the old one"
+        "the directory belongs to the node {found}, and this one is {own}. A node of a cluster keeps its address: give it \
+         back the old one, since the others reach it there alone (names in `peer_hosts` can move to another address). For a \
+         single node, `advertise = \"{found}\"` will do. If the directory is a copy of another node's, start with an \
+         empty one: two processes must never act as one node"
     )]
     OtherNode {
         /// The address in the directory.
@@ -214,7 +216,11 @@ impl Node {
                 return node.map(|id| identity(id, None)).ok_or(JoinError::Stranger(own));
             }
             if !told {
-                tracing::info!(peers = ?others, answered = answers.len(), "waiting for enough peers to form the cluster");
+                tracing::info!(
+                    peers = others.join(", "),
+                    answered = answers.len(),
+                    "waiting for enough peers to form the cluster"
+                );
                 told = true;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -17,6 +17,7 @@ mod reads;
 mod runs;
 mod selfcheck;
 mod status;
+mod story;
 mod targets;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -100,6 +101,8 @@ struct Inner {
     /// `raft_dir`, as it was opened.
     anchor: fsutil::Anchor,
     store: Uuid,
+    /// Tells this process from another one with the same directory.
+    instance: Uuid,
     /// The end of the log as it was opened.
     opened: Option<u64>,
     submissions: mpsc::Sender<proposer::Submission>,
@@ -195,6 +198,7 @@ impl Node {
             identity: Mutex::new(identity),
             anchor,
             store,
+            instance: seam::uuid(),
             opened: ends.last.map(|id| id.index),
             submissions,
             submission_room,
@@ -233,6 +237,7 @@ impl Node {
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
             reason = self.keep_identity() => reason,
+            reason = story::run(self) => reason,
             () = self.0.failing.notified() => self.0.failure.get().cloned().unwrap_or_default(),
         };
         let _ = self.0.failure.set(reason.clone());

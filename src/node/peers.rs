@@ -85,6 +85,7 @@ impl Node {
             last_log: self.0.raft_metrics.borrow().as_ref().and_then(|m| m.last_log_index),
             clock: self.now(),
             fault: self.faults().severity(),
+            instance: self.0.instance,
             peer_hosts: self.0.config.peers().iter().map(ToString::to_string).collect(),
         }
     }

@@ -200,6 +200,10 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         // A leader whose disk has failed leads no more, which is not what its caller should hear.
         None => Err(node.storage_failure().map_or(Error::NoLeader, Error::Storage)),
     };
+    match &result {
+        Ok(_) => tracing::debug!(commands = waiting.len(), "writes recorded"),
+        Err(error) => tracing::debug!(commands = waiting.len(), %error, "writes not recorded"),
+    }
     // A receiver that is gone has stopped waiting.
     match result {
         Ok(replies) => waiting.into_iter().zip(replies).for_each(|(reply, result)| drop(reply.send(Ok(result)))),

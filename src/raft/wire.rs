@@ -48,6 +48,8 @@ pub struct Status {
     pub clock: Timestamp,
     /// How badly off it is; 0: it is fit to lead.
     pub fault: u8,
+    /// The process: another one has another.
+    pub instance: Uuid,
     /// Its `peer_hosts`, sorted.
     pub peer_hosts: Vec<String>,
 }

@@ -1,0 +1,128 @@
+use super::*;
+
+const PEERS: [&str; 3] = ["a:1", "b:1", "c:1"];
+
+fn names(of: &[&str]) -> Vec<String> {
+    of.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Node 1 of three, of which all is well.
+fn seen() -> Seen {
+    let leader = Leader { id: 2, address: "b:1".to_owned(), term: 7 };
+    let ok = |peer: &str| (peer.to_owned(), Ok(Status { peer_hosts: names(&PEERS), ..Status::default() }));
+    Seen {
+        node: 1,
+        cluster: Some(Uuid::from_u128(1)),
+        takes_part: true,
+        leader: Some(leader),
+        members: names(&PEERS),
+        listed: names(&PEERS),
+        peers: vec![ok("b:1"), ok("c:1")],
+    }
+}
+
+/// A story in which all that is well has been told.
+fn told() -> Story {
+    let mut story = Story::default();
+    let lines = story.look(&seen());
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(story.look(&seen()), []);
+    story
+}
+
+fn failing(cause: &str) -> Seen {
+    let mut seen = seen();
+    seen.peers[1].1 = Err(cause.to_owned());
+    seen
+}
+
+#[test]
+fn a_new_leader_is_told_with_its_term_and_the_role_of_this_node() {
+    let mut story = told();
+    let mut next = seen();
+    let leader = Leader { id: 1, address: "a:1".to_owned(), term: 8 };
+    next.leader = Some(leader.clone());
+    assert_eq!(story.look(&next), [Line::Elected { leader, role: "leader" }]);
+    assert_eq!(story.look(&next), []);
+}
+
+#[test]
+fn an_election_is_no_loss_of_the_leader_and_a_long_one_is() {
+    let mut story = told();
+    let without = Seen { leader: None, ..seen() };
+    assert_eq!(story.look(&without), []);
+    assert_eq!(story.look(&seen()), [], "the same leader goes on");
+    let lines: Vec<Line> = (0..10).flat_map(|_| story.look(&without)).collect();
+    assert_eq!(lines, [Line::NoLeader]);
+    assert_eq!(story.look(&seen()).len(), 1, "and is told again when it is back");
+}
+
+#[test]
+fn a_peer_is_lost_and_back_once_each_with_the_cause() {
+    let mut story = told();
+    assert_eq!(story.look(&failing("timed out")), []);
+    assert_eq!(story.look(&seen()), [], "one answer was late");
+    let lines: Vec<Line> = (0..10).flat_map(|_| story.look(&failing("Connection refused"))).collect();
+    assert_eq!(lines, [Line::Lost { peer: "c:1".to_owned(), cause: "Connection refused".to_owned() }]);
+    assert_eq!(story.look(&seen()), [Line::Back { peer: "c:1".to_owned() }]);
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_told_once_and_again_when_it_does() {
+    let mut story = Story::default();
+    let cause = "c:1: client error (Connect): dns error: failed to lookup address information";
+    let lines: Vec<Line> = (0..10).flat_map(|_| story.look(&failing(cause))).collect();
+    assert!(lines.contains(&Line::Unresolved { peer: "c:1".to_owned(), cause: cause.to_owned() }), "{lines:?}");
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(story.look(&seen()), [Line::Back { peer: "c:1".to_owned() }]);
+}
+
+#[test]
+fn a_list_that_is_not_the_membership_is_told_once() {
+    let mut story = told();
+    let mut more = seen();
+    more.listed.push("d:1".to_owned());
+    let lines: Vec<Line> = (0..5).flat_map(|_| story.look(&more)).collect();
+    assert_eq!(lines, [Line::ListDiffers { listed: more.listed.clone(), members: names(&PEERS) }]);
+    let single = Seen { listed: Vec::new(), members: names(&["a:1"]), peers: Vec::new(), ..seen() };
+    let lines = Story::default().look(&single);
+    assert!(!lines.iter().any(|line| matches!(line, Line::ListDiffers { .. })), "{lines:?}");
+}
+
+#[test]
+fn a_peer_of_another_cluster_is_told() {
+    let mut story = told();
+    let mut foreign = seen();
+    foreign.peers[0].1 = Ok(Status { cluster: Some(Uuid::from_u128(2)), ..Status::default() });
+    let lines: Vec<Line> = (0..5).flat_map(|_| story.look(&foreign)).collect();
+    assert!(matches!(lines.as_slice(), [Line::Foreign { peer, .. }] if peer == "b:1"), "{lines:?}");
+    let refused = failing("403 Forbidden: this node is of the cluster x, the message of y");
+    let lines: Vec<Line> = (0..5).flat_map(|_| story.look(&refused)).collect();
+    assert!(lines.iter().any(|line| matches!(line, Line::Foreign { peer, .. } if peer == "c:1")), "{lines:?}");
+}
+
+#[test]
+fn who_is_missing_while_the_cluster_forms_is_told_and_a_formed_one_without_a_leader_too() {
+    let mut story = Story::default();
+    let forming = Seen { takes_part: false, cluster: None, leader: None, members: Vec::new(), ..failing("refused") };
+    let lines: Vec<Line> = (0..10).flat_map(|_| story.look(&forming)).collect();
+    assert!(lines.contains(&Line::Forming { missing: names(&["c:1"]) }), "{lines:?}");
+    let mut formed = forming.clone();
+    formed.peers[0].1 = Ok(Status { formed: true, peer_hosts: names(&PEERS), ..Status::default() });
+    assert_eq!(story.look(&formed), [Line::FormedWithoutLeader { formed: names(&["b:1"]) }]);
+    let mut other = forming;
+    other.peers[0].1 = Ok(Status { peer_hosts: names(&["b:1", "c:1"]), ..Status::default() });
+    let lines: Vec<Line> = (0..5).flat_map(|_| story.look(&other)).collect();
+    assert!(lines.contains(&Line::OtherList { peer: "b:1".to_owned(), listed: names(&["b:1", "c:1"]) }), "{lines:?}");
+}
+
+#[test]
+fn a_second_process_of_the_same_store_or_node_is_found() {
+    let id = |n| Uuid::from_u128(n);
+    let own = Status { node: 3, store: id(5), cluster: Some(id(1)), instance: id(10), ..Status::default() };
+    assert_eq!(twin(&own, &own, "c:1"), None, "itself");
+    let copy = Status { instance: id(11), ..own.clone() };
+    assert!(twin(&own, &copy, "c:1").is_some_and(|why| why.contains("node 3")));
+    assert!(twin(&own, &Status { store: id(6), ..copy.clone() }, "c:1").is_some(), "the same node by another store");
+    assert_eq!(twin(&own, &Status { store: id(6), node: 4, ..copy }, "c:1"), None, "another node");
+}
