@@ -218,3 +218,26 @@ async fn a_leader_without_descriptors_gives_way_and_takes_part_again() {
     assert!(cluster.all_ready(READY_MAX).await, "it does not take part again");
     cluster.caught_up(Duration::from_secs(20)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_disks_are_slow_writes_are_slow_and_go_on() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::new(3, "");
+    let base = cluster.path().to_owned();
+    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "log")).collect();
+    let Some(inner) = inner else { return };
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    inner.iter().for_each(|inner| inner.set(Slot::SyncUs, 700_000));
+    let mut taken = 0;
+    for n in 0..6 {
+        let task = once(&format!("slow-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        let began = now_ms();
+        let answer = cluster.api.create(cluster.nodes[(leader + n) % 3].ports.http, &task).await;
+        println!("{n}: {} ms, {:?}", now_ms() - began, code(&answer));
+        taken += usize::from(code(&answer) == Some(0));
+    }
+    inner.iter().for_each(|inner| inner.set(Slot::SyncUs, 0));
+    assert!(taken >= 5, "{taken} of 6 writes were taken");
+}
