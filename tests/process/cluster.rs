@@ -10,8 +10,8 @@ use crate::harness::{eventually, now_ms, sleep_ms, Cluster, READY_MAX};
 use crate::load::{Load, Shape};
 use crate::sink::Sink;
 
-/// The first callback of a new leader, after the old one was killed.
-const FAILOVER_MS_MAX: u64 = 3000;
+/// The first callback of a new leader, after the old one was told to stop.
+const HANDOVER_MS_MAX: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_start_in_any_order_form_a_cluster_and_fire_on_time() {
@@ -108,7 +108,9 @@ async fn calls_that_hang_on_a_leader_that_stands_still_are_done_by_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_of_the_leader_hands_over() {
-    let mut cluster = Cluster::start(3, "").await;
+    // A leader that merely fell silent would be missed after three seconds.
+    let raft = "[raft]\nelection_timeout_min_ms = 3000\nelection_timeout_max_ms = 9000\n";
+    let mut cluster = Cluster::start(3, raft).await;
     let sink = Sink::start().await;
     let (leader, term) = cluster.leader().await;
     let others: Vec<u16> = (0..3).filter(|at| *at != leader).map(|at| cluster.nodes[at].ports.http).collect();
@@ -119,7 +121,7 @@ async fn sigterm_of_the_leader_hands_over() {
     println!("the leader took {} ms to stop", now_ms() - stopped);
     let first = first_fire_after(&sink, term).await;
     println!("the first fire of the next leader came {} ms after SIGTERM", first.at_ms - stopped);
-    assert!(first.at_ms - stopped <= FAILOVER_MS_MAX, "{first:?}");
+    assert!(first.at_ms - stopped <= HANDOVER_MS_MAX, "{first:?}");
     cluster.nodes[leader].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
     load.settle(SETTLE_MAX).await.check("SIGTERM of the leader");
