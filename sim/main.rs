@@ -31,6 +31,9 @@ struct Arguments {
     /// Without faults.
     #[arg(long)]
     calm: bool,
+    /// With no faults but that nodes are stopped in order, the leader as a rule, and started again.
+    #[arg(long)]
+    stops: bool,
     /// A bug to plant.
     #[arg(long)]
     bug: Option<Bug>,
@@ -135,8 +138,8 @@ fn day(arguments: &Arguments, hours: u64) -> ExitCode {
 
 /// Whether something was found.
 fn one(arguments: &Arguments, seed: u64) -> bool {
-    let Arguments { seconds, nodes, calm, bug, .. } = *arguments;
-    let options = Options { seed, seconds, nodes, faults: !calm, bug };
+    let Arguments { seconds, nodes, calm, stops, bug, .. } = *arguments;
+    let options = Options { seed, seconds, nodes, faults: !calm, stops, bug };
     let Some((history, took)) = timed(arguments, seed, |dir| xcron::sim::run(options, dir)) else { return true };
     if arguments.trace {
         history.trace.iter().for_each(|line| println!("{line}"));

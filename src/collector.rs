@@ -91,8 +91,11 @@ impl Round {
             let (machine, from) = (node.machine().clone(), self.next);
             let looked = seam::blocking(move || machine.dead_index(from)).await;
             let (chunks, next) = match looked {
-                Ok(looked) => looked.map_err(|e| Error::Damaged(e.to_string()))?,
-                Err(panic) => return Err(Error::Damaged(panic.to_string())),
+                Ok(looked) => node.read_result(looked)?,
+                Err(panic) => {
+                    node.fail(format!("a look at the index of ended runs has panicked: {panic}"));
+                    return Err(Error::Damaged(panic.to_string()));
+                }
             };
             if !chunks.is_empty() {
                 node.propose(Command::DropIndex { chunks }, monotonic() + TIMEOUT).await?;

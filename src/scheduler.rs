@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{monotonic, Timestamp};
 use crate::command::Command;
-use crate::dispatcher::{Dispatcher, Gap};
+use crate::dispatcher::{Dispatcher, Gap, Taken};
 use crate::node::Node;
 use crate::state::{Job, State};
 use crate::task::{Misfire, MisfirePolicy, Overlap};
@@ -186,11 +186,12 @@ fn blame(dispatcher: &Dispatcher, job: &Job, command: &mut Command) {
 fn record(node: &Node, job: Job, command: Command) {
     let node = node.clone();
     tokio::spawn(async move {
+        let taken = Taken::new(node.clone(), job.seq);
         if let Err(error) = node.propose(command, monotonic() + RECORD_TIMEOUT).await {
             tracing::debug!(%error, "what became of a due time is not recorded yet");
         }
         // If it changed nothing, the task is looked at again.
-        node.machine().release(job.seq);
+        taken.end(true);
     });
 }
 

@@ -54,13 +54,15 @@ pub struct Options {
     pub nodes: usize,
     /// Whether anything goes wrong.
     pub faults: bool,
+    /// Whether nothing goes wrong but that nodes are stopped in order and started again, the leader as a rule.
+    pub stops: bool,
     /// What is planted.
     pub bug: Option<Bug>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { seed: 1, seconds: 20, nodes: 3, faults: true, bug: None }
+        Options { seed: 1, seconds: 20, nodes: 3, faults: true, stops: false, bug: None }
     }
 }
 
@@ -104,10 +106,15 @@ fn in_world<T>(
 fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), String> {
     let mut cluster = Cluster::new(options, TICK, dir, world.clone());
     let work_ms = options.seconds * 1000;
-    let plan = if options.faults { faults::plan(options.seed, options.nodes, work_ms) } else { Vec::new() };
+    let plan = match options {
+        Options { stops: true, .. } => faults::stops(options.seed, options.nodes, work_ms),
+        Options { faults: true, .. } => faults::plan(options.seed, options.nodes, work_ms),
+        _ => Vec::new(),
+    };
     {
         let mut history = world.history();
         history.faults = plan.len();
+        history.in_order = plan.iter().all(|planned| matches!(planned.fault, Fault::Stop(_)));
         history.clocks_off = plan.iter().any(|planned| matches!(planned.fault, Fault::Clock(..)));
         history.healed = crate::clock::SIMULATION_EPOCH.0 + work_ms;
     }

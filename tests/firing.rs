@@ -3,13 +3,18 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
 use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 use serde_json::{json, Value};
 use support::{
     assert_distinct, config, named, node, node_with, now, once, pass, periodic, until, with, Hit, Say, Sink, TestNode,
 };
 use xcron::clock::Clock;
+use xcron::dispatcher::transport::{Answer, Failure, Request, Transport};
 
 const EVERY_SECOND: &str = "* * * * * *";
 
@@ -538,4 +543,51 @@ async fn metrics_tell_what_waits_and_what_flies() {
         none.then_some(())
     })
     .await;
+}
+
+/// A transport of which the first calls panic: `sends` of those that send, and one that connects.
+struct Panics {
+    inner: Arc<dyn Transport>,
+    sends: AtomicUsize,
+    reaches: AtomicUsize,
+}
+
+impl Transport for Panics {
+    fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
+        let left = self.sends.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        assert!(left.is_err(), "as planned: an attempt");
+        self.inner.send(request)
+    }
+
+    fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>> {
+        let left = self.reaches.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        assert!(left.is_err(), "as planned: a probe");
+        self.inner.reach(target)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_an_attempt_or_in_a_probe_holds_up_nothing_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(dir.path());
+    (settings.callback.hold_after, settings.callback.probe_min_ms) = (1, 50);
+    let over = |inner| Arc::new(Panics { inner, sends: 2.into(), reaches: 2.into() }) as Arc<dyn Transport>;
+    let node = TestNode::try_start_over(settings, Clock::system(), over).await.unwrap().ready().await;
+    let sink = Sink::start().await;
+    node.client.create(&named(once(&sink.url("/"), 0), "first")).await;
+    node.client.create(&named(once(&sink.url("/"), 0), "second")).await;
+    sink.await_count(2).await;
+    // Nobody listens there yet: the target is held, and probed.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    node.client.create(&named(once(&format!("http://{address}/"), 0), "third")).await;
+    until("a held target", || async {
+        let held = node.client.pages("/xcron/targets?state=held", "targets").await;
+        (!held.is_empty()).then_some(())
+    })
+    .await;
+    pass(300).await;
+    let late = Sink::open(address).await;
+    late.await_of("third", 1).await;
 }

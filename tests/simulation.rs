@@ -43,8 +43,8 @@ fn figure(line: &str, name: &str) -> u64 {
 }
 
 /// Half of the seeds in one test and half in the other: tests run beside each other.
-fn hold(first: u64, count: usize) {
-    let (held, printed) = simulated(&["--seed", &first.to_string(), "--seeds", &count.to_string()]);
+fn hold(first: u64, count: usize, more: &[&str]) {
+    let (held, printed) = simulated(&[&["--seed", &first.to_string(), "--seeds", &count.to_string()], more].concat());
     assert!(held, "{printed}\ncargo sim --seed <the one above> --trace");
     let lines: Vec<&str> = printed.lines().filter(|line| line.starts_with("seed ")).collect();
     assert_eq!(lines.len(), count, "{printed}");
@@ -66,12 +66,17 @@ fn hours_of_a_crontab_hold() {
 
 #[test]
 fn odd_histories_hold() {
-    hold(1, 25);
+    hold(1, 25, &[]);
 }
 
 #[test]
 fn more_histories_hold() {
-    hold(26, 25);
+    hold(26, 25, &[]);
+}
+
+#[test]
+fn stops_in_order_lose_nothing_and_send_nothing_twice() {
+    hold(1, 12, &["--stops"]);
 }
 
 #[test]
@@ -105,6 +110,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::VoteNotSaved => &["stopped", "finished", "replica", "lost", "order"],
         Bug::LeaseNotChecked | Bug::LeaseAskedEarly => &["fence", "unwanted"],
         Bug::OutcomeDropped => &["gap", "outcome"],
+        Bug::UnderWayForgotten => &["again"],
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead => &["order"],
         Bug::ApplyDiffers => &["doubt"],
@@ -115,8 +121,9 @@ fn rules(bug: Bug) -> &'static [&'static str] {
 }
 
 fn is_found(bug: Bug) {
+    let stops = bug == Bug::UnderWayForgotten;
     let found = |seed| {
-        let found = simulate(Options { seed, seconds: 15, bug: Some(bug), ..Options::default() }).1;
+        let found = simulate(Options { seed, seconds: 15, stops, bug: Some(bug), ..Options::default() }).1;
         found.iter().any(|violation| rules(bug).contains(&violation.rule))
     };
     assert!((1..=SEEDS_MAX).any(found), "{bug:?} was not found by {:?} in {SEEDS_MAX} seeds", rules(bug));

@@ -16,6 +16,7 @@
 mod alert;
 mod attempt;
 mod definitions;
+mod elsewhere;
 mod fence;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -27,9 +28,10 @@ mod queue;
 mod request;
 mod resolve;
 pub mod retry;
+mod taken;
 pub mod transport;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ pub use late::Gap;
 use late::Gaps;
 use queue::{Bounds, Queue};
 use retry::Policy;
+pub use taken::Taken;
 use transport::Transport;
 
 /// Most attempts that are under way or whose outcomes wait to be written: where the log stalls, no more are made.
@@ -86,6 +89,8 @@ fn hold(job: &Job) -> Hold {
 struct Table {
     queue: Queue,
     held: HashSet<Hold>,
+    /// What of it another node has under way, by its address.
+    elsewhere: BTreeMap<String, HashSet<Hold>>,
 }
 
 impl Dispatcher {
@@ -98,7 +103,11 @@ impl Dispatcher {
             probe_max: Duration::from_millis(settings.probe_max_ms),
         };
         let (all, each) = (settings.in_flight_max, settings.in_flight_per_host_max);
-        let table = Table { queue: Queue::new(all, each, patience, Bounds::default()), held: HashSet::new() };
+        let table = Table {
+            queue: Queue::new(all, each, patience, Bounds::default()),
+            held: HashSet::new(),
+            elsewhere: BTreeMap::new(),
+        };
         let policy = Policy::from(&settings.retry);
         let shared = Arc::new(Shared {
             node,
@@ -118,7 +127,9 @@ impl Dispatcher {
             Some(shared) => Dispatcher(shared).targets(filter),
             None => Page { items: Vec::new(), next_cursor: None },
         });
-        Dispatcher(shared)
+        let dispatcher = Dispatcher(shared);
+        dispatcher.answer_for_under_way();
+        dispatcher
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -211,13 +222,12 @@ impl Dispatcher {
             self.0.active.send_modify(|n| *n += 1);
             let dispatcher = self.clone();
             tokio::spawn(async move {
-                let (guard, seq) = (Active(dispatcher.clone(), job.clone()), job.seq);
+                let (guard, taken) =
+                    (Active(dispatcher.clone(), job.clone()), Taken::new(dispatcher.0.node.clone(), job.seq));
                 let outcome = attempt::make(&dispatcher, job).await;
                 drop(guard);
                 // Not before the job is let go of: what is held is passed over.
-                if outcome == attempt::Outcome::Undone {
-                    dispatcher.0.node.machine().release(seq);
-                }
+                taken.end(outcome == attempt::Outcome::Undone);
             });
         }
     }

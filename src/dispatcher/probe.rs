@@ -13,6 +13,7 @@ const SWEEP_STEP: usize = 256;
 /// Probes a target until it is connected to or nothing waits for it any more.
 pub(super) async fn run(dispatcher: Dispatcher, target: Arc<str>, mut probe: Probe) {
     tracing::warn!(%target, "cannot be connected to: its callbacks wait");
+    let _again = Again { dispatcher: dispatcher.clone(), target: target.clone(), id: probe.id };
     loop {
         tokio::time::sleep(probe.pause).await;
         let Ok(_place) = dispatcher.0.probes.acquire().await else { return };
@@ -43,6 +44,26 @@ pub(super) async fn run(dispatcher: Dispatcher, target: Arc<str>, mut probe: Pro
                 dispatcher.0.room.notify_one();
                 return dispatcher.pump();
             }
+        }
+    }
+}
+
+/// A probe that is under way. One that panics counts as one that did not connect: the next follows.
+struct Again {
+    dispatcher: Dispatcher,
+    target: Arc<str>,
+    id: u64,
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (now, error) = (self.dispatcher.0.node.now(), Some("the probe has panicked".to_owned()));
+        let next = self.dispatcher.table().queue.probed(&self.target, self.id, error, now);
+        if let Some(next) = next {
+            tokio::spawn(run(self.dispatcher.clone(), self.target.clone(), next));
         }
     }
 }

@@ -185,7 +185,7 @@ pub(super) fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
 }
 
 impl Node {
-    fn other_members(&self) -> Vec<String> {
+    pub(super) fn other_members(&self) -> Vec<String> {
         let own = self.0.own.to_string();
         let metrics = self.0.raft_metrics.borrow();
         let members: Vec<String> = match metrics.as_ref().map(|m| &m.membership_config) {

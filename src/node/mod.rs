@@ -44,6 +44,7 @@ use crate::storage::machine::LogEnds;
 use crate::storage::{self, machine, Machine};
 use crate::view::{RunView, TaskView};
 
+pub use callbacks::Tellers;
 pub use error::Error;
 pub use join::JoinError;
 
@@ -127,6 +128,8 @@ struct Inner {
     targets: OnceLock<targets::Show>,
     /// Told where the peers serve.
     ports: OnceLock<targets::Learn>,
+    /// Set by whoever sends the callbacks.
+    tellers: OnceLock<Tellers>,
 }
 
 /// The other ends of a node's queues, for [`Node::run`].
@@ -215,6 +218,7 @@ impl Node {
             handoff: OnceLock::new(),
             targets: OnceLock::new(),
             ports: OnceLock::new(),
+            tellers: OnceLock::new(),
         };
         Ok((Node(Arc::new(inner)), Queues { submissions: submitted, readers: read }))
     }
@@ -252,7 +256,10 @@ impl Node {
     }
 
     /// What a read gave. A record that is not what was stored means that the node is not sound.
-    fn read_result<T>(&self, result: Result<T, storage::Error>) -> Result<T, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]; the node stops.
+    pub fn read_result<T>(&self, result: Result<T, storage::Error>) -> Result<T, Error> {
         result.map_err(|error| {
             self.fail(error.to_string());
             Error::Damaged(error.to_string())

@@ -12,7 +12,7 @@ use axum::Router;
 use super::{join, proposer, reads, selfcheck, Node};
 use crate::clock::monotonic;
 use crate::command::Encoded;
-use crate::raft::wire::{ClaimRequest, ProposeRequest, Question, Refused, Status, TakeOver};
+use crate::raft::wire::{ClaimRequest, ProposeRequest, Question, Refused, Status, TakeOver, UnderWay};
 use crate::raft::{self, receive, Rejection};
 use crate::view::TargetFilter;
 
@@ -53,7 +53,19 @@ impl Node {
         async fn take_over(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |request: TakeOver| async move { Ok(node.take_over(request).await) }).await
         }
+        async fn leave_to(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |lists: Vec<UnderWay>| async move {
+                node.leave_to(lists);
+                Ok(())
+            })
+            .await
+        }
+        async fn under_way(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |()| async move { Ok(node.under_way()) }).await
+        }
         let others = Router::new()
+            .route("/peer/1/leave_to", post(leave_to))
+            .route("/peer/1/under_way", post(under_way))
             .route("/peer/1/check", post(check))
             .route("/peer/1/propose", post(propose))
             .route("/peer/1/read_index", post(read_index))

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::LogId;
 use crate::clock::Timestamp;
-use crate::command::Reply;
+use crate::command::{Reply, Seq};
+use crate::id::RunKey;
 use crate::view::{Page, TargetView};
 
 /// The header with the sender's node id; 0: it has none yet.
@@ -181,6 +182,18 @@ pub enum CheckAnswer {
     NotYet,
     /// It cannot tell: it was making a checkpoint at that moment, or has come there by a snapshot.
     Untold,
+}
+
+/// An attempt: its task, its run, its number.
+pub type AttemptKey = (Seq, RunKey, u32);
+
+/// Attempts that a node has sent, or is about to, and whose outcomes are not recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// `host:peer_port` of the node.
+    pub peer: String,
+    /// The attempts.
+    pub attempts: Vec<AttemptKey>,
 }
 
 /// Why a peer did not do what it was asked.

@@ -12,6 +12,8 @@ pub enum Bug {
     LeaseNotChecked,
     /// Whether a leader may fire is asked before its disk is read, and not after.
     LeaseAskedEarly,
+    /// A leader that hands over does not tell what it has under way.
+    UnderWayForgotten,
     /// The outcome of an attempt is not recorded.
     OutcomeDropped,
     /// A delete does not stop the attempts that are waiting.

@@ -62,6 +62,7 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     rule("unwanted", unwanted(history));
     rule("run-id", run_ids(history));
     rule("fence", fences(history));
+    rule("again", again(history));
     rule("outcome", outcomes(history, bounds));
     rule("count", counts(history));
     rule("replica", replicas(history));
@@ -246,6 +247,25 @@ fn fences(history: &History) -> Vec<String> {
         format!("at {} node {node} sent with fence {b:?}, after {a:?} of node {}", two.at, one.node)
     };
     back.map(told).collect()
+}
+
+/// Where nothing goes wrong but that nodes are stopped in order, no run is sent again that its target has answered with
+/// success: whoever sent it has reported that before it ended.
+fn again(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut good: BTreeMap<&str, u64> = BTreeMap::new();
+    for hit in history.hits.iter().filter(|_| history.in_order) {
+        if let Some(at) = good.get(hit.run.as_str()) {
+            wrong.push(format!(
+                "{} of {} arrived at {at}, was answered with success, and arrived again at {}",
+                hit.run, hit.task, hit.at
+            ));
+        }
+        if hit.status == 200 {
+            good.insert(&hit.run, hit.at);
+        }
+    }
+    wrong
 }
 
 /// Where the target has answered with success, the run has succeeded; and what is due has ended.

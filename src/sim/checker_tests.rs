@@ -215,6 +215,19 @@ fn the_same_due_time_has_the_same_run_id() {
 }
 
 #[test]
+fn a_stop_in_order_sends_nothing_again_that_has_succeeded() {
+    let twice = |status, in_order| {
+        found(sound(), move |history, _| {
+            history.in_order = in_order;
+            history.hits.insert(0, hit("run-1005000", status));
+        })
+    };
+    assert_eq!(twice(200, true), ["again"]);
+    assert_eq!(twice(503, true), [""; 0], "a retry");
+    assert_eq!(twice(200, false), [""; 0], "where something else went wrong, it may be");
+}
+
+#[test]
 fn a_fence_never_goes_back() {
     let then = |at, node, fence| found(sound(), move |history, _| history.sent.push(sent(at, node, fence, 1_005_000)));
     assert_eq!(then(1_005_002, 2, (4, 1)), [""; 0]);

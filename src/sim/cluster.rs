@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use turmoil::Sim;
 
 use super::faults::Fault;
@@ -26,9 +27,18 @@ pub(super) const SKEW_MS: u64 = 1000;
 pub(super) const MISFIRE_MS: u64 = 4000;
 /// A machine whose power is to go within a write has lost it by then, even if it writes nothing.
 const IDLE_WRITES_MS: u64 = 400;
+/// A node that is asked to stop has ended by then: its callbacks take a second, and so does a call that waits.
+const STOP_MS_MAX: u64 = 15_000;
 
-/// A node that runs, as its process shares it.
-type Running = Arc<Mutex<BTreeMap<usize, Node>>>;
+/// The nodes that run, as their processes share them.
+type Running = Arc<Mutex<BTreeMap<usize, Process>>>;
+
+/// A node that runs.
+struct Process {
+    node: Node,
+    /// Asks for its end.
+    stop: Arc<Notify>,
+}
 
 struct Machine {
     dir: PathBuf,
@@ -49,6 +59,8 @@ pub(super) struct Cluster<'a> {
     snapshots: BTreeMap<usize, (u64, u64)>,
     /// The term that was last led, and by which node.
     leader: Option<(u64, usize)>,
+    /// Nodes that were asked to stop, and when.
+    stopping: BTreeMap<usize, u64>,
 }
 
 fn name(node: usize) -> String {
@@ -84,13 +96,21 @@ async fn node(number: usize, config: Config, clock: Clock, world: Arc<World>, ru
     let transport = Arc::new(Simulated { node: number as u64, world: world.clone() });
     let error = match Server::start_with(config, clock, transport).await {
         Ok(mut server) => {
-            running.lock().unwrap_or_else(PoisonError::into_inner).insert(number, server.node().clone());
-            server.failed().await
+            let (node, stop) = (server.node().clone(), Arc::new(Notify::new()));
+            let process = Process { node, stop: stop.clone() };
+            running.lock().unwrap_or_else(PoisonError::into_inner).insert(number, process);
+            tokio::select! {
+                error = server.failed() => Some(error),
+                () = stop.notified() => {
+                    server.stop().await;
+                    None
+                }
+            }
         }
-        Err(error) => error,
+        Err(error) => Some(error),
     };
     // A disk that takes nothing more is a reason, and so is one that has failed.
-    if !disk::is_off(&dir) && !disk::has_failed(&dir) {
+    if let Some(error) = error.filter(|_| !disk::is_off(&dir) && !disk::has_failed(&dir)) {
         world.history().stopped.push(format!("node {number}: {error}"));
     }
     running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
@@ -116,6 +136,7 @@ impl Cluster<'_> {
             others: vec![TARGET.to_owned()],
             snapshots: BTreeMap::new(),
             leader: None,
+            stopping: BTreeMap::new(),
         };
         let of_target = world.clone();
         cluster.sim.host(TARGET, move || target::run(of_target.clone()));
@@ -156,7 +177,7 @@ impl Cluster<'_> {
         let dark: Vec<usize> = machines.filter(|(_, machine)| dark(machine)).map(|(number, _)| *number).collect();
         dark.into_iter().for_each(|number| self.kill(number));
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for (number, node) in running.iter() {
+        for (number, Process { node, .. }) in running.iter() {
             let known = self.snapshots.entry(*number).or_default();
             let (written, installed) = node.machine().snapshots();
             if (written, installed) > *known {
@@ -188,7 +209,16 @@ impl Cluster<'_> {
         self.leader.map(|(_, number)| number)
     }
 
+    /// Whether a fault can be over: a node that is asked to stop has done so, or had long enough.
+    pub fn may_end(&self, fault: &Fault) -> bool {
+        let Fault::Stop(n) = *fault else { return true };
+        let runs = self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&n);
+        let since = self.stopping.get(&n).filter(|_| runs);
+        since.is_none_or(|since| self.now_ms() > since + STOP_MS_MAX)
+    }
+
     fn kill(&mut self, number: usize) {
+        self.stopping.remove(&number);
         // What is held here would outlive the process.
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         self.snapshots.remove(&number);
@@ -207,6 +237,13 @@ impl Cluster<'_> {
     pub fn inflict(&mut self, fault: &Fault) {
         match *fault {
             Fault::Crash(ref nodes) => nodes.iter().for_each(|number| self.kill(*number)),
+            Fault::Stop(n) => {
+                let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(process) = running.get(&n) {
+                    process.stop.notify_one();
+                    self.stopping.insert(n, self.sim.elapsed().as_millis() as u64);
+                }
+            }
             Fault::PowerCut(ref nodes, writes) => {
                 let until = self.now_ms() + IDLE_WRITES_MS;
                 for (_, machine) in self.machines.iter_mut().filter(|(n, _)| nodes.contains(n)) {
@@ -244,6 +281,15 @@ impl Cluster<'_> {
     pub fn heal(&mut self, fault: &Fault) -> Result<(), String> {
         match *fault {
             Fault::Crash(ref nodes) => nodes.iter().for_each(|number| self.start(*number)),
+            Fault::Stop(n) => {
+                if self.stopping.contains_key(&n) {
+                    if self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&n) {
+                        self.world.history().stopped.push(format!("node {n} was asked to stop, and did not"));
+                    }
+                    self.kill(n);
+                    self.start(n);
+                }
+            }
             Fault::PowerCut(ref nodes, _) => {
                 for number in nodes {
                     if self.machines.get(number).is_some_and(|machine| machine.up) {
@@ -329,7 +375,7 @@ impl Cluster<'_> {
     /// Whether all nodes run and have applied the same.
     pub fn is_level(&self) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied: Vec<_> = running.values().map(|node| node.machine().applied()).collect();
+        let applied: Vec<_> = running.values().map(|process| process.node.machine().applied()).collect();
         running.len() == self.machines.len() && applied.windows(2).all(|pair| pair[0] == pair[1])
     }
 
@@ -340,9 +386,9 @@ impl Cluster<'_> {
         }
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let digests: Option<Vec<_>> =
-            running.iter().map(|(n, node)| Some((*n, futures::executor::block_on(node.machine().digest())?))).collect();
+            running.iter().map(|(n, p)| Some((*n, futures::executor::block_on(p.node.machine().digest())?))).collect();
         let Some(digests) = digests else { return false };
-        for (number, node) in running.iter() {
+        for (number, Process { node, .. }) in running.iter() {
             let strays = node.machine().strays().unwrap_or_else(|error| vec![error.to_string()]);
             self.world.history().strays.extend(strays.into_iter().map(|stray| format!("node {number}: {stray}")));
         }

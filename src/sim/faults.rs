@@ -10,6 +10,8 @@ use super::Cluster;
 pub enum Fault {
     /// These processes are killed, and started again in the end.
     Crash(Vec<usize>),
+    /// This node is stopped in order, and started again in the end.
+    Stop(usize),
     /// These machines lose power within one of their next writes, and have it again in the end.
     PowerCut(Vec<usize>, u32),
     /// Nothing reaches this node, and nothing leaves it.
@@ -72,7 +74,7 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
         let of = if turns_until.is_some() { (1..=nodes).collect() } else { nodes_of(&fault) };
         if !plan.iter().any(|other| clash(other, &fault, &of, at, to)) {
             // Cut links harm most where they are the leader's: it may believe for a while that it leads.
-            let of_leader = links_of(&fault).is_some() && (turns_until.is_some() || chance.random_bool(0.7));
+            let of_leader = of_another(&fault).is_some() && (turns_until.is_some() || chance.random_bool(0.7));
             plan.push(Planned { from: at, to, fault, of_leader, turns_until });
         }
     }
@@ -90,12 +92,33 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
             plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
         }
     }
+    if chance.random_bool(0.5) {
+        let from = chance.random_range(2_500..end.max(2_501));
+        let (to, fault) =
+            ((from + chance.random_range(300..3_000)).min(end), Fault::Stop(chance.random_range(1..=nodes)));
+        if !plan.iter().any(|other| clash(other, &fault, &nodes_of(&fault), from, to)) {
+            plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
+        }
+    }
     // Beside whatever else there is: a leader reads, and meanwhile it leads no longer.
     if chance.random_bool(0.4) {
         let from = chance.random_range(2_500..end.max(2_501));
         let to = (from + chance.random_range(2_000..8_000)).min(end);
         let fault = Fault::SlowReads(chance.random_range(200..2_500));
         plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
+    }
+    plan
+}
+
+/// Stops in order, of the leader as a rule, one after the other.
+pub fn stops(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
+    let mut chance = StdRng::seed_from_u64(seed ^ 0x5709);
+    let (mut at, mut plan) = (2_500, Vec::new());
+    while at + 500 < end {
+        let (from, to) = (at, at + chance.random_range(100..2_000));
+        let (fault, of_leader) = (Fault::Stop(chance.random_range(1..=nodes)), chance.random_bool(0.8));
+        plan.push(Planned { from, to, fault, of_leader, turns_until: None });
+        at = to + chance.random_range(1_500..4_000);
     }
     plan
 }
@@ -135,7 +158,8 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
         Fault::Apart(n, other) => vec![*n, *other],
         Fault::SlowReads(_) => Vec::new(),
-        Fault::Isolated(n)
+        Fault::Stop(n)
+        | Fault::Isolated(n)
         | Fault::NoPeers(n)
         | Fault::Dumb(n)
         | Fault::Deaf(n)
@@ -148,9 +172,10 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
     }
 }
 
-/// The same fault of another node, where it is one of cut links.
-fn links_of(fault: &Fault) -> Option<fn(usize) -> Fault> {
+/// The same fault of another node, where it can be the leader's.
+fn of_another(fault: &Fault) -> Option<fn(usize) -> Fault> {
     match fault {
+        Fault::Stop(_) => Some(Fault::Stop),
         Fault::Isolated(_) => Some(Fault::Isolated),
         Fault::NoPeers(_) => Some(Fault::NoPeers),
         Fault::Dumb(_) => Some(Fault::Dumb),
@@ -173,7 +198,8 @@ impl Nemesis {
 
     /// Begins and ends what is to begin and to end by now.
     pub fn step(&mut self, cluster: &mut Cluster<'_>, now: u64) -> Result<(), String> {
-        let (over, going) = self.going.drain(..).partition::<Vec<_>, _>(|planned| planned.to <= now);
+        let (over, going) =
+            self.going.drain(..).partition::<Vec<_>, _>(|planned| planned.to <= now && cluster.may_end(&planned.fault));
         self.going = going;
         for planned in over {
             // What is cut off in its place is cut off before, so that nothing passes in between.
@@ -193,7 +219,7 @@ impl Nemesis {
         }
         while let Some(mut planned) = self.plan.pop_if(|planned| planned.from <= now) {
             let leader = cluster.leader().filter(|_| planned.of_leader);
-            if let (Some(leader), Some(fault)) = (leader, links_of(&planned.fault)) {
+            if let (Some(leader), Some(fault)) = (leader, of_another(&planned.fault)) {
                 planned.fault = fault(leader);
             }
             self.begin(cluster, planned);

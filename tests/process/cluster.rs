@@ -124,7 +124,54 @@ async fn sigterm_of_the_leader_hands_over() {
     assert!(first.at_ms - stopped <= HANDOVER_MS_MAX, "{first:?}");
     cluster.nodes[leader].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
-    load.settle(SETTLE_MAX).await.check("SIGTERM of the leader");
+    let report = load.settle(SETTLE_MAX).await;
+    report.check("SIGTERM of the leader");
+    assert_eq!(report.duplicates, 0, "{report}");
+}
+
+/// So many one-shots of which the leader has all under way.
+async fn under_way(cluster: &Cluster, slow: &Sink, count: usize) {
+    let due = now_ms() + 1500;
+    for n in 0..count {
+        let http = cluster.nodes[n % 3].ports.http;
+        let answer = cluster.api.create(http, &once(&format!("slow-{n}"), due, &slow.url)).await;
+        assert_eq!(code(&answer), Some(0), "{answer:?}");
+    }
+    eventually("all are under way", Duration::from_secs(10), async || slow.calls().len() >= count).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_has_under_way_as_it_stops_is_not_sent_again() {
+    const SLOW: usize = 60;
+    let mut cluster = Cluster::start(3, "").await;
+    let slow = Sink::start_slow(3000).await;
+    let (leader, _) = cluster.leader().await;
+    under_way(&cluster, &slow, SLOW).await;
+    assert_eq!(cluster.nodes[leader].stop().await, Some(0));
+    let http = cluster.nodes[(leader + 1) % 3].ports.http;
+    for n in 0..SLOW {
+        let task = cluster.api.query(http, &format!("slow-{n}")).await.unwrap().1;
+        assert_eq!((&task["data"]["run_count"], &task["data"]["last_run"]["state"]), (&json!(1), &json!("succeeded")));
+    }
+    // The next leader looks every 2 s for runs that nobody sends.
+    sleep_ms(2500).await;
+    assert_eq!(slow.calls().len(), SLOW, "each was sent once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_had_under_way_that_dies_as_it_stops_is_sent_again() {
+    const SLOW: usize = 20;
+    let mut cluster = Cluster::start(3, "").await;
+    let slow = Sink::start_slow(4000).await;
+    let (leader, _) = cluster.leader().await;
+    under_way(&cluster, &slow, SLOW).await;
+    cluster.nodes[leader].signal("TERM");
+    let told = "leave the callbacks that are under way";
+    eventually(told, Duration::from_secs(5), async || cluster.nodes[leader].log_text().contains(told)).await;
+    cluster.nodes[leader].kill();
+    eventually("all are sent again", Duration::from_secs(10), async || slow.calls().len() == 2 * SLOW).await;
+    let by_task = slow.by_task();
+    assert!(by_task.values().all(|calls| calls.len() == 2 && calls[0].run == calls[1].run), "{by_task:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use xcron::clock::{monotonic, Clock};
 use xcron::config::Config;
-use xcron::dispatcher::transport::Http;
+use xcron::dispatcher::transport::{Http, Transport};
 use xcron::server::{Error, Server};
 
 use super::{pass, until, Client, PATIENCE};
@@ -72,13 +73,22 @@ impl TestNode {
     }
 
     pub async fn try_start(config: Config, clock: Clock) -> Result<TestNode, Error> {
+        Self::try_start_over(config, clock, |http| http).await
+    }
+
+    /// The same over another transport, which is given the usual one.
+    pub async fn try_start_over(
+        config: Config,
+        clock: Clock,
+        over: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + 'static,
+    ) -> Result<TestNode, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (settings, of_node) = (config.clone(), clock.clone());
         let starting = runtime.spawn(async move {
             let guard = settings.guard().map_err(|(key, detail)| Error::Targets(key, detail))?;
             let transport = Http::new(&settings.callback, guard.into())?;
-            Server::start_with(settings, of_node, transport).await
+            Server::start_with(settings, of_node, over(transport)).await
         });
         match starting.await.expect("no panic") {
             Ok(server) => {

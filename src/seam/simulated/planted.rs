@@ -14,6 +14,7 @@ pub const NAMES: [(&str, Bug); 12] = [
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
     ("lease-asked-early", Bug::LeaseAskedEarly),
+    ("under-way-forgotten", Bug::UnderWayForgotten),
     ("outcome-dropped", Bug::OutcomeDropped),
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),
