@@ -3,8 +3,9 @@
 //! Start: every port is bound before anything slow, so that a clash is told at once; then the store is opened, the
 //! ports are served, the node joins its cluster, and fires.
 //!
-//! Stop: first nothing new (the scheduler takes no more, another node leads), then what is under way ends, within a
-//! bound, then the ports close, then everything is made durable.
+//! Stop: first nothing new (`/readyz` says no, the scheduler takes no more, another node leads, to which calls are passed
+//! on), then what is under way ends, within a bound, then calls that wait are refused and the ports close, then everything
+//! is made durable.
 
 mod descriptors;
 
@@ -228,6 +229,7 @@ impl Server {
         if tokio::time::timeout(DRAIN_MAX, self.dispatcher.idle()).await.is_err() {
             tracing::warn!("some callbacks have not ended in time; they are sent again by the next leader");
         }
+        self.node.refuse_calls();
         self.close.send_replace(true);
         for port in self.ports {
             let _ = port.await;

@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Dispatcher, Hold};
+use super::{hold, Dispatcher, Hold};
 use crate::command::Seq;
 use crate::node::Tellers;
 use crate::raft::wire::UnderWay;
@@ -62,13 +62,11 @@ impl Dispatcher {
 
     /// What this node has under way itself: it may have been sent, and its outcome is not recorded.
     fn under_way(&self) -> Vec<Hold> {
-        if self.0.node.may_fire().is_none() {
-            // What waits only is not sent any more.
-            self.clear();
-        }
         let table = self.table();
-        let elsewhere: HashSet<&Hold> = table.elsewhere.values().flatten().collect();
-        table.held.iter().filter(|hold| !elsewhere.contains(hold)).copied().collect()
+        let mut others: HashSet<Hold> = table.elsewhere.values().flatten().copied().collect();
+        // What only waits has not been sent, and is not from when this node fires no more.
+        others.extend(table.queue.waiting().map(hold));
+        table.held.iter().filter(|hold| !others.contains(*hold)).copied().collect()
     }
 
     /// What this node has under way, and what it knows of others.

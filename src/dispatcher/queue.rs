@@ -297,6 +297,11 @@ impl Queue {
         }
     }
 
+    /// All jobs that wait, but for those that are spilled.
+    pub fn waiting(&self) -> impl Iterator<Item = &Job> {
+        self.lines.values().flat_map(|line| line.waiting.iter().map(|Reverse(Waiting(job))| job))
+    }
+
     /// The jobs that wait in a line.
     pub fn jobs(&self, target: &Arc<str>) -> Vec<Job> {
         let line = self.lines.get(target);

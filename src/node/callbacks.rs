@@ -7,7 +7,7 @@ use crate::raft::wire::{AttemptKey, UnderWay};
 use crate::raft::CallError;
 
 /// Longest time for which a node that hands over waits until the others know what it has under way.
-const TELL_MAX: Duration = Duration::from_millis(300);
+const TELL_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for what a peer has under way.
 const ASK_MAX: Duration = Duration::from_secs(1);
 

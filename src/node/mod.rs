@@ -440,6 +440,9 @@ impl Node {
     /// [`Error::NoLeader`] if that cannot be had before the deadline.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
         loop {
+            if self.0.closed.load(Ordering::Relaxed) {
+                return Err(Error::Stopping);
+            }
             let mut group = self.watch();
             group.mark_unchanged();
             let (done, result) = oneshot::channel();

@@ -192,9 +192,14 @@ impl Node {
         }
     }
 
+    /// Calls that wait for a leader wait no longer, and no more are taken: the node is about to end.
+    pub fn refuse_calls(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+
     /// Makes everything durable and ends the Raft group. Nothing works afterwards.
     pub async fn close(&self) {
-        self.0.closed.store(true, Ordering::Relaxed);
+        self.refuse_calls();
         if let Some(raft) = self.0.group.get() {
             if let Err(error) = raft.shutdown().await {
                 tracing::warn!(%error, "raft has not ended cleanly");

@@ -1,5 +1,6 @@
 //! What the leader knows of the targets: whoever sends the callbacks tells it, since that is a layer above.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -49,6 +50,9 @@ impl Node {
     /// [`Error::NoLeader`] if there is none before the deadline.
     pub async fn targets(&self, filter: &TargetFilter, deadline: Instant) -> Result<Page<TargetView>, Error> {
         loop {
+            if self.0.closed.load(Ordering::Relaxed) {
+                return Err(Error::Stopping);
+            }
             let mut group = self.watch();
             group.mark_unchanged();
             if let Ok(answer) = self.targets_of_leader(filter) {

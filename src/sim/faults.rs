@@ -104,7 +104,7 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     if chance.random_bool(0.4) {
         let from = chance.random_range(2_500..end.max(2_501));
         let to = (from + chance.random_range(2_000..8_000)).min(end);
-        let fault = Fault::SlowReads(chance.random_range(200..2_500));
+        let fault = Fault::SlowReads(chance.random_range(200..900));
         plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
     }
     plan

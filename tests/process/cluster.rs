@@ -175,6 +175,34 @@ async fn what_a_leader_had_under_way_that_dies_as_it_stops_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_does_not_wait_for_calls_that_wait_for_a_leader() {
+    let mut cluster = Cluster::start(3, "").await;
+    let (leader, _) = cluster.leader().await;
+    let alone = (leader + 1) % 3;
+    let (http, monitor) = (cluster.nodes[alone].ports.http, cluster.nodes[alone].ports.monitor);
+    for at in (0..3).filter(|at| *at != alone) {
+        cluster.nodes[at].kill();
+    }
+    eventually("no leader is heard", Duration::from_secs(10), async || {
+        cluster.api.status(monitor, "/readyz").await == Some(503)
+    })
+    .await;
+    let (api, stopped) = (cluster.api.clone(), now_ms());
+    let create =
+        tokio::spawn(async move { api.create(http, &once("w", now_ms() + 60_000, "http://127.0.0.1:9")).await });
+    let api = cluster.api.clone();
+    let query = tokio::spawn(async move { api.query(http, "w").await });
+    sleep_ms(200).await;
+    assert!(!create.is_finished() && !query.is_finished(), "they wait, as long as a call may take");
+    assert_eq!(cluster.nodes[alone].stop().await, Some(0));
+    let took = now_ms() - stopped;
+    assert!(took < 3000, "a call may take 5 s, and the end took {took} ms");
+    for answer in [create.await.unwrap(), query.await.unwrap()] {
+        assert_eq!(code(&answer), Some(1050), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_whose_directory_was_wiped_does_not_come_back_as_its_old_self() {
     let mut cluster = Cluster::start(3, "").await;
     let sink = Sink::start().await;
