@@ -10,11 +10,13 @@
 //! - enough are as empty as this one to make a majority with it: together they form the cluster. Each initializes it
 //!   with the same members, so it does not matter who is first.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, SnapshotPolicy};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::Node;
@@ -153,27 +155,9 @@ impl Node {
         term::retire(&mut self.0.log.clone(), id).await.map_err(failed)?;
         self.0.heard.begin();
         let raft = Raft::new(id, config, network, self.0.log.clone(), self.0.machine.clone()).await.map_err(failed)?;
-        let (mut from, to) = (raft.metrics(), self.clone());
-        to.0.raft_metrics.send_replace(Some(from.borrow_and_update().clone()));
-        tokio::spawn(async move {
-            while from.changed().await.is_ok() {
-                let metrics = from.borrow_and_update().clone();
-                let matters =
-                    to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(&metrics));
-                to.0.raft_metrics.send_replace(Some(metrics));
-                if !matters {
-                    // Raft tells of each entry. Whoever watches wants to know who leads, and the rest now and then.
-                    let urgent = from.wait_for(|new| {
-                        to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(new))
-                    });
-                    if let Ok(Err(_)) = tokio::time::timeout(METRICS_EVERY, urgent).await {
-                        // Raft has ended, and what was told last stays.
-                        break;
-                    }
-                    from.mark_changed();
-                }
-            }
-        });
+        let mut metrics = raft.metrics();
+        self.0.raft_metrics.send_replace(Some(metrics.borrow_and_update().clone()));
+        tokio::spawn(pass_on(metrics, self.clone()));
         Ok(raft)
     }
 
@@ -286,6 +270,29 @@ impl Node {
     }
 }
 
+/// Passes on what Raft tells of itself, until it ends. One that ends by itself, and without a word, ends the node.
+async fn pass_on(mut from: watch::Receiver<raft::Metrics>, to: Node) {
+    while from.changed().await.is_ok() {
+        let metrics = from.borrow_and_update().clone();
+        let matters = to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(&metrics));
+        to.0.raft_metrics.send_replace(Some(metrics));
+        if !matters {
+            // Raft tells of each entry. Whoever watches wants to know who leads, and the rest now and then.
+            let urgent = from
+                .wait_for(|new| to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(new)));
+            if let Ok(Err(_)) = tokio::time::timeout(METRICS_EVERY, urgent).await {
+                // Raft has ended, and what was told last stays.
+                break;
+            }
+            from.mark_changed();
+        }
+    }
+    let told = to.0.raft_metrics.borrow().as_ref().is_some_and(|metrics| metrics.running_state.is_err());
+    if !told && !to.0.closed.load(Ordering::Relaxed) {
+        to.fail("Raft has ended".to_owned());
+    }
+}
+
 /// The part of the metrics of which every change is told at once.
 fn who_leads(metrics: &raft::Metrics) -> impl PartialEq + '_ {
     let members = metrics.membership_config.log_id();
@@ -306,5 +313,31 @@ pub(super) async fn answer_claim(node: &Node, request: ClaimRequest) -> ClaimAns
         Ok(Reply::Done) => ClaimAnswer::Granted { node: id, cluster: node.0.machine.with_state(|s| s.cluster()) },
         Ok(Reply::Refused(Refusal::OtherStore { bound, .. })) => ClaimAnswer::Taken { node: id, store: bound },
         _ => ClaimAnswer::NoLeader,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, HostPort};
+
+    #[tokio::test]
+    async fn a_raft_that_ends_without_a_word_ends_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
+        let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let (node, queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
+        let (raft, metrics) = watch::channel(raft::Metrics::new_initial(1));
+        tokio::spawn(pass_on(metrics, node.clone()));
+        let worker = node.clone();
+        let work = tokio::spawn(async move { worker.work(queues).await });
+        raft.send_replace(raft::Metrics { current_term: 7, ..raft::Metrics::new_initial(1) });
+        node.watch().wait_for(|metrics| metrics.as_ref().is_some_and(|m| m.current_term == 7)).await.unwrap();
+        assert!(!work.is_finished());
+        drop(raft);
+        let reason = tokio::time::timeout(Duration::from_secs(20), work).await.unwrap().unwrap();
+        assert_eq!(reason, "Raft has ended");
+        node.close().await;
     }
 }
