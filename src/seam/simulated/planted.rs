@@ -9,7 +9,7 @@ use super::chance;
 use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
-pub const NAMES: [(&str, Bug); 12] = [
+pub const NAMES: &[(&str, Bug)] = &[
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),
