@@ -34,7 +34,8 @@ pub fn uuid() -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(secs * 1000 + u64::from(nanos / 1_000_000), &rand::random()).into_uuid()
 }
 
-/// Runs what may block where it holds up nothing else; an error: it panicked.
+/// Runs what may block where it holds up nothing else; an error: it panicked. In a simulation time passes before and
+/// after it, in which the node can be killed.
 ///
 /// # Errors
 /// Where it panicked.
@@ -44,7 +45,10 @@ pub async fn blocking<T: Send + 'static>(
 ) -> Result<T, tokio::task::JoinError> {
     #[cfg(feature = "sim")]
     if simulated::is_on() {
-        return Ok(work());
+        simulated::disk::some_time().await;
+        let done = work();
+        simulated::disk::some_time().await;
+        return Ok(done);
     }
     tokio::task::spawn_blocking(work).await
 }
@@ -65,6 +69,19 @@ pub async fn reading<T: Send + 'static>(
         return Ok(read);
     }
     blocking(work).await
+}
+
+/// Drops what takes long to drop, where that holds up nothing else.
+#[allow(clippy::disallowed_methods, reason = "this is where it is asked for")]
+pub fn dispose<T: Send + 'static>(value: T) {
+    #[cfg(feature = "sim")]
+    if simulated::is_on() {
+        return drop(value);
+    }
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(value))),
+        Err(_) => drop(value),
+    }
 }
 
 /// Between two steps of what takes long: lets others go on. In a simulation time passes, up to 100 ms.

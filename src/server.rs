@@ -24,7 +24,7 @@ use crate::dispatcher::transport::{Http, SetupError, Transport};
 use crate::dispatcher::Dispatcher;
 use crate::guard::{Guard, OwnHost};
 use crate::http;
-use crate::node::{JoinError, Node, StartError};
+use crate::node::{rescue, JoinError, Node, StartError};
 use crate::scheduler;
 use crate::seam::{self, net::TcpListener};
 use crate::storage::{
@@ -147,9 +147,18 @@ impl Server {
         let http_address = format!("{}:{}", own.host, api.port());
         let shares = Shares::of(&config, descriptors::limit());
         config.callback.in_flight_max = shares.callbacks;
-        let opening = config.clone();
-        let opened = seam::blocking(move || Node::open(opening, own, http_address, clock)).await;
-        let (node, queues) = opened.map_err(|panic| Error::Failed(panic.to_string()))??;
+        let open = || {
+            let (config, own, http, clock) = (config.clone(), own.clone(), http_address.clone(), clock.clone());
+            let opened = seam::blocking(move || Node::open(config, own, http, clock));
+            async { opened.await.map_err(|panic| Error::Failed(panic.to_string())) }
+        };
+        let (node, queues) = match open().await? {
+            Ok(opened) => opened,
+            Err(error) => {
+                rescue::fetch(&config, &own, clock.clone(), error).await?;
+                open().await??
+            }
+        };
 
         let guard = guard(&config)?;
         let (calls, creates) = (transport.clone(), guard.clone());

@@ -48,3 +48,5 @@ mod limits;
 mod net;
 #[path = "faults/power.rs"]
 mod power;
+#[path = "faults/snapshots.rs"]
+mod snapshots;

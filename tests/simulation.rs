@@ -117,6 +117,8 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions => &[],
         // Its records are not what its mark says, which the node itself finds.
         Bug::SnapshotTorn => &["stopped"],
+        // Neither its store nor a snapshot reaches back to where its log begins.
+        Bug::PurgeBeforeKept => &["stopped"],
     }
 }
 

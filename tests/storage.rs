@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,15 +14,13 @@ use openraft::{
     StoredMembership,
 };
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use xcron::clock::{Clock, Timestamp};
 use xcron::command::{Batch, Command, Reply, Steering, Verdict};
 use xcron::id::{RunKey, TaskId};
 use xcron::raft::{LogId, Payload, Replies, TypeConfig};
 use xcron::run::{Attempt, RunState};
-use xcron::seam::file::File;
 use xcron::storage::log::{self, RaftLog};
-use xcron::storage::machine::{LogEnds, Options};
+use xcron::storage::machine::{Held, LogEnds, Options, Received};
 use xcron::storage::{Error, Machine};
 use xcron::task::{Callback, TaskSpec, Timing};
 use xcron::view::RunFilter;
@@ -146,25 +143,31 @@ fn after_header(snapshot: &[u8]) -> Vec<u8> {
     snapshot[12 + header..].to_vec()
 }
 
-async fn snapshot_bytes(mut snapshot: Snapshot<TypeConfig>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    snapshot.snapshot.seek(SeekFrom::Start(0)).await.expect("a seek");
-    snapshot.snapshot.read_to_end(&mut bytes).await.expect("a read");
-    bytes
+async fn snapshot_bytes(snapshot: Snapshot<TypeConfig>) -> Vec<u8> {
+    match *snapshot.snapshot {
+        Held::File(kept) => std::fs::read(kept.path()).expect("it can be read"),
+        other => panic!("{other:?} is no file"),
+    }
 }
 
-/// Installs a snapshot as it arrives from a leader: as bytes.
+/// Installs a snapshot as it arrives from a leader: in pieces.
 async fn install(
     machine: &mut Machine,
     meta: &SnapshotMeta<u64, openraft::BasicNode>,
     bytes: &[u8],
-) -> Result<(), StorageError<u64>> {
-    let mut file = machine.begin_receiving_snapshot().await?;
-    file.write_all(bytes).await.expect("a write");
-    machine.install_snapshot(meta, file).await
+) -> Result<(), Error> {
+    let half = bytes.len() / 2;
+    assert!(matches!(machine.receive(meta, 0, &bytes[..half], false).await?, Received::More));
+    match machine.receive(meta, half as u64, &bytes[half..], true).await? {
+        Received::Ready(held) => {
+            machine.install_snapshot(meta, Box::new(held)).await.expect("what is verified can be installed");
+            Ok(())
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
-/// The machine, but for one liberty of the suite: it swaps the file that is being received for another machine's.
+/// The machine, but for one liberty of the suite: it installs another machine's snapshot without sending it.
 #[derive(Clone)]
 struct Under(Machine);
 
@@ -189,17 +192,18 @@ impl RaftStateMachine<TypeConfig> for Under {
         self.0.get_snapshot_builder().await
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<File>, StorageError<u64>> {
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Held>, StorageError<u64>> {
         self.0.begin_receiving_snapshot().await
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta<u64, openraft::BasicNode>,
-        snapshot: Box<File>,
+        snapshot: Box<Held>,
     ) -> Result<(), StorageError<u64>> {
         let bytes = snapshot_bytes(Snapshot { meta: meta.clone(), snapshot }).await;
-        install(&mut self.0, meta, &bytes).await
+        install(&mut self.0, meta, &bytes).await.expect("it is taken");
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
@@ -277,8 +281,8 @@ async fn a_store_that_has_gone_is_rebuilt_from_the_log_or_a_snapshot_or_refused(
 
     // No snapshot, and the log is purged: nobody has it.
     let error = open_at(dir.path(), ends(50, last)).map(drop).unwrap_err();
-    assert!(matches!(error, Error::Unrecoverable { .. }), "{error}");
-    assert!(error.to_string().contains("addNode"), "it tells what to do: {error}");
+    assert!(matches!(error, Error::StateLost { .. }), "{error}");
+    assert!(error.to_string().contains("put back a copy"), "it tells what to do: {error}");
 
     // The log has everything: the machine begins empty, and openraft applies all of it again.
     let machine = open_at(dir.path(), ends(0, last)).unwrap();
@@ -370,7 +374,7 @@ async fn a_store_that_was_set_back_is_noticed_by_the_note() {
     assert_eq!(machine.applied(), Some(id(100)));
     drop(machine);
     let error = open_at(dir.path(), ends(150, 199)).map(drop).unwrap_err();
-    assert!(matches!(error, Error::Unrecoverable { .. }), "{error}");
+    assert!(matches!(error, Error::StateLost { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -553,7 +557,7 @@ async fn a_damaged_snapshot_is_not_rebuilt_from() {
     bytes[middle] ^= 1;
     std::fs::write(&snapshots[0], bytes).unwrap();
     let error = open_at(dir.path(), ends(last - 1, last)).map(drop).unwrap_err();
-    assert!(matches!(error, Error::Unrecoverable { .. }) && error.to_string().contains("checksum"), "{error}");
+    assert!(matches!(error, Error::StateLost { .. }) && error.to_string().contains("checksum"), "{error}");
 }
 
 /// The entries of the index, newest first: serial number, task, number in the task's history.

@@ -9,10 +9,10 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::Router;
 
-use super::{join, proposer, reads, selfcheck, Node};
+use super::{join, proposer, reads, rescue, selfcheck, Node};
 use crate::clock::monotonic;
 use crate::command::Encoded;
-use crate::raft::wire::{ClaimRequest, ProposeRequest, Question, Refused, Status, TakeOver, UnderWay};
+use crate::raft::wire::{ClaimRequest, FetchRequest, ProposeRequest, Question, Refused, Status, TakeOver, UnderWay};
 use crate::raft::{self, receive, Rejection};
 use crate::view::TargetFilter;
 
@@ -63,10 +63,14 @@ impl Node {
         async fn under_way(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
             receive(body, |()| async move { Ok(node.under_way()) }).await
         }
+        async fn fetch(State(node): State<Node>, body: Bytes) -> Result<Response, Rejection> {
+            receive(body, |request: FetchRequest| async move { rescue::answer(&node, request).await }).await
+        }
         let others = Router::new()
             .route("/peer/1/leave_to", post(leave_to))
             .route("/peer/1/under_way", post(under_way))
             .route("/peer/1/check", post(check))
+            .route("/peer/1/fetch_snapshot", post(fetch))
             .route("/peer/1/propose", post(propose))
             .route("/peer/1/read_index", post(read_index))
             .route("/peer/1/status", post(status))
@@ -75,11 +79,13 @@ impl Node {
             .route("/peer/1/opinion", post(opinion))
             .route("/peer/1/take_over", post(take_over))
             .with_state(self.clone());
-        let log = self.0.log.clone();
+        let inner = &self.0;
+        let log = inner.log.clone();
         let takes = Arc::new(move |bytes| log.takes(bytes));
         let (group, links, clock, heard) =
-            (self.0.group.clone(), self.0.links.clone(), self.0.clock.clone(), self.0.heard.clone());
-        raft::routes(group, links, clock, heard, takes, others)
+            (inner.group.clone(), inner.links.clone(), inner.clock.clone(), inner.heard.clone());
+        let snapshots = raft::snapshot_route(group.clone(), clock.clone(), heard.clone(), inner.machine.clone());
+        raft::routes(group, links, clock, heard, takes, others.merge(snapshots))
     }
 
     /// What this node tells of itself to a peer that asks.

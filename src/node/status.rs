@@ -7,7 +7,6 @@ use openraft::ServerState;
 use prometheus_client::encoding::text::encode;
 
 use super::Node;
-use crate::clock::monotonic;
 use crate::metrics::gauge_lines;
 use crate::raft::wire::Status;
 use crate::view::{ClusterView, NodeView};
@@ -133,6 +132,7 @@ impl Node {
             ("checkpoints", "Checkpoints since the start", machine.checkpoints as f64),
             ("checkpoint_seconds", "How long the last one took", machine.checkpoint_ms as f64 / 1000.0),
             ("snapshots", "Snapshots written since the start", machine.snapshots as f64),
+            ("snapshots_failed", "Attempts at a snapshot that failed", machine.snapshots_failed as f64),
             ("snapshots_installed", "Snapshots of other nodes installed", machine.snapshots_installed as f64),
         ];
         format!("{text}{}# EOF\n", gauge_lines(&gauges))
@@ -155,31 +155,6 @@ impl Node {
             }
             if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(250), watch.changed()).await {
                 return std::future::pending().await;
-            }
-        }
-    }
-
-    /// Has a snapshot written whenever the log has grown by as much as the last one was large, so that what is written
-    /// for snapshots stays in proportion to what is written at all.
-    pub(super) async fn snapshots(&self) -> String {
-        let at_start = self.0.log.log_bytes_since_purge();
-        let mut covered = 0;
-        loop {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            let Some(raft) = self.0.group.get().filter(|_| self.in_doubt().is_none()) else { continue };
-            let written = at_start + self.0.log.appended_bytes_total();
-            if written - covered < self.0.config.raft.snapshot_log_bytes.max(self.0.machine.snapshot_bytes()) {
-                continue;
-            }
-            covered = written;
-            let before = self.0.machine.figures().snapshots;
-            if raft.trigger().snapshot().await.is_err() {
-                continue;
-            }
-            // The trigger returns before the snapshot is written; another one meanwhile would be refused.
-            let patience = monotonic() + Duration::from_secs(600);
-            while self.0.machine.figures().snapshots == before && monotonic() < patience {
-                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }

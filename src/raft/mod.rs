@@ -13,6 +13,7 @@ mod network;
 mod office;
 mod runtime;
 mod serve;
+mod snapshots;
 pub mod term;
 mod types;
 pub mod wire;
@@ -24,6 +25,7 @@ pub use network::{Network, MESSAGE_BYTES_MAX};
 pub use office::Office;
 pub use runtime::election_timeout_ms;
 pub use serve::{receive, routes, GroupSlot, Rejection};
+pub use snapshots::route as snapshot_route;
 pub use types::{Payload, Replies, TypeConfig};
 
 /// The Raft group of this node.

@@ -5,23 +5,25 @@
 //! its answer. While it is on its way, small messages on connections of their own tell the follower that its leader is
 //! there, and renew the lease. doc/decisions/0023-a-transfer-outlives-its-call.md
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable,
+};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, SnapshotResponse, VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, Vote};
+use openraft::{BasicNode, OptionalSend, Snapshot, Vote};
 use serde::de::DeserializeOwned;
 
 use super::heard::sign_of_life;
 use super::links::{CallError, Links};
-use super::wire::Ballot;
+use super::wire::{Ballot, PieceAnswer};
 use super::{Appended, LogId, Moment, Office, TypeConfig};
 use crate::clock::monotonic;
 
@@ -74,7 +76,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 /// The way to one peer.
 pub struct Peer {
-    target: u64,
+    pub(super) target: u64,
     address: String,
     network: Network,
     /// Never locked: openraft wants what it shares to be `Sync`.
@@ -167,6 +169,34 @@ fn failure<E: std::error::Error>(error: &CallError) -> Failure<E> {
 impl Peer {
     fn remote<E: std::error::Error>(&self, error: RaftError<u64, E>) -> Failure<E> {
         RPCError::RemoteError(RemoteError::new(self.target, error))
+    }
+
+    /// Sends a piece of a snapshot, with signs of life beside it.
+    pub(super) async fn send_piece(
+        &mut self,
+        piece: &InstallSnapshotRequest<TypeConfig>,
+        timeout: Duration,
+    ) -> Result<PieceAnswer, CallError> {
+        let (vote, to) = (piece.vote, (self.target, self.address.clone()));
+        let (network, patience) = (self.network.clone(), self.patience());
+        let message = async {
+            let body = postcard::to_stdvec(piece).map_err(|e| CallError::NotSent(e.to_string()))?;
+            let _place = network.links.transfer_place(&to.1).await;
+            let sent = network.now();
+            let answer: PieceAnswer = network.links.send(&to.1, "snapshot", body.into(), timeout).await?;
+            Ok((sent, answer))
+        };
+        let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
+        self.count_interruption(&answer);
+        match answer? {
+            Outcome::Outvoted(vote) => Ok(PieceAnswer::Taken(vote)),
+            Outcome::Answer((sent, answer)) => {
+                if answer == PieceAnswer::Taken(vote) {
+                    self.network.office.lease.acknowledge(self.target, vote.leader_id().term, sent);
+                }
+                Ok(answer)
+            }
+        }
     }
 
     async fn call<Q, R, E>(&self, call: &str, request: &Q, option: &RPCOption) -> Result<R, Failure<E>>
@@ -265,33 +295,14 @@ impl RaftNetwork<TypeConfig> for Peer {
         Ok(answer)
     }
 
-    async fn install_snapshot(
+    async fn full_snapshot(
         &mut self,
-        request: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
-        let (vote, to) = (request.vote, (self.target, self.address.clone()));
-        let (network, patience) = (self.network.clone(), self.patience());
-        let message = async {
-            let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
-            let _place = network.links.transfer_place(&to.1).await;
-            let sent = network.now();
-            let answer: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> =
-                network.links.send(&to.1, "snapshot", body.into(), option.hard_ttl()).await?;
-            Ok((sent, answer))
-        };
-        let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
-        self.count_interruption(&answer);
-        match answer.map_err(|error| failure(&error))? {
-            Outcome::Outvoted(vote) => Ok(InstallSnapshotResponse { vote }),
-            Outcome::Answer((sent, answer)) => {
-                let answer = answer.map_err(|error| self.remote(error))?;
-                if answer.vote == vote {
-                    self.network.office.lease.acknowledge(self.target, vote.leader_id().term, sent);
-                }
-                Ok(answer)
-            }
-        }
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
+        super::snapshots::send(self, vote, snapshot, cancel).await
     }
 
     async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {

@@ -60,9 +60,7 @@ async fn follower() -> (Arc<Received>, SocketAddr) {
     async fn snapshot(State(received): State<Arc<Received>>, body: Bytes) -> Vec<u8> {
         let request: InstallSnapshotRequest<TypeConfig> = postcard::from_bytes(&body).unwrap();
         received.snapshots.fetch_add(1, Ordering::Relaxed);
-        let answer: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> =
-            Ok(InstallSnapshotResponse { vote: request.vote });
-        postcard::to_stdvec(&answer).unwrap()
+        postcard::to_stdvec(&PieceAnswer::Taken(request.vote)).unwrap()
     }
     let received = Arc::new(Received::default());
     let routes = Router::new()
@@ -207,8 +205,8 @@ async fn a_piece_of_a_snapshot_is_sent_once_and_its_leader_is_heard_meanwhile() 
         data: vec![7; 1 << 20],
         done: false,
     };
-    let answer = peer.install_snapshot(piece, RPCOption::new(Duration::from_secs(60))).await.unwrap();
-    assert_eq!(answer.vote, Vote::new_committed(TERM, 1));
+    let answer = peer.send_piece(&piece, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(answer, PieceAnswer::Taken(Vote::new_committed(TERM, 1)));
     assert_eq!(Received::of(&received.snapshots), 1);
     assert!(Received::of(&received.signs) >= 5 && office.lease.holds(TERM, &[2, 3], Moment::now(&Clock::system())));
 }

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
-use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest};
+use openraft::raft::AppendEntriesRequest;
 use openraft::LeaderId;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -58,7 +58,7 @@ where
     }
 }
 
-fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
+pub(super) fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
     slot.get().ok_or_else(|| Rejection::unavailable("this node does not take part yet"))
 }
 
@@ -95,21 +95,9 @@ pub fn routes(
         })
         .await
     }
-    async fn snapshot(State((slot, clock, heard, _)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
-        let raft = group(&slot)?;
-        receive(body, |request: InstallSnapshotRequest<TypeConfig>| async {
-            // A piece of a snapshot is no sign of life to openraft: a node that was too busy with them to answer its
-            // heartbeats in time stood for election, and so ended the term of who sent them, again and again.
-            // Whatever is wrong with it, the answer to the piece tells as well.
-            let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
-            Ok(raft.install_snapshot(request).await)
-        })
-        .await
-    }
     Router::new()
         .route("/peer/1/append", post(append))
         .route("/peer/1/vote", post(vote))
-        .route("/peer/1/snapshot", post(snapshot))
         .with_state((slot, clock.clone(), heard, takes))
         .merge(others)
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.

@@ -14,7 +14,7 @@ openraft::declare_raft_types!(
         R = Replies,
         NodeId = u64,
         Node = openraft::BasicNode,
-        SnapshotData = crate::seam::file::File,
+        SnapshotData = crate::storage::machine::Held,
         AsyncRuntime = super::runtime::Runtime,
 );
 

@@ -150,6 +150,44 @@ pub enum ClaimAnswer {
     NoLeader,
 }
 
+/// The answer to a piece of a snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PieceAnswer {
+    /// The node has it, and installed all if it was the last piece; or its vote is this greater one, and it takes none.
+    Taken(openraft::Vote<u64>),
+    /// It does not follow on what the node has: the snapshot is to be sent from its beginning.
+    Again,
+    /// The node cannot take it, and keeps what it had: why. With the last piece: the snapshot is damaged.
+    Refused(String),
+}
+
+/// Asks a node for a part of its newest snapshot, for a node that has lost its state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FetchRequest {
+    /// The snapshot must have this log entry.
+    pub at_least: openraft::LogId<u64>,
+    /// The snapshot of which the part before came.
+    pub id: Option<String>,
+    /// Where the part begins.
+    pub offset: u64,
+}
+
+/// The answer to a [`FetchRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FetchAnswer {
+    /// A part of it; the last, where it ends at `bytes`.
+    Part {
+        /// Which snapshot.
+        id: String,
+        /// How large the whole is.
+        bytes: u64,
+        /// What begins at the offset.
+        data: Vec<u8>,
+    },
+    /// The node has none that is new enough, or another one by now. It writes one, where it can: ask again.
+    NotYet,
+}
+
 /// Commands for the leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProposeRequest {

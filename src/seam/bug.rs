@@ -30,6 +30,9 @@ pub enum Bug {
     NoQuestions,
     /// A checkpoint changes what a snapshot has not read yet.
     SnapshotTorn,
+    /// A snapshot that was received is handed on before it is kept: the log may be purged, and the node be killed, in
+    /// between.
+    PurgeBeforeKept,
 }
 
 /// Whether it is planted.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::sync::Notify;
 use turmoil::Sim;
 
@@ -16,7 +17,7 @@ use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
 use crate::node::Node;
-use crate::seam::simulated::disk;
+use crate::seam::simulated::{chance, disk};
 use crate::server::Server;
 
 const PEER_PORT: u16 = 8899;
@@ -29,6 +30,11 @@ pub(super) const MISFIRE_MS: u64 = 4000;
 const IDLE_WRITES_MS: u64 = 400;
 /// A node that is asked to stop has ended by then: its callbacks take a second, and so does a call that waits.
 const STOP_MS_MAX: u64 = 15_000;
+/// A node that falls behind is away for so long; so long after it was killed while it installed a snapshot; and so often
+/// it is.
+const BEHIND_AWAY_MS: u64 = 4_500;
+const BEHIND_AGAIN_MS: u64 = 100;
+const BEHIND_KILLS: u32 = 3;
 
 /// The nodes that run, as their processes share them.
 type Running = Arc<Mutex<BTreeMap<usize, Process>>>;
@@ -46,6 +52,17 @@ struct Machine {
     up: bool,
     /// Its power goes by then, if it has not gone within a write.
     power_until: Option<u64>,
+    behind: Option<Behind>,
+}
+
+/// A node that is to be killed while it installs a snapshot.
+struct Behind {
+    /// It runs again from then on.
+    starts: u64,
+    /// It is killed then.
+    dies: Option<u64>,
+    /// So often, still.
+    kills: u32,
 }
 
 /// All of them.
@@ -145,7 +162,9 @@ impl Cluster<'_> {
             disk::add(&dir);
             let config = config(number, options.nodes, &dir);
             let (clock, running) = (Clock::simulated(), cluster.running.clone());
-            cluster.machines.insert(number, Machine { dir, clock: clock.clone(), up: true, power_until: None });
+            cluster
+                .machines
+                .insert(number, Machine { dir, clock: clock.clone(), up: true, power_until: None, behind: None });
             let world = world.clone();
             let start = move || node(number, config.clone(), clock.clone(), world.clone(), running.clone());
             cluster.sim.host(name(number), start);
@@ -176,6 +195,10 @@ impl Cluster<'_> {
             |machine: &Machine| disk::is_off(&machine.dir) || machine.power_until.is_some_and(|until| now >= until);
         let dark: Vec<usize> = machines.filter(|(_, machine)| dark(machine)).map(|(number, _)| *number).collect();
         dark.into_iter().for_each(|number| self.kill(number));
+        self.step_behind(now);
+        for (number, _) in self.machines.iter().filter(|(_, machine)| disk::has_lost_state(&machine.dir)) {
+            self.world.history().stopped.push(format!("node {number}: its state was lost"));
+        }
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, Process { node, .. }) in running.iter() {
             let known = self.snapshots.entry(*number).or_default();
@@ -202,6 +225,32 @@ impl Cluster<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Starts nodes that have been away for long enough, and kills those that install a snapshot.
+    fn step_behind(&mut self, now: u64) {
+        let installing: Vec<usize> = {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.iter().filter(|(_, of)| of.node.machine().is_installing()).map(|(number, _)| *number).collect()
+        };
+        let (mut starts, mut dies) = (Vec::new(), Vec::new());
+        for (number, machine) in &mut self.machines {
+            let Some(behind) = &mut machine.behind else { continue };
+            if !machine.up && now >= behind.starts {
+                starts.push(*number);
+            } else if behind.dies.is_some_and(|at| now >= at) {
+                dies.push(*number);
+                (behind.dies, behind.starts) = (None, now + BEHIND_AGAIN_MS);
+            } else if behind.dies.is_none() && behind.kills > 0 && installing.contains(number) {
+                behind.kills -= 1;
+                behind.dies = chance::draw(|c| now + c.random_range(0..100));
+            }
+        }
+        starts.into_iter().for_each(|number| self.start(number));
+        for number in dies {
+            self.note(format!("node {number} is killed while it installs a snapshot"));
+            self.kill(number);
+        }
     }
 
     /// The node that led last.
@@ -275,6 +324,12 @@ impl Cluster<'_> {
             Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
             Fault::Lossy(n) => self.loss(n, 0.02),
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
+            Fault::Behind(n) => {
+                self.kill(n);
+                let starts = self.now_ms() + BEHIND_AWAY_MS;
+                let behind = Some(Behind { starts, dies: None, kills: BEHIND_KILLS });
+                self.machines.entry(n).and_modify(|machine| machine.behind = behind);
+            }
         }
     }
 
@@ -328,6 +383,12 @@ impl Cluster<'_> {
                 self.all_but(n, true).iter().for_each(|o| self.sim.repair(name(n), o.as_str()));
             }
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(-ms)),
+            Fault::Behind(n) => {
+                self.machines.entry(n).and_modify(|machine| machine.behind = None);
+                if self.machines.get(&n).is_some_and(|machine| !machine.up) {
+                    self.start(n);
+                }
+            }
         }
         Ok(())
     }

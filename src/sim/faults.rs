@@ -4,6 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::Cluster;
+use crate::seam::bug::{self, Bug};
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub enum Fault {
     FailingDisk(usize),
     /// Each read of a definition from the disk of any node takes so many ms.
     SlowReads(u64),
+    /// This process is killed, and started when the others have purged what it lacks; and killed again, up to a few
+    /// times, while it installs a snapshot.
+    Behind(usize),
     /// Nothing passes between this node and the others, of which all but the second are killed and start again at once.
     Turned(usize, usize),
 }
@@ -59,7 +63,7 @@ pub struct Planned {
 /// The faults of a seed: one after the other and some at once, all over by `end`.
 pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     let mut chance = StdRng::seed_from_u64(seed ^ 0x00fa_0175);
-    let mut plan: Vec<Planned> = Vec::new();
+    let mut plan: Vec<Planned> = behind(seed, nodes, end).into_iter().collect();
     let mut at = 2_500;
     loop {
         at += chance.random_range(200..4_000);
@@ -123,6 +127,21 @@ pub fn stops(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     plan
 }
 
+/// One node falls behind, in most seeds; as yet only where the bug is planted that needs it.
+fn behind(seed: u64, nodes: usize, end: u64) -> Option<Planned> {
+    let mut chance = StdRng::seed_from_u64(seed ^ 0x00be_417d);
+    let wanted = bug::is_planted(Bug::PurgeBeforeKept);
+    if !wanted || nodes < 3 || end < BEHIND_MS + 3_000 || chance.random_bool(0.3) {
+        return None;
+    }
+    let from = chance.random_range(2_500..end - BEHIND_MS);
+    let fault = Fault::Behind(chance.random_range(1..=nodes));
+    Some(Planned { from, to: from + BEHIND_MS, fault, of_leader: false, turns_until: None })
+}
+
+/// How long a node is behind, with the time to catch up.
+const BEHIND_MS: u64 = 7_500;
+
 /// One fault at a time on a node, and one wall clock at a time that is off: most must be right.
 fn clash(other: &Planned, fault: &Fault, of: &[usize], from: u64, to: u64) -> bool {
     let both_clocks = matches!((fault, &other.fault), (Fault::Clock(..), Fault::Clock(..)));
@@ -168,6 +187,7 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
         | Fault::Turned(n, _)
         | Fault::SlowDisk(n, _)
         | Fault::FailingDisk(n)
+        | Fault::Behind(n)
         | Fault::Clock(n, _) => vec![*n],
     }
 }

@@ -4,26 +4,32 @@
 //! guards the state, held for microseconds; what takes longer (checkpoints, snapshots) works on a cut of it.
 
 mod check;
+mod held;
 mod index;
+mod open;
 mod raft;
 mod read;
+mod receive;
 mod snapshots;
 
+pub use held::Held;
 pub use index::Found;
 pub use read::Cause;
+pub use receive::Received;
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{watch, Notify};
 
+use self::open::note_of;
 use super::checkpoint::{self, Cut};
-use super::note::{Note, NoteFile};
+use super::kept::{Kept, Snapshots};
+use super::note::NoteFile;
 use super::scan::Scan;
-use super::snapshot::{self, Snapshots};
-use super::store::{Ledger, Loaded, Mark, Store};
+use super::store::{Ledger, Mark, Store};
 use super::Error;
 use crate::clock::Clock;
 use crate::command::Seq;
@@ -54,6 +60,8 @@ pub struct Figures {
     pub checkpoint_ms: u64,
     /// Snapshots written.
     pub snapshots: u64,
+    /// Attempts at a snapshot that failed.
+    pub snapshots_failed: u64,
     /// Snapshots of another node that took the place of the state.
     pub snapshots_installed: u64,
     /// When the sync began that is under way.
@@ -74,10 +82,20 @@ struct Shared {
     clock: Clock,
     core: Mutex<Core>,
     store: RwLock<Arc<Store>>,
-    /// Held by the one snapshot that is being written or installed. Taken before the keeper.
+    snapshots: Arc<Snapshots>,
+    /// The newest snapshot. What openraft asks for is answered from here: nothing that waits for a disk may hold up the
+    /// worker that applies entries.
+    newest: Mutex<Option<Arc<Kept>>>,
+    /// The last log entry of which a node that has lost its state needs a snapshot.
+    asked: Mutex<Option<LogId>>,
+    /// Held by the one snapshot that is being written. Taken before the keeper.
     snapshotting: tokio::sync::Mutex<()>,
-    /// Held by the one checkpoint or installation that is going.
-    keeper: tokio::sync::Mutex<Keeper>,
+    /// Held by the one checkpoint or installation that is going, over what it writes.
+    keeper: Arc<tokio::sync::Mutex<Keeper>>,
+    /// The snapshot that is being received. Taken before the keeper.
+    incoming: Arc<tokio::sync::Mutex<Option<receive::Incoming>>>,
+    /// Received snapshots that wait to be installed. Until then no checkpoint is made.
+    installing: AtomicUsize,
     applied: watch::Sender<Option<LogId>>,
     /// Something was applied: there may be something due earlier.
     changed: Notify,
@@ -86,12 +104,13 @@ struct Shared {
     /// So much has changed that a checkpoint should not wait.
     full: Notify,
     figures: Mutex<Figures>,
-    /// The file of the snapshot that is being received.
-    receiving: Mutex<Option<PathBuf>>,
     checks: check::Checks,
     /// Nothing is to be applied for now.
     held: watch::Sender<bool>,
-    snapshot_bytes: AtomicU64,
+    /// About how large a snapshot of what the store has is.
+    state_bytes: AtomicU64,
+    /// How much of the snapshot that is being written is in its file.
+    written_bytes: AtomicU64,
 }
 
 struct Core {
@@ -104,11 +123,12 @@ struct Core {
 
 struct Keeper {
     generation: u64,
+    /// The last generation of a store that was begun, whether it came to be used or not.
+    begun: u64,
     ledger: Ledger,
     /// Where the store stands.
     mark: Mark,
     note: NoteFile,
-    snapshots: Arc<Snapshots>,
     /// A snapshot's way through the store, while there is one.
     scan: Weak<tokio::sync::Mutex<Scan>>,
     /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
@@ -125,57 +145,6 @@ pub struct LogEnds {
 }
 
 impl Machine {
-    /// Opens the state under `dir`: the last checkpoint, or where there is any doubt about it, the newest snapshot. What
-    /// is missing up to the end of the log, openraft applies again.
-    ///
-    /// # Errors
-    /// [`Error::Unrecoverable`] where neither reaches back to the beginning of the log; and what the disk refuses.
-    pub fn open(dir: &Path, options: Options, clock: Clock, log: LogEnds) -> Result<Machine, Error> {
-        let snapshots = Snapshots::open(dir)?;
-        let (mut note_file, note) = NoteFile::open(dir)?;
-        let note = note.unwrap_or(Note { generation: 1, ..Note::default() });
-        let opened = open_noted(dir, &options, &clock, log, &note);
-        let (store, loaded, generation) = match opened {
-            Ok((store, loaded)) => (store, loaded, note.generation),
-            Err(Error::Io { path, action, source }) => return Err(Error::Io { path, action, source }),
-            Err(doubt) => {
-                tracing::warn!(reason = %doubt, "the store is in doubt and is rebuilt");
-                rebuild(dir, &options, &clock, log, &note, &snapshots)?
-            }
-        };
-        if let (None, Some(applied)) = (log.last, loaded.mark.applied) {
-            let detail = format!("the store has log entry {} and the Raft log is empty: it was lost", applied.index);
-            return Err(Error::Unrecoverable { path: dir.to_owned(), detail });
-        }
-        note_file.write(note_of(generation, &loaded.mark))?;
-        remove_other_generations(dir, generation)?;
-        let Loaded { state, ledger, mark } = loaded;
-        tracing::info!(tasks = state.len(), applied = mark.applied.map(|id| id.index), "state opened");
-        let newest = snapshots.newest()?.and_then(|path| path.metadata().ok());
-        let snapshot_bytes = newest.map_or(0, |file| file.len());
-        let (applied, membership) = (mark.applied, mark.membership.clone());
-        let snapshots = Arc::new(snapshots);
-        let keeper = Keeper { generation, ledger, mark, note: note_file, snapshots, scan: Weak::new(), sound: true };
-        Ok(Machine(Arc::new(Shared {
-            dir: dir.to_owned(),
-            options,
-            clock,
-            core: Mutex::new(Core { state, applied, membership, cut: None }),
-            store: RwLock::new(Arc::new(store)),
-            snapshotting: tokio::sync::Mutex::default(),
-            keeper: tokio::sync::Mutex::new(keeper),
-            applied: watch::Sender::new(applied),
-            changed: Notify::new(),
-            room: Notify::new(),
-            full: Notify::new(),
-            figures: Mutex::default(),
-            receiving: Mutex::default(),
-            checks: check::Checks::default(),
-            held: watch::Sender::new(false),
-            snapshot_bytes: AtomicU64::new(snapshot_bytes),
-        })))
-    }
-
     fn core(&self) -> MutexGuard<'_, Core> {
         match self.0.core.lock() {
             Ok(core) => core,
@@ -286,13 +255,14 @@ impl Machine {
         (figures.snapshots, figures.snapshots_installed)
     }
 
-    fn count(&self, act: impl FnOnce(&mut Figures)) {
-        act(&mut self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    /// Whether a snapshot that was received is being verified or installed.
+    #[cfg(feature = "sim")]
+    pub fn is_installing(&self) -> bool {
+        self.0.installing.load(Ordering::Relaxed) > 0
     }
 
-    /// Size of the newest snapshot; 0: there is none.
-    pub fn snapshot_bytes(&self) -> u64 {
-        self.0.snapshot_bytes.load(Ordering::Relaxed)
+    fn count(&self, act: impl FnOnce(&mut Figures)) {
+        act(&mut self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
     /// Makes checkpoints while there is something to write. Ends with the error of the first that fails: nothing more
@@ -360,6 +330,7 @@ impl Machine {
             checkpoint::records(&from, &mut ledger, &writing, hot).map(|(changes, mark)| (changes, mark, ledger))
         });
         let (changes, mark, ledger) = changed.await.map_err(panicked)??;
+        self.0.state_bytes.store(ledger.snapshot_bytes(), Ordering::Relaxed);
         keeper.ledger = ledger;
         let mut scan = match keeper.scan.upgrade() {
             Some(scan) => Some(scan.lock_owned().await),
@@ -369,7 +340,7 @@ impl Machine {
         let machine = self.clone();
         let written = seam::blocking(move || {
             if let Some(scan) = &mut scan {
-                scan.keep(&changes, kept_max)?;
+                scan.keep(&changes, kept_max);
             }
             store.write(changes, Some(&new))?;
             // The scan may go on while this gets durable.
@@ -395,10 +366,13 @@ impl Machine {
     }
 
     /// The last log entry, the number of records and a checksum over them, of a checkpoint made now; none: one is under
-    /// way, or fails.
+    /// way, or a step of a snapshot, or it fails.
     #[cfg(any(test, feature = "sim"))]
     pub async fn digest(&self) -> Option<(u64, (u64, u64))> {
         let mut keeper = self.0.keeper.try_lock().ok()?;
+        if keeper.scan.upgrade().is_some_and(|scan| scan.try_lock().is_err()) {
+            return None;
+        }
         self.checkpoint_with(&mut keeper, true).await.ok()?;
         let mark = &keeper.mark;
         Some((mark.applied.map_or(0, |id| id.index), (mark.records, mark.digest)))
@@ -412,79 +386,4 @@ impl Machine {
     pub fn strays(&self) -> Result<Vec<String>, Error> {
         super::belongs::check(&self.core().state, &self.store())
     }
-}
-
-fn note_of(generation: u64, mark: &Mark) -> Note {
-    Note { number: 0, generation, applied: mark.applied, records: mark.records, digest: mark.digest }
-}
-
-/// Opens the store that the note names, if it is all there.
-fn open_noted(
-    dir: &Path,
-    options: &Options,
-    clock: &Clock,
-    log: LogEnds,
-    note: &Note,
-) -> Result<(Store, Loaded), Error> {
-    let store = Store::open(dir, note.generation, options.cache_bytes)?;
-    let loaded = store.load(clock.now())?;
-    let applied = loaded.mark.applied;
-    if applied < note.applied {
-        // It has lost its end, as sled does without a word. The log may still have what is missing.
-        tracing::warn!(store = ?applied, note = ?note.applied, "the store has lost its last checkpoints");
-    }
-    if applied == note.applied && (loaded.mark.records, loaded.mark.digest) != (note.records, note.digest) {
-        return Err(Error::damaged(&Store::dir_of(dir, note.generation), "it is not what was noted of it"));
-    }
-    if applied < log.purged {
-        let detail = format!("it ends at {applied:?}, and the log begins after {:?}", log.purged);
-        return Err(Error::damaged(&Store::dir_of(dir, note.generation), detail));
-    }
-    Ok((store, loaded))
-}
-
-/// A new store from the newest snapshot, or an empty one if the log has everything.
-fn rebuild(
-    dir: &Path,
-    options: &Options,
-    clock: &Clock,
-    log: LogEnds,
-    note: &Note,
-    snapshots: &Snapshots,
-) -> Result<(Store, Loaded, u64), Error> {
-    let generation = note.generation + 1;
-    let target = Store::dir_of(dir, generation);
-    if target.exists() {
-        std::fs::remove_dir_all(&target).map_err(Error::io("remove", &target))?;
-    }
-    let store = Store::open(dir, generation, options.cache_bytes)?;
-    let unrecoverable = |detail: String| Error::Unrecoverable { path: dir.to_owned(), detail };
-    let loaded = match snapshots.newest()? {
-        Some(path) => {
-            let (loaded, _) = snapshot::restore(&path, &store, clock.now()).map_err(|e| match e.is_damage() {
-                true => unrecoverable(e.to_string()),
-                // No room for it, say: the state is there.
-                false => e,
-            })?;
-            loaded
-        }
-        None => store.load(clock.now())?,
-    };
-    if loaded.mark.applied < log.purged {
-        let detail =
-            format!("the newest snapshot ends at {:?}, and the log begins after {:?}", loaded.mark.applied, log.purged);
-        return Err(unrecoverable(detail));
-    }
-    Ok((store, loaded, generation))
-}
-
-fn remove_other_generations(dir: &Path, keep: u64) -> Result<(), Error> {
-    for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
-        let path = entry.map_err(Error::io("list", dir))?.path();
-        let generation = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("state-"));
-        if generation.is_some_and(|g| g != keep.to_string()) {
-            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-        }
-    }
-    Ok(())
 }

@@ -21,14 +21,18 @@ pub mod fsutil;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod identity;
+mod kept;
 pub mod log;
 pub mod machine;
 mod note;
+mod rescue;
 mod scan;
 mod snapshot;
 mod store;
 
+pub use kept::Kept;
 pub use machine::Machine;
+pub use rescue::Rescue;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,6 +95,21 @@ pub enum Error {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// The log is sound, and neither the store nor a snapshot of this node reaches back to its beginning. Another node
+    /// may have what is missing.
+    #[error(
+        "the state in {} cannot be rebuilt from this node's own files: {detail}; where no other node has it, put back a \
+         copy of the directory",
+        path.display()
+    )]
+    StateLost {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+        /// Up to where the log is purged.
+        purged: crate::raft::LogId,
     },
     /// Neither the store nor a snapshot nor the log holds the state.
     #[error("the state in {} cannot be rebuilt: {detail}; {REPLACE}", path.display())]

@@ -33,6 +33,8 @@ pub(super) struct Scan {
     kept_bytes: usize,
     /// None after an error: what was written then nobody knows.
     out: Option<Writer>,
+    /// What failed while a checkpoint called.
+    failed: Option<Error>,
     step_bytes: usize,
 }
 
@@ -47,13 +49,26 @@ impl Scan {
             kept: BTreeMap::new(),
             kept_bytes: 0,
             out,
+            failed: None,
             step_bytes: STEP_BYTES,
         })
     }
 
     /// To be called before these changes, and the mark with them, are written to the store. Where more than about
-    /// `bytes_max` is kept, the scan goes on first.
-    pub fn keep(&mut self, changes: &[Change], bytes_max: usize) -> Result<(), Error> {
+    /// `bytes_max` is kept, the scan goes on first. What fails then ends the scan, and not the checkpoint that calls.
+    pub fn keep(&mut self, changes: &[Change], bytes_max: usize) {
+        if self.out.is_none() {
+            return;
+        }
+        if let Err(error) = self.keep_before(changes, bytes_max) {
+            self.out = None;
+            self.failed = Some(error);
+            self.kept.clear();
+            self.kept_bytes = 0;
+        }
+    }
+
+    fn keep_before(&mut self, changes: &[Change], bytes_max: usize) -> Result<(), Error> {
         while !self.whole && self.kept_bytes > bytes_max {
             self.step()?;
         }
@@ -71,8 +86,16 @@ impl Scan {
         Ok(())
     }
 
+    /// About how large the file is by now.
+    pub fn written(&self) -> u64 {
+        self.out.as_ref().map_or(0, Writer::bytes)
+    }
+
     /// Goes on by a step; when all is passed, gives the file that has it.
     pub fn advance(&mut self) -> Result<Option<Writer>, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         if !self.whole {
             self.step()?;
         }
@@ -183,7 +206,8 @@ mod tests {
                 if chance.random() {
                     let changes: Vec<Change> = (0..chance.random_range(0..20)).map(|_| change(chance)).collect();
                     let (full, passed) = (scan.kept_bytes > kept_max, scan.passed.clone());
-                    scan.keep(&changes, kept_max).unwrap();
+                    scan.keep(&changes, kept_max);
+                    assert!(scan.failed.is_none(), "seed {seed}");
                     forced += usize::from(full && passed != scan.passed);
                     write(&store, changes);
                     within += usize::from(!scan.whole && all(&store) != before);

@@ -6,8 +6,8 @@
 //!  0 u32 · crc32 of the trailer · trailer (postcard: how many records)
 //! ```
 //!
-//! A file is written under another name, synced, renamed, and the directory synced: a file with a snapshot's name is
-//! whole and durable. The newest is kept.
+//! A file is written under another name, synced, renamed, and the directory synced (`kept`): a file with a snapshot's
+//! name is whole and durable.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -17,9 +17,10 @@ use bytes::Bytes;
 use openraft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
-use super::store::{Change, Loaded, Loading, Mark, Store, Sum};
-use super::{envelope, fsutil, Error};
+use super::store::{Change, Loaded, Loading, Mark, Store, Sum, MARK_KEY};
+use super::{envelope, Error};
 use crate::clock::Timestamp;
+use crate::state::record;
 
 const MAGIC: &[u8; 8] = b"xcronsn1";
 const BLOCK_BYTES: usize = 256 << 10;
@@ -36,49 +37,6 @@ struct Trailer {
     records: u64,
 }
 
-/// The directory of snapshots.
-pub(super) struct Snapshots {
-    dir: PathBuf,
-}
-
-impl Snapshots {
-    pub fn open(base: &Path) -> Result<Snapshots, Error> {
-        let dir = base.join("snapshots");
-        fsutil::create_dir_all_durable(&dir).map_err(Error::io("create", &dir))?;
-        for path in files(&dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
-            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-        }
-        Ok(Snapshots { dir })
-    }
-
-    /// A path for a snapshot that is being written or received.
-    pub fn temporary(&self) -> PathBuf {
-        self.dir.join(format!("{}.tmp", crate::seam::uuid()))
-    }
-
-    /// The newest snapshot.
-    pub fn newest(&self) -> Result<Option<PathBuf>, Error> {
-        Ok(files(&self.dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "snap")).max())
-    }
-
-    /// Gives a whole and synced temporary file its name, and removes what is older.
-    pub fn keep(&self, temporary: &Path, header: &Header) -> Result<PathBuf, Error> {
-        let index = header.meta.last_log_id.map_or(0, |id| id.index);
-        let path = self.dir.join(format!("{index:020}-{}.snap", crate::seam::uuid()));
-        std::fs::rename(temporary, &path).map_err(Error::io("rename", temporary))?;
-        fsutil::sync_dir(&self.dir).map_err(Error::io("sync", &self.dir))?;
-        for old in files(&self.dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "snap") && *p < path) {
-            std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
-        }
-        Ok(path)
-    }
-}
-
-fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = std::fs::read_dir(dir).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
-    entries.map_err(Error::io("list", dir))
-}
-
 /// A snapshot file that is being written.
 pub(super) struct Writer {
     path: PathBuf,
@@ -87,6 +45,8 @@ pub(super) struct Writer {
     block_bytes: usize,
     records: u64,
     sum: Sum,
+    /// So much was given to the file.
+    bytes: u64,
 }
 
 impl Writer {
@@ -98,7 +58,13 @@ impl Writer {
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(MAGIC).map_err(Error::io("write", path))?;
         put(&mut out, path, header)?;
-        Ok(Writer { path: path.to_owned(), out, block: Vec::new(), block_bytes: 0, records: 0, sum: Sum::default() })
+        let (path, sum) = (path.to_owned(), Sum::default());
+        Ok(Writer { path, out, block: Vec::new(), block_bytes: 0, records: 0, sum, bytes: 0 })
+    }
+
+    /// About how large the file is by now.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Takes the next record, as it is stored; they come in the order of their keys.
@@ -109,6 +75,7 @@ impl Writer {
         self.sum.add(key, sealed);
         if self.block_bytes >= BLOCK_BYTES {
             put(&mut self.out, &self.path, &self.block)?;
+            self.bytes += self.block_bytes as u64;
             self.block.clear();
             self.block_bytes = 0;
         }
@@ -154,7 +121,7 @@ impl<'a> Reader<'a> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let mut reader = Reader { path, input: BufReader::with_capacity(1 << 20, file) };
         let mut magic = [0; 8];
-        reader.input.read_exact(&mut magic).map_err(Error::io("read", path))?;
+        reader.exactly(&mut magic)?;
         if &magic != MAGIC {
             return Err(Error::damaged(path, "it is no snapshot of this version"));
         }
@@ -165,10 +132,17 @@ impl<'a> Reader<'a> {
         Ok((reader, header))
     }
 
+    fn exactly(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.input.read_exact(bytes).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::damaged(self.path, "it ends too early"),
+            _ => Error::io("read", self.path)(error),
+        })
+    }
+
     /// The next payload; none: the mark before the trailer.
     fn sealed(&mut self) -> Result<Option<Vec<u8>>, Error> {
         let mut len = [0; 4];
-        self.input.read_exact(&mut len).map_err(Error::io("read", self.path))?;
+        self.exactly(&mut len)?;
         let len = u32::from_le_bytes(len);
         if len == 0 {
             return Ok(None);
@@ -216,6 +190,28 @@ pub(super) fn fuzz_read(path: &Path, now: Timestamp) -> Result<u64, Error> {
     let mut loading = Loading::new(path, now);
     reader.records(|block| block.iter().try_for_each(|(key, value)| loading.take(key, value)))?;
     Ok(loading.finish()?.state.len() as u64)
+}
+
+/// Reads all of a snapshot, and compares it with its checksums and its mark, without a state or a store to fill.
+pub(super) fn verify(path: &Path) -> Result<(), Error> {
+    let (reader, header) = Reader::open(path)?;
+    let (mut sum, mut mark) = (Sum::default(), Mark::default());
+    reader.records(|block| {
+        for (key, sealed) in block {
+            let bad = || Error::damaged(path, format!("the checksum of {key:?} does not hold"));
+            let payload = envelope::open(&sealed).ok_or_else(bad)?;
+            if key == MARK_KEY {
+                mark = record::decode(payload).map_err(|e| Error::damaged(path, e))?;
+            }
+            sum.add(&key, &sealed);
+        }
+        Ok(())
+    })?;
+    if sum != mark.sum() || mark.applied != header.meta.last_log_id {
+        let detail = format!("it has {sum:?}, its mark says {:?} at {:?}", mark.sum(), mark.applied);
+        return Err(Error::damaged(path, format!("{detail}, and its header {:?}", header.meta.last_log_id)));
+    }
+    Ok(())
 }
 
 /// Fills an empty store from a snapshot, verifies all of it, and makes it durable.

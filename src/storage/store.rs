@@ -46,8 +46,10 @@ pub(super) struct Mark {
 /// what is read at the next opening.
 #[derive(Default)]
 pub(super) struct Ledger {
-    hashes: HashMap<u64, u64>,
+    /// With how many bytes key and value have.
+    hashes: HashMap<u64, (u64, u32)>,
     digest: u64,
+    bytes: u64,
 }
 
 /// What a record adds to the digest: a key's name, and the hash of what it has.
@@ -85,12 +87,22 @@ impl Ledger {
         let old = match sealed {
             Some(value) => {
                 let (name, hash) = hash(key, value);
+                let bytes = (key.len() + value.len()) as u32;
                 self.digest = self.digest.wrapping_add(hash);
-                self.hashes.insert(name, hash)
+                self.bytes += u64::from(bytes);
+                self.hashes.insert(name, (hash, bytes))
             }
             None => self.hashes.remove(&xxh3_64(key)),
         };
-        self.digest = self.digest.wrapping_sub(old.unwrap_or(0));
+        let (hash, bytes) = old.unwrap_or((0, 0));
+        self.digest = self.digest.wrapping_sub(hash);
+        self.bytes -= u64::from(bytes);
+    }
+
+    /// How large a snapshot of these records is, to within some percent.
+    pub fn snapshot_bytes(&self) -> u64 {
+        // Each record has its lengths before it, and the mark is one more.
+        self.bytes + self.records() * 8 + (64 << 10)
     }
 
     /// Whether there is a record with this key.

@@ -72,6 +72,9 @@ impl Looks {
         let store = unsynced(node.0.machine.unsynced(), config.storage.unsaved_bytes_max, too_long * SYNC_TIMEOUTS);
         let reserve = config.storage.reserve_mb << 20;
         let room = node.0.log.no_room().or_else(|| self.dirs.iter().find_map(|dir| nearly_full(dir, reserve)));
+        // A snapshot that finds no room would keep the log from ever being purged.
+        let with_snapshot = reserve.saturating_add(node.0.machine.snapshot_room_wanted());
+        let room = room.or_else(|| nearly_full(&self.dirs[2], with_snapshot));
         // The thing itself: asked for, and given back.
         let descriptors = self.descriptor.as_ref().and_then(|file| file.try_clone().err());
         let descriptors = descriptors.map(|error| format!("no file can be opened: {error}"));

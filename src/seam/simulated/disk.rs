@@ -44,6 +44,8 @@ struct Disk {
     fails: bool,
     /// One has failed.
     failed: bool,
+    /// Its node has found its state to be lost.
+    state_lost: bool,
     syncs: u64,
 }
 
@@ -97,6 +99,16 @@ pub fn slow(dir: &Path, more: Duration) {
 /// Has each read that may block take so long.
 pub fn slow_reads(dir: &Path, time: Duration) {
     on(dir, |disk| disk.slow_reads = time);
+}
+
+/// A node has found its state to be lost, which no fault of these disks may lead to.
+pub(crate) fn lose_state(dir: &Path) {
+    on(dir, |disk| disk.state_lost = true);
+}
+
+/// Whether a node has found its state to be lost since this was asked last.
+pub fn has_lost_state(dir: &Path) -> bool {
+    on(dir, |disk| std::mem::take(&mut disk.state_lost)).unwrap_or(false)
 }
 
 /// How long a read takes now.
@@ -202,6 +214,19 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What blocking work takes before it does anything, and after it: a few ms, and now and then much longer. As yet only
+/// where the bug is planted that needs it.
+pub(crate) async fn some_time() {
+    if !bug::is_planted(Bug::PurgeBeforeKept) {
+        return;
+    }
+    let ms = chance::draw(|c| if c.random_bool(0.05) { c.random_range(0..200) } else { c.random_range(0..4) });
+    // The replicas are compared outside of all nodes, where no time passes.
+    if let (Some(ms), Ok(_)) = (ms, tokio::runtime::Handle::try_current()) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
 }
 
 /// How long the next sync of this file takes.

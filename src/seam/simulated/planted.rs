@@ -23,6 +23,7 @@ pub const NAMES: &[(&str, Bug)] = &[
     ("never-silent", Bug::NeverSilent),
     ("no-questions", Bug::NoQuestions),
     ("snapshot-torn", Bug::SnapshotTorn),
+    ("purge-before-kept", Bug::PurgeBeforeKept),
 ];
 
 impl FromStr for Bug {

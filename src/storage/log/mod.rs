@@ -47,6 +47,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openraft::{Entry, LogId, RaftTypeConfig, Vote};
+use tokio::time::Instant;
 
 use self::appender::Appender;
 use self::driver::Driver;
@@ -138,6 +139,8 @@ struct Opened<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> {
     starts: u64,
     dir: PathBuf,
     running: Mutex<Option<Running<C>>>,
+    /// The first entry that a peer needs and that cannot be read, and since when.
+    unread: Mutex<Option<(u64, Instant)>>,
 }
 
 /// What ends when the log is closed.
@@ -215,7 +218,16 @@ where
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&space), appender);
         let writer = Driver::start(writer, dir)?;
         let running = Mutex::new(Some(Running { writer, space: thread, _lock: lock }));
-        Ok(RaftLog(Arc::new(Opened { shared, space, options, salt, starts, dir: dir.to_owned(), running })))
+        Ok(RaftLog(Arc::new(Opened {
+            shared,
+            space,
+            options,
+            salt,
+            starts,
+            dir: dir.to_owned(),
+            running,
+            unread: Mutex::default(),
+        })))
     }
 
     fn shared(&self) -> &Shared<C> {

@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
@@ -11,6 +13,10 @@ use openraft::{
 use super::error::Error;
 use super::state::{Encoded, Op};
 use super::{read, RaftLog};
+use crate::clock::monotonic;
+
+/// Entries that a peer needs are tried to be read for so long. Another node has them too, and may lead.
+const UNREAD_MAX: Duration = Duration::from_secs(10);
 
 fn writing(e: Error) -> StorageError<u64> {
     StorageIOError::write_logs(AnyError::new(&e)).into()
@@ -44,7 +50,8 @@ where
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<C>>, StorageError<u64>> {
         let max_bytes = self.options().read_bytes_max;
-        let entries = read::read(self.shared(), self.salt(), start, end, max_bytes).await.map_err(reading)?;
+        let read = read::read(self.shared(), self.salt(), start, end, max_bytes).await;
+        let entries = self.for_peer(start, read).map_err(reading)?;
         // Where `start` is purged, later entries would reach a follower with a gap before them. Nothing at all makes
         // openraft send a heartbeat and plan anew.
         Ok(if entries.first().is_some_and(|e| e.log_id.index == start) { entries } else { Vec::new() })
@@ -114,6 +121,32 @@ where
     C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>,
     C::D: Clone,
 {
+    /// What a read for a peer gives. openraft takes an error for the end of the node; here nothing is sent for a while
+    /// where the disk does not read. A record that is not what was written ends the node.
+    fn for_peer(&self, start: u64, read: Result<Vec<Entry<C>>, Error>) -> Result<Vec<Entry<C>>, Error> {
+        let mut unread = self.0.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = unread.filter(|(from, _)| *from == start);
+        match read {
+            Err(error @ Error::Io { .. }) => {
+                let (_, since) = failing.unwrap_or_else(|| {
+                    tracing::error!(%error, "the log cannot be read for a peer; it is tried again");
+                    (start, monotonic())
+                });
+                *unread = Some((start, since));
+                if since.elapsed() < UNREAD_MAX {
+                    return Ok(Vec::new());
+                }
+                Err(error)
+            }
+            other => {
+                if failing.is_some() {
+                    *unread = None;
+                }
+                other
+            }
+        }
+    }
+
     fn encode(&self, entries: &[Entry<C>]) -> Result<Vec<Encoded>, Error> {
         let limit_bytes = self.options().max_record_bytes as usize;
         let encode = |entry: &Entry<C>| {

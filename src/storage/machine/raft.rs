@@ -1,6 +1,8 @@
 //! The machine, as openraft sees it.
 
-use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{
@@ -8,14 +10,19 @@ use openraft::{
     StorageIOError,
 };
 
-use super::super::{snapshot, Error};
-use super::Machine;
+use super::super::kept::Kept;
+use super::super::Error;
+use super::{Held, Machine};
+use crate::clock::monotonic;
 use crate::command::{Batch, DecodeError};
 use crate::raft::{LogId, Membership, Replies, TypeConfig};
 use crate::seam::bug::{self, Bug};
-use crate::seam::file::{self, File};
 
 type Entry = openraft::Entry<TypeConfig>;
+
+/// Entries wait at most this long for a checkpoint, each time that some are applied. A follower whose store stands still
+/// goes on slowly then, and must not stand still with it: it may have to lead.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 
 fn failed(verb: ErrorVerb, error: &Error) -> StorageError<u64> {
     StorageIOError::new(ErrorSubject::StateMachine, verb, openraft::AnyError::new(error)).into()
@@ -51,6 +58,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             };
             changes.push((entry.log_id, change));
         }
+        self.some_room().await;
         let mut replies = Vec::with_capacity(changes.len());
         self.may_apply().await;
         let full = {
@@ -96,37 +104,32 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<File>, StorageError<u64>> {
-        let path = self.0.keeper.lock().await.snapshots.temporary();
-        let file = file::create_new(&path).await;
-        match file {
-            Ok(file) => {
-                *self.0.receiving.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(path);
-                Ok(Box::new(file))
-            }
-            Err(e) => Err(failed(ErrorVerb::Write, &Error::io("create", &path)(e))),
-        }
+    /// Not used: pieces come to [`Machine::receive`].
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Held>, StorageError<u64>> {
+        Ok(Box::new(Held::Nothing))
     }
 
     async fn install_snapshot(
         &mut self,
         _meta: &SnapshotMeta<u64, openraft::BasicNode>,
-        mut snapshot: Box<File>,
+        snapshot: Box<Held>,
     ) -> Result<(), StorageError<u64>> {
-        use tokio::io::AsyncWriteExt;
-        let path = self.0.receiving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let path = path.unwrap_or_else(|| PathBuf::from("a snapshot that was never begun"));
-        snapshot.flush().await.map_err(|e| failed(ErrorVerb::Write, &Error::io("write", &path)(e)))?;
-        drop(snapshot);
-        self.install(path).await.map_err(|e| failed(ErrorVerb::Write, &e))
+        let installed = match *snapshot {
+            Held::Ready(prepared) => self.install(*prepared).await,
+            other => Err(Error::damaged(&self.0.dir, format!("{other:?} cannot be installed"))),
+        };
+        installed.map_err(|e| failed(ErrorVerb::Write, &e))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
-        let newest = self.0.keeper.lock().await.snapshots.newest();
-        let Some(path) = newest.map_err(|e| failed(ErrorVerb::Read, &e))? else { return Ok(None) };
-        let header = snapshot::header(&path).map_err(|e| failed(ErrorVerb::Read, &e))?;
-        opened(&path, header).await.map(Some)
+        Ok(self.newest_snapshot().map(told))
     }
+}
+
+/// A snapshot of this node, of which openraft knows from now on.
+fn told(kept: Arc<Kept>) -> Snapshot<TypeConfig> {
+    kept.is_news();
+    Snapshot { meta: kept.meta().clone(), snapshot: Box::new(Held::File(kept)) }
 }
 
 impl Machine {
@@ -142,17 +145,37 @@ impl Machine {
             _ => Error::damaged(&self.0.dir, format!("{entry}: {error}")),
         }
     }
-}
 
-async fn opened(path: &std::path::Path, header: snapshot::Header) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
-    let file = file::open(path).await.map_err(|e| failed(ErrorVerb::Read, &Error::io("open", path)(e)))?;
-    Ok(Snapshot { meta: header.meta, snapshot: Box::new(file) })
+    /// Waits a little while twice as much has changed as new writes would wait for. Only the leader has those wait; what
+    /// a follower is sent comes however slow its store is.
+    async fn some_room(&self) {
+        let max = self.0.options.unsaved_bytes_max.saturating_mul(2);
+        let until = monotonic() + ROOM_WAIT_MAX;
+        // No checkpoint is made until a snapshot that waits behind these entries is installed.
+        while self.unsaved_bytes() > max && self.0.installing.load(Ordering::Relaxed) == 0 {
+            let notified = self.0.room.notified();
+            self.0.full.notify_one();
+            if self.unsaved_bytes() <= max || tokio::time::timeout_at(until, notified).await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Machine {
+    /// Tells openraft of a snapshot that was written. It asks by itself only at its start, where there is none and the
+    /// log is purged: then one is written. It takes an error for the end of the node.
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
-        let (path, header) = self.write_snapshot().await.map_err(|e| failed(ErrorVerb::Write, &e))?;
-        opened(&path, header).await
+        if let Some(news) = self.newest_snapshot().filter(|kept| kept.is_news()) {
+            return Ok(told(news));
+        }
+        match self.write_snapshot().await {
+            Ok(kept) => Ok(told(kept)),
+            Err(error) => {
+                tracing::error!(%error, "a snapshot could not be written; it is tried again later");
+                Ok(told(self.put_missing()))
+            }
+        }
     }
 }
 

@@ -1,97 +1,217 @@
 //! Snapshots of the state: written beside the checkpoints, and put in its place.
+//!
+//! A snapshot is written outside of openraft, which takes an error of its own attempts for the end of the node. It hears
+//! of a snapshot once that is whole and durable.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::super::scan::Scan;
-use super::super::snapshot::{self, Header};
-use super::super::store::{Mark, Store};
-use super::super::Error;
-use super::{note_of, remove_other_generations, Machine};
+use super::receive::Prepared;
+use super::{note_of, open, Machine};
+use crate::raft::LogId;
 use crate::seam;
+use crate::storage::kept::Kept;
+use crate::storage::scan::Scan;
+use crate::storage::snapshot::Header;
+use crate::storage::store::{Mark, Store};
+use crate::storage::Error;
 
 impl Machine {
-    /// Writes all of the state, as of now, into a snapshot file.
-    pub(super) async fn write_snapshot(&self) -> Result<(PathBuf, Header), Error> {
-        let panicked = |panic| Error::damaged(&self.0.dir, panic);
+    fn newest_slot(&self) -> MutexGuard<'_, Option<Arc<Kept>>> {
+        self.0.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest snapshot, if there is one.
+    pub fn newest_snapshot(&self) -> Option<Arc<Kept>> {
+        self.newest_slot().clone()
+    }
+
+    /// What the newest snapshot is of.
+    pub fn snapshot_last(&self) -> Option<LogId> {
+        self.newest_slot().as_ref().and_then(|kept| kept.last())
+    }
+
+    /// Size of the newest snapshot; 0: there is none.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.newest_slot().as_ref().map_or(0, |kept| kept.bytes())
+    }
+
+    /// How much room the next snapshot takes beside all that is there, and has not taken yet, in bytes. Who fills the
+    /// disk further than that keeps the log from ever being purged.
+    pub fn snapshot_room_wanted(&self) -> u64 {
+        let state = self.0.state_bytes.load(Ordering::Relaxed) + self.unsaved_bytes() as u64;
+        state.saturating_sub(self.0.written_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Whether the newest snapshot cannot be sent, or is too old for who needs one, and another one must take its place.
+    pub fn needs_snapshot(&self) -> bool {
+        let asked = *self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked > self.snapshot_last() || self.newest_slot().as_ref().is_some_and(|kept| kept.is_unsound())
+    }
+
+    /// A snapshot that has this log entry, once the state has it; none: it is being written.
+    pub fn snapshot_with(&self, entry: LogId) -> Option<Arc<Kept>> {
+        let newest = self.newest_snapshot().filter(|kept| kept.last() >= Some(entry) && !kept.is_unsound());
+        if newest.is_none() && self.applied() >= Some(entry) {
+            let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            *asked = (*asked).max(Some(entry));
+            self.0.snapshots.wanted().notify_one();
+        }
+        newest
+    }
+
+    /// Waits until [`Machine::needs_snapshot`] has become true.
+    pub async fn snapshot_needed(&self) {
+        self.0.snapshots.wanted().notified().await;
+    }
+
+    /// Takes this snapshot for the newest one, unless there is a newer one.
+    fn put_newest(&self, kept: &Arc<Kept>) {
+        let mut newest = self.newest_slot();
+        if newest.as_ref().is_none_or(|old| old.last() <= kept.last()) {
+            *newest = Some(kept.clone());
+        }
+    }
+
+    /// The newest snapshot is missing, and no attempt to write one has succeeded: openraft, which has to have one, gets
+    /// the place of it.
+    pub(super) fn put_missing(&self) -> Arc<Kept> {
+        let missing = Arc::new(Kept::missing(&self.0.dir, self.0.snapshots.wanted().clone()));
+        self.newest_slot().get_or_insert(missing).clone()
+    }
+
+    /// Writes all of the state, as of now, into a snapshot file, and keeps it as the newest.
+    ///
+    /// # Errors
+    /// What the disk refuses, room for it above all. What was written of it is removed.
+    pub async fn write_snapshot(&self) -> Result<Arc<Kept>, Error> {
         let _one = self.0.snapshotting.lock().await;
-        let (scan, header, sum, snapshots, temporary) = {
+        let written = self.write_one().await;
+        self.0.written_bytes.store(0, Ordering::Relaxed);
+        self.count(|f| match &written {
+            Ok(_) => f.snapshots += 1,
+            Err(_) => f.snapshots_failed += 1,
+        });
+        written
+    }
+
+    async fn write_one(&self) -> Result<Arc<Kept>, Error> {
+        let panicked = |panic| Error::damaged(&self.0.dir, panic);
+        let (scan, header, sum, temporary, generation) = {
             let mut keeper = self.0.keeper.lock().await;
             // The checkpoint makes the store the state of this moment. From here on those that follow keep it for the scan.
             self.checkpoint_with(&mut keeper, true).await?;
+            self.has_room(keeper.ledger.snapshot_bytes())?;
             let sum = keeper.mark.sum();
             let Mark { applied, membership, .. } = keeper.mark.clone();
             let id = seam::uuid().to_string();
             let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
-            let (header, snapshots) = (Header { meta }, keeper.snapshots.clone());
-            let temporary = snapshots.temporary();
+            let header = Header { meta };
+            let temporary = self.0.snapshots.temporary();
             let store = self.store();
-            let begun =
-                seam::blocking(move || Scan::begin(store, &header, &temporary).map(|scan| (scan, header, temporary)));
+            let begun = seam::blocking(move || {
+                Scan::begin(store, &header, temporary.path()).map(|scan| (scan, header, temporary))
+            });
             let (scan, header, temporary) = begun.await.map_err(panicked)??;
             let scan = Arc::new(tokio::sync::Mutex::new(scan));
             keeper.scan = Arc::downgrade(&scan);
-            (scan, header, sum, snapshots, temporary)
+            (scan, header, sum, temporary, keeper.generation)
         };
         let file = loop {
             // First come, first served: a checkpoint waits for a step at most.
             let mut scan = scan.clone().lock_owned().await;
+            self.0.written_bytes.store(scan.written(), Ordering::Relaxed);
             if let Some(file) = seam::blocking(move || scan.advance()).await.map_err(panicked)?? {
                 break file;
             }
             seam::pause().await;
         };
         drop(scan);
-        let written = seam::blocking(move || {
-            let bytes = file.finish(sum)?;
-            let path = snapshots.keep(&temporary, &header)?;
-            tracing::info!(bytes, applied = header.meta.last_log_id.map(|id| id.index), "snapshot written");
-            Ok((path, header, bytes))
-        });
-        let (path, header, bytes) = written.await.unwrap_or_else(|panic| Err(panicked(panic)))?;
-        self.0.snapshot_bytes.store(bytes, Ordering::Relaxed);
-        self.count(|f| f.snapshots += 1);
-        Ok((path, header))
+        let finished = seam::blocking(move || file.finish(sum)).await;
+        let bytes = finished.unwrap_or_else(|panic| Err(panicked(panic)))?;
+        let (snapshots, applied) = (self.0.snapshots.clone(), header.meta.last_log_id);
+        let kept = seam::blocking(move || snapshots.keep(temporary, header, false)).await;
+        let kept = Arc::new(kept.unwrap_or_else(|panic| Err(panicked(panic)))?);
+        tracing::info!(bytes, applied = applied.map(|id| id.index), generation, "snapshot written");
+        self.put_newest(&kept);
+        self.remove_replaced().await;
+        Ok(kept)
+    }
+
+    /// Whether so many bytes are free on the disk.
+    fn has_room(&self, needed: u64) -> Result<(), Error> {
+        let path = &self.0.dir.join("snapshots");
+        let disk = rustix::fs::statvfs(path).map_err(|e| Error::io("look at the disk of", path)(e.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < needed {
+            let detail = format!("about {} MiB are needed and {} MiB are free", needed >> 20, free >> 20);
+            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, detail);
+            return Err(Error::io("write a snapshot in", path)(full));
+        }
+        Ok(())
+    }
+
+    /// Removes the files that the newest snapshot takes the place of.
+    async fn remove_replaced(&self) {
+        let (snapshots, newest) = (self.0.snapshots.clone(), self.newest_snapshot());
+        let removed = seam::blocking(move || newest.iter().for_each(|kept| snapshots.remove_replaced(kept)));
+        // A panic in there is told by the panic's own line.
+        drop(removed.await);
     }
 
     /// Puts a snapshot that was received in the place of the state.
-    pub(super) async fn install(&self, received: PathBuf) -> Result<(), Error> {
-        let _one = self.0.snapshotting.lock().await;
-        let mut keeper = self.0.keeper.lock().await;
-        let generation = keeper.generation + 1;
-        let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
-        let snapshots = keeper.snapshots.clone();
-        let restored = seam::blocking(move || {
-            std::fs::File::open(&received).and_then(|f| f.sync_all()).map_err(Error::io("sync", &received))?;
-            let header = snapshot::header(&received)?;
-            let path = snapshots.keep(&received, &header)?;
-            let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
-            let store = Store::open(&dir, generation, cache)?;
-            snapshot::restore(&path, &store, now).map(|(loaded, header)| (store, loaded, header, bytes))
-        });
-        let (store, loaded, header, bytes) =
-            restored.await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
-        self.0.snapshot_bytes.store(bytes, Ordering::Relaxed);
-        keeper.note.write(note_of(generation, &loaded.mark))?;
+    pub(super) async fn install(&self, mut prepared: Prepared) -> Result<(), Error> {
+        let generation = prepared.generation;
+        let taken = (prepared.filled.take(), prepared.keeper.take(), prepared.file.take());
+        let (Some((store, loaded)), Some(mut keeper), Some(file)) = taken else {
+            return Err(Error::damaged(&self.0.dir, "a snapshot is installed twice"));
+        };
+        let kept = self.kept(file).await?;
+        let note = note_of(generation, &loaded.mark);
+        let noted = seam::blocking(move || keeper.note.write(note).map(|()| keeper)).await;
+        let mut keeper = noted.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
         keeper.generation = generation;
-        keeper.ledger = loaded.ledger;
+        self.0.state_bytes.store(loaded.ledger.snapshot_bytes(), Ordering::Relaxed);
+        let ledger = std::mem::replace(&mut keeper.ledger, loaded.ledger);
         keeper.mark = loaded.mark;
         keeper.sound = true;
-        {
+        // A snapshot that is being written goes on over the old store, which changes no more.
+        keeper.scan = std::sync::Weak::new();
+        let meta = kept.meta().clone();
+        let old = {
             let mut core = self.core();
-            core.state = loaded.state;
-            core.applied = header.meta.last_log_id;
-            core.membership = header.meta.last_membership.clone();
-            core.cut = None;
+            let state = std::mem::replace(&mut core.state, loaded.state);
+            core.applied = meta.last_log_id;
+            core.membership = meta.last_membership.clone();
+            let cut = core.cut.take();
             // Under the state's lock, so that no reader sees one with the other's store.
-            *self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(store);
+            let mut current = self.0.store.write().unwrap_or_else(PoisonError::into_inner);
+            let store: Arc<Store> = std::mem::replace(&mut current, Arc::new(store));
             self.0.applied.send_replace(core.applied);
-        }
+            (state, cut, store, ledger)
+        };
+        // As large as the state was: whoever waits for the lock must not wait for that.
+        seam::dispose(old);
+        self.put_newest(&kept);
+        drop(keeper);
         self.0.changed.notify_one();
         self.0.room.notify_waiters();
         self.count(|f| f.snapshots_installed += 1);
-        tracing::info!(applied = header.meta.last_log_id.map(|id| id.index), "snapshot installed");
-        remove_other_generations(&self.0.dir, generation)
+        tracing::info!(applied = meta.last_log_id.map(|id| id.index), "snapshot installed");
+        self.clean_up(generation);
+        Ok(())
+    }
+
+    /// Removes what the installed snapshot has taken the place of. Entries are applied meanwhile.
+    fn clean_up(&self, generation: u64) {
+        let machine = self.clone();
+        tokio::spawn(async move {
+            let dir = machine.0.dir.clone();
+            let removed = seam::blocking(move || open::remove_generations(&dir, |other| other < generation)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(%error, "the store before the snapshot is not removed");
+            }
+            machine.remove_replaced().await;
+        });
     }
 }

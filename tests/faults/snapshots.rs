@@ -1,0 +1,136 @@
+//! Snapshots on disks that fail, are slow, or have no room for them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::api::{code, once};
+use crate::check::agree;
+use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
+use crate::machine::{Disk, Inner, Slot, MIB};
+use crate::power::missing;
+use crate::sink::Sink;
+use crate::trial::turn;
+
+const EIO: i64 = 5;
+const SMALL: &str = "[raft]\nsnapshot_log_bytes = 4194304\n[storage]\nlog_segment_bytes = 2097152\n";
+
+/// Creates so many tasks of 100 kB: which of them were taken.
+async fn fill(cluster: &Cluster, node: usize, prefix: &str, count: usize) -> Vec<String> {
+    let filler = "x".repeat(100_000);
+    let mut taken = Vec::new();
+    for n in 0..count {
+        let id = format!("{prefix}-{n}");
+        let mut task = once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        task["callback"]["body"] = json!({ "filler": filler });
+        if code(&cluster.api.create(cluster.nodes[node].ports.http, &task).await) == Some(0) {
+            taken.push(id);
+        }
+    }
+    taken
+}
+
+fn snapshots(data: &Path, extension: &str) -> Vec<(String, u64)> {
+    let Ok(entries) = std::fs::read_dir(data.join("snapshots")) else { return Vec::new() };
+    let files = entries.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == extension));
+    files.filter_map(|e| Some((e.file_name().to_string_lossy().into_owned(), e.metadata().ok()?.len()))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_synced_ends_nothing_and_a_later_one_can() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::new(1, SMALL);
+    let base = cluster.path().to_owned();
+    let Some(inner) = Inner::of(&mut cluster.nodes[0], &base, "snapshots/") else { return };
+    inner.set(Slot::SyncErrno, EIO);
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let sink = Sink::start().await;
+    let mut tasks = fill(&cluster, 0, "before", 60).await;
+    assert_eq!(tasks.len(), 60);
+    eventually("the failure is told", READY_MAX, async || {
+        cluster.nodes[0].log_text().contains("a snapshot could not be written")
+    })
+    .await;
+    // It goes on: it takes tasks and fires them.
+    tasks.extend(fill(&cluster, 0, "after", 5).await);
+    let http = cluster.nodes[0].ports.http;
+    assert_eq!(code(&cluster.api.create(http, &once("fires", now_ms() + 300, &sink.url)).await), Some(0));
+    eventually("it fires", Duration::from_secs(10), async || !sink.of("fires").is_empty()).await;
+    assert!(!cluster.nodes[0].has_ended());
+    assert_eq!(snapshots(&cluster.nodes[0].data, "snap"), []);
+    inner.set(Slot::SyncErrno, 0);
+    eventually("a snapshot is written", READY_MAX, async || !snapshots(&cluster.nodes[0].data, "snap").is_empty())
+        .await;
+    assert_eq!(snapshots(&cluster.nodes[0].data, "tmp"), [], "what failed is removed");
+    assert!(missing(&cluster, 0, &tasks).await.is_empty());
+}
+
+/// The node is killed while the sync of the snapshot that it has received takes long: openraft has purged its log by then
+/// if it was given the snapshot before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_a_received_snapshot_is_synced_loses_nothing() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::new(3, SMALL);
+    let base = cluster.path().to_owned();
+    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "snapshots/")).collect();
+    let Some(inner) = inner else { return };
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.nodes[away].kill();
+    let mut tasks = fill(&cluster, leader, "before", 200).await;
+    eventually("a snapshot is taken", READY_MAX, async || !snapshots(&cluster.nodes[leader].data, "snap").is_empty())
+        .await;
+    let whole = snapshots(&cluster.nodes[leader].data, "snap").iter().map(|(_, bytes)| *bytes).max();
+    let whole = whole.expect("there is one");
+    inner[away].set(Slot::SyncUs, 4_000_000);
+    cluster.nodes[away].spawn();
+    let data = cluster.nodes[away].data.clone();
+    eventually("it is received", READY_MAX, async || snapshots(&data, "tmp").iter().any(|(_, bytes)| *bytes >= whole))
+        .await;
+    // The purge, where there is one, takes milliseconds.
+    sleep_ms(1500).await;
+    cluster.nodes[away].kill();
+    inner[away].set(Slot::SyncUs, 0);
+    cluster.nodes[away].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    tasks.extend(fill(&cluster, leader, "after", 3).await);
+    cluster.caught_up(Duration::from_secs(60)).await;
+    agree(&cluster, &tasks).await;
+}
+
+/// The state fits, and a snapshot beside it does not: the node says so, refuses tasks before, and lives on; deletes make
+/// room for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_whose_snapshot_does_not_fit_ends_nothing() {
+    let _turn = turn().await;
+    let dir = TempDir::new().expect("make a directory");
+    let Some(disk) = Disk::new(dir.path(), "disk", 200 * MIB) else { return };
+    let mut cluster = Cluster::with_data(dir, &[disk.mount.join("data")], &format!("{SMALL}reserve_mb = 1\n"));
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    // While another's file takes the room, only the start of a snapshot can tell.
+    let tasks = fill(&cluster, 0, "before", 300).await;
+    assert_eq!(tasks.len(), 300);
+    let ballast = disk.mount.join("ballast");
+    std::fs::write(&ballast, vec![1; disk.free_bytes().saturating_sub(12 * MIB) as usize]).unwrap();
+    let refused = fill(&cluster, 0, "refused", 3).await;
+    assert_eq!(refused, [] as [String; 0], "there is room for the reserve, and none for the next snapshot");
+    assert!(cluster.nodes[0].log_text().contains("in reserve"));
+    let http = cluster.nodes[0].ports.http;
+    for id in &tasks[..250] {
+        let deleted = cluster.api.delete(http, id).await;
+        assert_eq!(code(&deleted), Some(0), "{deleted:?}");
+    }
+    assert!(!cluster.nodes[0].has_ended());
+    eventually("deletes have made room", Duration::from_secs(30), async || {
+        code(&cluster.api.create(http, &once("again", now_ms() + 3_600_000, "http://127.0.0.1:9/")).await) == Some(0)
+    })
+    .await;
+    assert!(missing(&cluster, 0, &tasks[250..]).await.is_empty());
+    drop((cluster, disk));
+}
