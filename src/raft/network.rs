@@ -29,6 +29,8 @@ use crate::clock::monotonic;
 
 /// After this a message that has no answer is sent again, however the link is.
 const TRANSFER_MAX: Duration = Duration::from_secs(60);
+/// How long a piece of a snapshot waits for other transfers to the same peer.
+const PLACE_MAX: Duration = Duration::from_secs(1);
 /// How long a sign of life may take: a link that is full delays it.
 const SIGN_MAX: Duration = Duration::from_secs(1);
 /// The most bytes of a message, if it is not one entry alone: of an append by way of the log's `read_bytes_max`, and of
@@ -181,7 +183,8 @@ impl Peer {
         let (network, patience) = (self.network.clone(), self.patience());
         let message = async {
             let body = postcard::to_stdvec(piece).map_err(|e| CallError::NotSent(e.to_string()))?;
-            let _place = network.links.transfer_place(&to.1).await;
+            // An append that openraft asks for no more, now that it sends a snapshot, may hold it for ever.
+            let _place = tokio::time::timeout(PLACE_MAX, network.links.transfer_place(&to.1)).await.ok();
             let sent = network.now();
             let answer: PieceAnswer = network.links.send(&to.1, "snapshot", body.into(), timeout).await?;
             Ok((sent, answer))
