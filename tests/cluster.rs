@@ -401,7 +401,14 @@ async fn what_was_forwarded_to_the_leader_of_another_term_is_not_written() {
     let leader = cluster.node(cluster.leader().await);
     let id = leader.client.create(&once(NOWHERE, FAR_MS)).await;
     let term = leader.server().node().watch().borrow().as_ref().unwrap().current_term;
+    // As a node of its cluster.
     let links = Links::new(Clock::system(), Duration::from_secs(1));
+    let cluster_id =
+        until("a cluster", || async { leader.server().node().machine().with_state(|s| s.cluster()) }).await;
+    let sender = cluster.node(cluster.followers().await[0]);
+    let store = sender.server().node().machine().with_state(|s| s.claims()[&sender.id()]);
+    links.settle(store, &[], Box::new(|_| None));
+    links.introduce(sender.id(), Some(cluster_id));
     let address = format!("{}:{}", leader.config.bind, leader.config.peer_port);
     let delete = |term| {
         let command = Encoded::of(&Command::Delete { id: id.parse().unwrap() }).unwrap();

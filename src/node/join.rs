@@ -19,6 +19,7 @@ use openraft::{BasicNode, SnapshotPolicy};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::neighbours::{self, Waits};
 use super::Node;
 use crate::clock::monotonic;
 use crate::command::{Command, Refusal, Reply};
@@ -167,6 +168,7 @@ impl Node {
         self.0.heard.begin();
         let raft = Raft::new(id, config, network, self.0.log.clone(), self.0.machine.clone()).await.map_err(failed)?;
         let mut metrics = raft.metrics();
+        self.know_members(&metrics.borrow());
         self.0.raft_metrics.send_replace(Some(metrics.borrow_and_update().clone()));
         tokio::spawn(pass_on(metrics, self.clone()));
         Ok(raft)
@@ -188,12 +190,13 @@ impl Node {
         let others: Vec<String> = members.values().map(|n| n.addr.clone()).filter(|a| *a != own).collect();
         let (store, log) = (self.0.store, self.0.log.facts().number);
         let identity = |node, cluster| Identity { store, node, peer: own.clone(), cluster, starts: 0, log };
-        let (mut told, mut durable) = (false, false);
+        let mut durable = false;
         loop {
             let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;
-            let answers: Vec<(&String, Status)> =
-                others.iter().zip(answers).filter_map(|(peer, status)| Some((peer, status?))).collect();
-            if let Some((peer, _)) = answers.iter().find(|(_, status)| status.formed) {
+            let answers = others.iter().zip(answers).filter_map(|(peer, status)| Some((peer.as_str(), status?)));
+            let answers = neighbours::distinct(self.0.store, answers);
+            let peer_hosts = self.own_status().peer_hosts;
+            let waits = if let Some((peer, _)) = answers.iter().find(|(_, status)| status.formed) {
                 if !durable {
                     identity(0, None).write(&self.0.config.raft_dir).map_err(failed)?;
                     durable = true;
@@ -204,20 +207,17 @@ impl Node {
                         return Err(JoinError::Taken { peer: own, node, store })
                     }
                     Some(ClaimAnswer::Stranger) => return Err(JoinError::Stranger(own)),
-                    Some(ClaimAnswer::NoLeader) | None => {}
+                    Some(ClaimAnswer::NoLeader) | None => Waits::Leader { of: (*peer).to_owned() },
                 }
+            } else if let Some(differing) = neighbours::differing(&own, &peer_hosts, &answers) {
+                Waits::OneList(differing)
             } else if answers.len() + 1 > members.len() / 2 {
                 let node = members.iter().find(|(_, n)| n.addr == own).map(|(id, _)| *id);
                 return node.map(|id| identity(id, None)).ok_or(JoinError::Stranger(own));
-            }
-            if !told {
-                tracing::info!(
-                    peers = others.join(", "),
-                    answered = answers.len(),
-                    "waiting for enough peers to form the cluster"
-                );
-                told = true;
-            }
+            } else {
+                Waits::Peers { answered: answers.len(), of: others.len() }
+            };
+            self.note_wait(&waits);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -286,6 +286,9 @@ async fn pass_on(mut from: watch::Receiver<raft::Metrics>, to: Node) {
     while from.changed().await.is_ok() {
         let metrics = from.borrow_and_update().clone();
         let matters = to.0.raft_metrics.borrow().as_ref().is_none_or(|old| who_leads(old) != who_leads(&metrics));
+        if matters {
+            to.know_members(&metrics);
+        }
         to.0.raft_metrics.send_replace(Some(metrics));
         if !matters {
             // Raft tells of each entry. Whoever watches wants to know who leads, and the rest now and then.

@@ -11,6 +11,7 @@ mod health;
 mod join;
 mod leadership;
 mod lists;
+mod neighbours;
 mod peers;
 mod proposer;
 mod reads;
@@ -118,6 +119,8 @@ struct Inner {
     comparison: selfcheck::Comparison,
     /// When the clocks were last looked at, and what they said.
     clock_look: Mutex<health::ClockLook>,
+    /// Why it does not take part yet.
+    waiting: Mutex<Option<String>>,
     failure: OnceLock<String>,
     failing: Notify,
     stopping: AtomicBool,
@@ -178,6 +181,9 @@ impl Node {
         // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
         let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_min_ms * 9 / 10));
         let store = identity.as_ref().map_or_else(seam::uuid, |i| i.store);
+        let of_state = machine.clone();
+        let claims = move |node| of_state.with_state(|state| state.claims().get(&node).copied());
+        links.settle(store, &config.peers(), Box::new(claims));
         if let Some(identity) = identity.as_ref().filter(|identity| identity.node != 0) {
             links.introduce(identity.node, identity.cluster);
         }
@@ -212,6 +218,7 @@ impl Node {
             faults: Mutex::new(faults),
             comparison: selfcheck::Comparison::default(),
             clock_look,
+            waiting: Mutex::default(),
             failure: OnceLock::new(),
             failing: Notify::new(),
             stopping: AtomicBool::new(false),

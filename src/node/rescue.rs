@@ -49,6 +49,7 @@ pub(crate) async fn fetch(config: &Config, own: &HostPort, clock: Clock, lost: S
     let Some(identity) = Identity::read(&config.raft_dir)?.filter(|_| !peers.is_empty()) else { return Err(lost) };
     tracing::error!(error = %lost, ?peers, "this node has lost its state and asks the others for a snapshot");
     let links = Links::new(clock, Duration::from_millis(config.raft.election_timeout_min_ms.max(200)));
+    links.settle(identity.store, &config.peers(), Box::new(|_| None));
     links.introduce(identity.node, identity.cluster);
     for round in 1.. {
         for peer in &peers {

@@ -29,7 +29,7 @@ impl Node {
         let leader = {
             let metrics = self.0.raft_metrics.borrow();
             let Some(metrics) = metrics.as_ref().filter(|_| self.0.group.get().is_some()) else {
-                return Err("waiting for enough peers to form or join the cluster".to_owned());
+                return Err(self.waits_for());
             };
             metrics.current_leader.ok_or("no leader is known")?
         };

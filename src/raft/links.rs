@@ -1,7 +1,7 @@
 //! Calls to the peers, and what they tell of who is there.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +13,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::connections::Connections;
-use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER, HEADER_FROM};
+use super::envelope::{Envelope, Own};
+use super::refusals::Refusals;
+use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK};
 use crate::clock::{monotonic, Clock, Timestamp};
+use crate::config::HostPort;
 use crate::seam;
 
 /// Why a call to a peer has no answer.
@@ -53,11 +56,21 @@ pub struct Links(Arc<Shared>);
 struct Shared {
     connector: seam::net::Connector,
     clock: Clock,
-    /// This node's id and cluster, as they become known.
-    own: Mutex<(u64, Option<Uuid>)>,
+    /// Who this node is, as it becomes known.
+    own: Mutex<Own>,
+    /// The ids of the members, by their addresses.
+    members: Mutex<HashMap<String, u64>>,
+    claims: OnceLock<Claims>,
+    /// Why peers do not take this node's messages, by their addresses.
+    pub(super) refused_by: Refusals<String>,
+    /// Why this node does not take messages, by the node that the sender says it is.
+    pub(super) refused: Refusals<u64>,
     peers: Mutex<HashMap<String, Arc<Link>>>,
     presence: Mutex<HashMap<String, Presence>>,
 }
+
+/// The store that may act as a node, as far as this node's state says.
+pub type Claims = Box<dyn Fn(u64) -> Option<Uuid> + Send + Sync>;
 
 /// The way to one address.
 struct Link {
@@ -70,8 +83,28 @@ impl Links {
     /// Links from this node, which has no id yet.
     pub fn new(clock: Clock, connect_timeout: Duration) -> Self {
         let connector = seam::net::connector(connect_timeout);
-        let (own, peers, presence) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Links(Arc::new(Shared { connector, clock, own, peers, presence }))
+        Links(Arc::new(Shared {
+            connector,
+            clock,
+            own: Mutex::default(),
+            members: Mutex::default(),
+            claims: OnceLock::new(),
+            refused_by: Refusals::default(),
+            refused: Refusals::default(),
+            peers: Mutex::default(),
+            presence: Mutex::default(),
+        }))
+    }
+
+    /// What does not change of this node: its store, the list of peers in its configuration, and how it finds out which
+    /// store may act as a node.
+    pub fn settle(&self, store: Uuid, peer_hosts: &[HostPort], claims: Claims) {
+        let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.store = store;
+        let list: String = peer_hosts.iter().map(|peer| format!("{peer}\n")).collect();
+        own.list = xxhash_rust::xxh3::xxh3_64(list.as_bytes());
+        // Settled once.
+        let _ = self.0.claims.set(claims);
     }
 
     /// This node's clock.
@@ -81,12 +114,33 @@ impl Links {
 
     /// Who this node is, for the messages from now on.
     pub fn introduce(&self, node: u64, cluster: Option<Uuid>) {
-        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = (node, cluster);
+        let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        (own.node, own.cluster) = (node, cluster);
     }
 
-    /// Who this node is.
+    /// Which node has which address, for the messages from now on.
+    pub fn know(&self, members: impl Iterator<Item = (u64, String)>) {
+        let members = members.map(|(id, address)| (address, id)).collect();
+        *self.0.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    /// Who this node is: its id, and its cluster.
     pub fn own(&self) -> (u64, Option<Uuid>) {
+        let own = self.whole_own();
+        (own.node, own.cluster)
+    }
+
+    pub(super) fn whole_own(&self) -> Own {
         *self.0.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store that this node's state has for a node.
+    pub(super) fn claimed(&self, node: u64) -> Option<Uuid> {
+        self.0.claims.get().and_then(|claims| claims(node))
+    }
+
+    pub(super) fn refused(&self) -> &Refusals<u64> {
+        &self.0.refused
     }
 
     /// What was last heard of the peer at this address.
@@ -130,42 +184,52 @@ impl Links {
         timeout: Duration,
     ) -> Result<R, CallError> {
         let body = postcard::to_stdvec(request).map_err(|e| CallError::NotSent(e.to_string()).at(address))?;
-        self.send(address, call, body.into(), timeout).await
+        let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
+        self.send((to, address), call, body.into(), timeout).await
     }
 
-    /// The same, of a message that is encoded already.
+    /// The same, of a message for this node that is encoded already.
     pub(super) async fn send<R: DeserializeOwned>(
         &self,
-        address: &str,
+        (to, address): (Option<u64>, &str),
         call: &str,
         body: Bytes,
         timeout: Duration,
     ) -> Result<R, CallError> {
         let not_sent = |e: &dyn std::fmt::Display| CallError::NotSent(format!("{address}: {e}"));
         let unknown = |e: &dyn std::fmt::Display| CallError::Unknown(format!("{address}: {e}"));
-        let (node, cluster) = self.own();
-        let mut request = http::Request::post(format!("/peer/1/{call}"))
+        let request = http::Request::post(format!("/peer/1/{call}"))
             .header(http::header::HOST, address)
-            .header(HEADER_FROM, node)
             .header(HEADER_CLOCK, self.0.clock.now().0);
-        if let Some(cluster) = cluster {
-            request = request.header(HEADER_CLUSTER, cluster.to_string());
-        }
-        let request = request.body(Full::new(body)).map_err(|e| not_sent(&e))?;
+        let mut request = request.body(Full::new(body)).map_err(|e| not_sent(&e))?;
+        let envelope = Envelope { from: self.whole_own(), to, to_store: to.and_then(|to| self.claimed(to)) };
+        envelope.write(request.headers_mut());
         let sent = monotonic();
         let link = self.link(address);
         let exchange = link.connections.exchange(request, BODY_BYTES_MAX);
         let answer = tokio::time::timeout(timeout, exchange).await.map_err(|_| unknown(&"no answer in time"))?;
         let (head, body) = answer.map_err(|error| error.at(address))?.into_parts();
+        let text = || String::from_utf8_lossy(&body).into_owned();
+        let is_refused = [http::StatusCode::MISDIRECTED_REQUEST, http::StatusCode::FORBIDDEN].contains(&head.status);
+        if let Some(change) = self.0.refused_by.note(address.to_owned(), is_refused.then(text)) {
+            match change {
+                Some(reason) => tracing::error!(peer = address, reason, "a peer refuses the messages of this node"),
+                None => tracing::info!(peer = address, "a peer takes the messages of this node again"),
+            }
+        }
+        if is_refused {
+            // Whoever that is, its clock is not the peer's.
+            return Err(not_sent(&format!("{}: {}", head.status, text())));
+        }
         let clock = head.headers.get(HEADER_CLOCK).and_then(|v| v.to_str().ok()?.parse().ok()).map(Timestamp);
         self.hear(address, clock, sent.elapsed() / 2);
         match head.status {
             http::StatusCode::OK => postcard::from_bytes(&body).map_err(|e| unknown(&e)),
             // The only answers of a peer that has not looked at the message.
             status if status.is_client_error() || status == http::StatusCode::SERVICE_UNAVAILABLE => {
-                Err(not_sent(&format!("{status}: {}", String::from_utf8_lossy(&body))))
+                Err(not_sent(&format!("{status}: {}", text())))
             }
-            status => Err(unknown(&format!("{status}: {}", String::from_utf8_lossy(&body)))),
+            status => Err(unknown(&format!("{status}: {}", text()))),
         }
     }
 }

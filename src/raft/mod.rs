@@ -1,9 +1,11 @@
 //! Raft between the nodes: the types that openraft is used with, and the peers' protocol.
 //!
 //! The protocol is HTTP/1.1 with keep-alive on `peer_port`: `POST /peer/1/<call>`, bodies in postcard. The number is the
-//! version of the format. Each message names its sender, its cluster and its sender's wall clock.
+//! version of the format. Each message names its cluster, its sender, the node that is meant, and its sender's
+//! wall clock.
 
 mod connections;
+mod envelope;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod heard;
@@ -11,6 +13,7 @@ mod lease;
 mod links;
 mod network;
 mod office;
+mod refusals;
 mod runtime;
 mod serve;
 mod snapshots;

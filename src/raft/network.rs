@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use openraft::error::{
@@ -132,7 +133,8 @@ async fn beside_signs<R>(
     let began = monotonic();
     let mut message = std::pin::pin!(message);
     let mut next = std::pin::pin!(tokio::time::sleep(network.heartbeat));
-    let sign = sign_of_life(vote);
+    let sign = postcard::to_stdvec(&sign_of_life(vote)).map_err(|e| CallError::NotSent(e.to_string()))?;
+    let sign = Bytes::from(sign);
     let mut signs = FuturesUnordered::new();
     let mut lost = None;
     loop {
@@ -153,8 +155,8 @@ async fn beside_signs<R>(
             () = &mut next => {
                 network.in_office(&vote)?;
                 let sent = network.now();
-                let (links, address, sign) = (&network.links, &address, &sign);
-                signs.push(async move { (sent, links.call::<_, Appended>(address, "append", sign, SIGN_MAX).await) });
+                let (links, to, sign) = (&network.links, (Some(target), address.as_str()), sign.clone());
+                signs.push(async move { (sent, links.send::<Appended>(to, "append", sign, SIGN_MAX).await) });
                 next.as_mut().reset(sent.steady + network.heartbeat);
             }
         }
@@ -186,7 +188,7 @@ impl Peer {
             // An append that openraft asks for no more, now that it sends a snapshot, may hold it for ever.
             let _place = tokio::time::timeout(PLACE_MAX, network.links.transfer_place(&to.1)).await.ok();
             let sent = network.now();
-            let answer: PieceAnswer = network.links.send(&to.1, "snapshot", body.into(), timeout).await?;
+            let answer: PieceAnswer = network.links.send((Some(to.0), &to.1), "snapshot", body.into(), timeout).await?;
             Ok((sent, answer))
         };
         let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
@@ -208,8 +210,10 @@ impl Peer {
         R: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
+        let body = postcard::to_stdvec(request).map_err(|e| failure(&CallError::NotSent(e.to_string())))?;
+        let to = (Some(self.target), self.address.as_str());
         let answer: Result<Result<R, RaftError<u64, E>>, CallError> =
-            self.network.links.call(&self.address, call, request, option.hard_ttl()).await;
+            self.network.links.send(to, call, body.into(), option.hard_ttl()).await;
         answer.map_err(|error| failure(&error))?.map_err(|error| self.remote(error))
     }
 
@@ -242,7 +246,8 @@ impl Peer {
                 drop(request);
                 let _place = sender.links.transfer_place(&to).await;
                 let sent = sender.now();
-                let answer: Appended = sender.links.send(&to, "append", body.into(), TRANSFER_MAX).await?;
+                let answer: Appended =
+                    sender.links.send((Some(target), &to), "append", body.into(), TRANSFER_MAX).await?;
                 if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
                     sender.office.lease.acknowledge(target, term, sent);
                 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -13,10 +13,10 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::LeaderId;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use uuid::Uuid;
 
+use super::envelope::Envelope;
 use super::heard::sign_of_life;
-use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_CLOCK, HEADER_CLUSTER};
+use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_CLOCK};
 use super::{term, Heard, Links, Raft, TypeConfig};
 use crate::clock::{Clock, Timestamp};
 
@@ -117,21 +117,25 @@ async fn forgo_lease(raft: &Raft, (term, leader): (u64, u64)) {
     }
 }
 
-/// Turns away messages of another cluster, and tells the time in every answer.
+/// Turns away messages for which another is meant, and tells the time in every answer.
 async fn guard(State((links, clock)): State<(Links, Clock)>, request: Request, next: Next) -> Response {
-    let (_, cluster) = links.own();
-    let mut response = match (cluster, sender_cluster(request.headers())) {
-        (Some(own), Some(other)) if own != other => {
-            let why = format!("this node is of the cluster {own}, the message of {other}");
-            (StatusCode::FORBIDDEN, why).into_response()
+    let envelope = Envelope::read(request.headers());
+    let only_asks = ["/peer/1/status", "/peer/1/claim"].contains(&request.uri().path());
+    let from = envelope.from.node;
+    let claimed = links.claimed(from).filter(|_| from != 0);
+    let judged = envelope.judge(&links.whole_own(), claimed, only_asks);
+    if from != 0 {
+        let refused = judged.as_ref().err().map(|(_, why)| why.clone());
+        // That it has ended is the sender's to say.
+        if let Some(Some(reason)) = links.refused().note(from, refused) {
+            tracing::error!(from, store = %envelope.from.store, reason, "a message of a peer is refused");
         }
-        _ => next.run(request).await,
+    }
+    let mut response = match judged {
+        Err((status, why)) => (status, why).into_response(),
+        Ok(()) => next.run(request).await,
     };
     let Timestamp(now) = clock.now();
     response.headers_mut().insert(HEADER_CLOCK, HeaderValue::from(now));
     response
-}
-
-fn sender_cluster(headers: &HeaderMap) -> Option<Uuid> {
-    Uuid::try_parse(headers.get(HEADER_CLUSTER)?.to_str().ok()?).ok()
 }

@@ -15,6 +15,14 @@ use crate::view::{Page, TargetView};
 pub const HEADER_FROM: &str = "xcron-from";
 /// The header with the sender's cluster; left out while it knows none.
 pub const HEADER_CLUSTER: &str = "xcron-cluster";
+/// The header with the sender's store.
+pub const HEADER_STORE: &str = "xcron-store";
+/// The header with a hash of the sender's `peer_hosts`.
+pub const HEADER_LIST: &str = "xcron-list";
+/// The header with the id of the node that is meant; left out: whoever is there.
+pub const HEADER_TO: &str = "xcron-to";
+/// The header with the store of the node that is meant; left out: the sender does not know it.
+pub const HEADER_TO_STORE: &str = "xcron-to-store";
 /// The header with the sender's wall clock, unix milliseconds; in answers too.
 pub const HEADER_CLOCK: &str = "xcron-clock";
 /// Largest body of a message: the largest command alone, with what is around it.

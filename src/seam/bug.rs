@@ -28,6 +28,8 @@ pub enum Bug {
     NeverSilent,
     /// A node that hears no leader stands for election without asking whether it would win.
     NoQuestions,
+    /// A node takes messages for which another is meant.
+    TakesOthersMail,
     /// A checkpoint changes what a snapshot has not read yet.
     SnapshotTorn,
     /// A snapshot that was received is handed on before it is kept: the log may be purged, and the node be killed, in

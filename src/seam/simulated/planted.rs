@@ -10,6 +10,7 @@ use crate::seam::bug::Bug;
 
 /// Each bug and its name on the command line.
 pub const NAMES: &[(&str, Bug)] = &[
+    ("takes-others-mail", Bug::TakesOthersMail),
     ("lying-fsync", Bug::LyingFsync),
     ("vote-not-saved", Bug::VoteNotSaved),
     ("lease-not-checked", Bug::LeaseNotChecked),

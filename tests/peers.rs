@@ -1,0 +1,201 @@
+//! Who is at a peer's address: another node, another cluster, the sender itself. Each node is reached through a switch
+//! of its own, which can lead to any of them, as a name can.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use support::node::own_address;
+use support::{once, pass, until, with, Cluster};
+use tokio::net::{TcpListener, TcpStream};
+
+const NOWHERE: &str = "http://127.0.0.1:9/never";
+const FAR_MS: u64 = 3_600_000;
+
+/// An address that leads to another one.
+struct Switch {
+    address: SocketAddr,
+    to: Arc<Mutex<SocketAddr>>,
+    connections: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
+}
+
+impl Switch {
+    async fn new(to: SocketAddr) -> Switch {
+        let listener = TcpListener::bind((own_address(), 0)).await.expect("as it is set up");
+        let address = listener.local_addr().expect("as it is set up");
+        let (to, connections) = (Arc::new(Mutex::new(to)), Arc::new(Mutex::new(Vec::new())));
+        let (leads_to, all) = (to.clone(), connections.clone());
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let to = *leads_to.lock().expect("as it is set up");
+                let joined = tokio::spawn(async move {
+                    let Ok(mut onward) = TcpStream::connect(to).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut onward).await;
+                });
+                all.lock().expect("as it is set up").push(joined.abort_handle());
+            }
+        });
+        Switch { address, to, connections }
+    }
+
+    /// Leads there from now on.
+    fn lead_to(&self, to: SocketAddr) {
+        *self.to.lock().expect("as it is set up") = to;
+        self.connections.lock().expect("as it is set up").drain(..).for_each(|connection| connection.abort());
+    }
+}
+
+/// Three nodes behind switches, none of which runs yet; where each serves its peers, and its switch.
+async fn behind_switches() -> (Cluster, Vec<SocketAddr>, Vec<Switch>) {
+    let mut cluster = Cluster::new(3, |config| config.limits.request_timeout_ms = 1500);
+    let real: Vec<SocketAddr> = cluster.configs.iter().map(|c| SocketAddr::new(c.bind, c.peer_port)).collect();
+    let mut switches = Vec::new();
+    for to in &real {
+        switches.push(Switch::new(*to).await);
+    }
+    let names: Vec<String> = switches.iter().map(|switch| switch.address.to_string()).collect();
+    for (config, name) in cluster.configs.iter_mut().zip(&names) {
+        config.peer.peer_hosts = names.clone();
+        config.advertise = name.clone();
+    }
+    (cluster, real, switches)
+}
+
+/// That a write is not acknowledged. A switch takes a call for a node that is down, so its outcome can be unknown.
+async fn takes_no_write(cluster: &Cluster, i: usize) {
+    let answer = cluster.client(i).post("/xcron/createTask", &once(NOWHERE, FAR_MS)).await;
+    assert!([1050, 1051].contains(&answer.code), "{}", answer.json);
+}
+
+async fn all_start(cluster: &mut Cluster) {
+    for i in 0..3 {
+        cluster.start(i).await;
+    }
+    for i in 0..3 {
+        cluster.node(i).await_ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_to_the_wrong_node_makes_no_majority() {
+    let (mut cluster, real, switches) = behind_switches().await;
+    all_start(&mut cluster).await;
+    let before = cluster.client(0).create(&once(NOWHERE, FAR_MS)).await;
+    cluster.crash(1).await;
+    cluster.crash(2).await;
+    // The second node's name leads to the first one, which would grant itself the vote that it lacks.
+    switches[1].lead_to(real[0]);
+    pass(3000).await;
+    assert_eq!(cluster.node(0).monitor.plain("/readyz").await.0, 503, "one of three is no majority");
+    takes_no_write(&cluster, 0).await;
+    cluster.crash(0).await;
+    switches[1].lead_to(real[1]);
+    all_start(&mut cluster).await;
+    for i in 0..3 {
+        assert_eq!(cluster.client(i).task(&before).await["task_id"], before.as_str());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_to_a_third_node_adds_no_vote() {
+    let (mut cluster, real, switches) = behind_switches().await;
+    all_start(&mut cluster).await;
+    // Two of three run, and both names of the others lead to one of them.
+    cluster.crash(2).await;
+    switches[2].lead_to(real[1]);
+    let id = cluster.client(0).create(&once(NOWHERE, FAR_MS)).await;
+    cluster.crash(1).await;
+    switches[1].lead_to(real[0]);
+    switches[2].lead_to(real[0]);
+    pass(2500).await;
+    takes_no_write(&cluster, 0).await;
+    switches[1].lead_to(real[1]);
+    switches[2].lead_to(real[2]);
+    cluster.start(1).await;
+    cluster.start(2).await;
+    for i in 0..3 {
+        cluster.node(i).await_ready().await;
+        assert_eq!(cluster.client(i).task(&id).await["task_id"], id.as_str());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_one_process_are_one_node_when_a_cluster_forms() {
+    let (mut cluster, real, switches) = behind_switches().await;
+    switches[1].lead_to(real[0]);
+    switches[2].lead_to(real[0]);
+    cluster.start(0).await;
+    pass(1500).await;
+    let (status, _, why) = cluster.node(0).monitor.plain("/readyz").await;
+    assert_eq!(status, 503, "{why}");
+    assert!(why.contains("0 of 2 others answer"), "{why}");
+    // With their own addresses they form one.
+    switches[1].lead_to(real[1]);
+    switches[2].lead_to(real[2]);
+    cluster.start(1).await;
+    cluster.node(0).await_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_different_lists_form_no_cluster_and_say_which() {
+    let mut cluster = Cluster::new(3, |_| {});
+    let right = cluster.configs[0].peer.peer_hosts.clone();
+    // The first knows of two nodes, and a fourth that there is not; the others agree with each other alone.
+    let mut wrong = right.clone();
+    wrong[2] = "127.0.0.1:9".to_owned();
+    cluster.configs[0].peer.peer_hosts = wrong.clone();
+    cluster.start(0).await;
+    cluster.start(1).await;
+    for i in [0, 1] {
+        let why = until("a reason", || async {
+            let (status, _, why) = cluster.node(i).monitor.plain("/readyz").await;
+            assert_eq!(status, 503, "nodes with different lists are ready");
+            why.contains("different peer_hosts").then_some(why)
+        })
+        .await;
+        assert!(why.contains(&right[2]) && why.contains("127.0.0.1:9"), "both lists are named: {why}");
+    }
+    // Corrected, they form one.
+    cluster.stop(0).await;
+    cluster.configs[0].peer.peer_hosts = right;
+    cluster.start(0).await;
+    cluster.start(2).await;
+    for i in 0..3 {
+        cluster.node(i).await_ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_come_back_empty_do_not_act_as_their_old_selves() {
+    for order in [[0, 1, 2], [1, 2, 0]] {
+        let mut cluster = Cluster::three_with(|config| config.limits.request_timeout_ms = 1500).await;
+        let kept = with(once(NOWHERE, FAR_MS), json!({"task_id": "kept"}));
+        cluster.client(0).create(&kept).await;
+        // Until a store has claimed its node, none is known to be the wrong one.
+        until("all claims", || async {
+            cluster
+                .running()
+                .all(|(_, node)| node.server().node().machine().with_state(|s| s.claims().len() == 3))
+                .then_some(())
+        })
+        .await;
+        cluster.level().await;
+        for i in 0..3 {
+            cluster.crash(i).await;
+        }
+        for i in [1, 2] {
+            std::fs::remove_dir_all(cluster.path(i)).expect("as it is set up");
+        }
+        for i in order {
+            cluster.start(i).await;
+        }
+        // Whatever the two make of it: the one that has its data is no part of it, and keeps them.
+        pass(2000).await;
+        takes_no_write(&cluster, 0).await;
+        let task = cluster.client(0).get("/xcron/queryTask?task_id=kept&consistency=local").await.ok();
+        assert_eq!(task["task_id"], "kept");
+        assert_eq!(cluster.node(0).monitor.plain("/readyz").await.0, 503);
+    }
+}
