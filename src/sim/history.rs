@@ -150,6 +150,8 @@ pub struct History {
     pub shown: Option<u64>,
     /// How many faults there were.
     pub faults: usize,
+    /// Whether reads were slow for a time.
+    pub slow_reads: bool,
     /// Whether all of them were stops in order.
     pub in_order: bool,
     /// Whether one of them was a wall clock that was off.
