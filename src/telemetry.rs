@@ -1,7 +1,7 @@
 //! Logs: JSON at level info, or readable ones at level debug. `RUST_LOG` overrides the level.
 //!
 //! They go to standard error, and so does what is said to people. Nothing waits for either, and nothing fails where they
-//! cannot be written ([`output`]).
+//! cannot be written (`output`).
 
 mod output;
 

@@ -116,8 +116,8 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::ApplyDiffers => &["doubt"],
         // Scenes of their own show these, and no fault leads a name astray yet, which the last one needs.
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions | Bug::TakesOthersMail => &[],
-        // Its records are not what its mark says, which the node itself finds.
-        Bug::SnapshotTorn => &["stopped"],
+        // Its records are not what its mark says: the node finds it, says so and writes another, which breaks no rule.
+        Bug::SnapshotTorn => &[],
         // Neither its store nor a snapshot reaches back to where its log begins.
         Bug::PurgeBeforeKept => &["stopped"],
     }
@@ -147,8 +147,11 @@ fn scene(scene: Scene, bug: Option<Bug>) -> Outcome {
 fn a_leader_whose_log_has_lost_its_end_does_not_lead_on() {
     let sound = scene(Scene::LogEndLost, None);
     assert!(sound.kept == sound.acknowledged && sound.terms.1 > sound.terms.0, "{sound:?}");
-    let bug = scene(Scene::LogEndLost, Some(Bug::LeadsOn));
-    assert!(bug.kept < bug.acknowledged, "a leader that leads on was not found: {bug:?}");
+    let dir = tempfile::tempdir_in(memory()).unwrap();
+    let bug = play(Scene::LogEndLost, 1, Some(Bug::LeadsOn), dir.path());
+    // Writes are lost, or the cluster answers no more.
+    let lost = bug.as_ref().map_or(true, |bug| bug.kept < bug.acknowledged);
+    assert!(lost, "a leader that leads on was not found: {bug:?}");
 }
 
 #[test]
