@@ -406,7 +406,10 @@ async fn what_was_forwarded_to_the_leader_of_another_term_is_not_written() {
     let cluster_id =
         until("a cluster", || async { leader.server().node().machine().with_state(|s| s.cluster()) }).await;
     let sender = cluster.node(cluster.followers().await[0]);
-    let store = sender.server().node().machine().with_state(|s| s.claims()[&sender.id()]);
+    let store = until("its claim", || async {
+        sender.server().node().machine().with_state(|s| s.claims().get(&sender.id()).copied())
+    })
+    .await;
     links.settle(store, &[], Box::new(|_| None));
     links.introduce(sender.id(), Some(cluster_id));
     let address = format!("{}:{}", leader.config.bind, leader.config.peer_port);
