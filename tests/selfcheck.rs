@@ -1,4 +1,4 @@
-//! A replica that does not hold what the others hold: it is found, said, and serves nothing.
+//! A replica that does not hold what the others hold: it is found, serves nothing, and gets the state of one that does.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -6,6 +6,7 @@ mod support;
 
 use support::{named, now, once, until, Cluster};
 use xcron::command::Command;
+use xcron::storage::doubt;
 
 const NOWHERE: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
@@ -32,8 +33,19 @@ async fn differs(cluster: &Cluster, node: usize) -> bool {
     metrics.lines().any(|line| line == "xcron_state_differs 1")
 }
 
-async fn in_doubt(cluster: &Cluster, node: usize) {
-    until("a node that finds itself wrong", || async { cluster.node(node).server().node().in_doubt().map(drop) }).await;
+/// Waits until the node has found itself wrong, and has the state of another node.
+async fn replaced(cluster: &Cluster, node: usize) {
+    let machine = cluster.node(node).server().node().machine();
+    until("the state of another node", || async { (machine.figures().snapshots_installed > 0).then_some(()) }).await;
+    cluster.node(node).await_ready().await;
+    assert!(!differs(cluster, node).await);
+    let local = cluster.client(node).get("/xcron/queryTask?task_id=t7&consistency=local").await.ok();
+    assert_eq!(local["state"], "active");
+    // The next checks say so too.
+    let checks = || machine.watch_checks().borrow().back().map_or(0, |checked| checked.at);
+    let last = checks();
+    until("another check", || async { (checks() > last).then_some(()) }).await;
+    assert_eq!(machine.figures().snapshots_installed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,21 +59,14 @@ async fn nodes_that_hold_the_same_find_no_difference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_holds_something_else_is_found_and_serves_nothing() {
+async fn a_follower_that_holds_something_else_is_found_and_gets_the_state_of_the_leader() {
     let cluster = compared().await;
     let wrong = cluster.followers().await[0];
     corrupt(&cluster, wrong);
-    in_doubt(&cluster, wrong).await;
-    let (status, _, reason) = cluster.node(wrong).monitor.plain("/readyz").await;
-    assert!(status == 503 && reason.contains("holds another state than most"), "{reason}");
-    assert!(differs(&cluster, wrong).await);
-    let local = cluster.client(wrong).get("/xcron/queryTask?task_id=t7&consistency=local").await;
-    local.is(1071, 507, "storage");
-    cluster.client(wrong).post("/xcron/createTask", &once(NOWHERE, FAR_MS)).await.is(1071, 507, "storage");
-    for sound in (0..3).filter(|node| *node != wrong) {
-        assert_eq!(cluster.node(sound).monitor.plain("/readyz").await.0, 200);
-        cluster.client(sound).create(&once(NOWHERE, FAR_MS)).await;
-    }
+    replaced(&cluster, wrong).await;
+    // What is written from now on it applies as before.
+    let id = cluster.client(wrong).create(&once(NOWHERE, FAR_MS)).await;
+    cluster.client(wrong).task(&id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,11 +74,30 @@ async fn a_leader_that_holds_something_else_is_found_and_lets_another_lead() {
     let cluster = compared().await;
     let wrong = cluster.leader().await;
     corrupt(&cluster, wrong);
-    in_doubt(&cluster, wrong).await;
-    let leader = until("another leader", || async {
-        let leader = cluster.leader().await;
-        (leader != wrong).then_some(leader)
-    })
-    .await;
-    assert_eq!(cluster.client(leader).task("t7").await["state"], "active");
+    replaced(&cluster, wrong).await;
+    for node in 0..3 {
+        assert_eq!(cluster.client(node).task("t7").await["state"], "active");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_in_doubt_serves_nothing_until_it_has_the_state_of_another_node() {
+    let mut cluster = compared().await;
+    for i in 0..3 {
+        cluster.crash(i).await;
+    }
+    doubt::mark(&cluster.path(0), "this node holds another state than most").unwrap();
+    cluster.start(0).await;
+    let (status, _, reason) = cluster.node(0).monitor.plain("/readyz").await;
+    assert!(status == 503 && reason.contains("another state than most"), "{reason}");
+    assert!(differs(&cluster, 0).await);
+    let local = cluster.client(0).get("/xcron/queryTask?task_id=t7&consistency=local").await;
+    local.is(1071, 507, "storage");
+    cluster.client(0).post("/xcron/createTask", &once(NOWHERE, FAR_MS)).await.is(1071, 507, "storage");
+
+    cluster.start(1).await;
+    cluster.start(2).await;
+    assert_ne!(cluster.leader().await, 0);
+    replaced(&cluster, 0).await;
+    assert_eq!(doubt::read(&cluster.path(0)).unwrap(), None);
 }

@@ -26,7 +26,7 @@ const SAY_EVERY: u32 = 30;
 
 /// Why a peer gave no snapshot.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
+pub(super) enum FetchError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub(crate) async fn fetch(config: &Config, own: &HostPort, clock: Clock, lost: S
 }
 
 /// How many bytes it has.
-async fn fetch_from(links: &Links, config: &Config, peer: &str, purged: LogId) -> Result<u64, FetchError> {
+pub(super) async fn fetch_from(links: &Links, config: &Config, peer: &str, purged: LogId) -> Result<u64, FetchError> {
     let dir = config.raft_dir.clone();
     let panicked = |panic| storage::Error::Damaged { path: config.raft_dir.clone(), detail: format!("{panic}") };
     let (mut file, mut known, mut offset) = (None::<Rescue>, None, 0);

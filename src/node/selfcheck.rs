@@ -9,6 +9,8 @@
 //! What a majority of the voters holds is right. Where there are two voters nobody can tell, and what the leader holds
 //! counts. Where too few answer, it is said, and nothing more is done.
 
+mod replace;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -75,7 +77,7 @@ fn judge(own: u64, told: &BTreeMap<u64, Checked>, voters: &[u64], leader: Option
 
 /// Checks for as long as the node runs.
 pub(super) async fn run(node: Node) {
-    tokio::join!(propose(&node), compare(&node));
+    tokio::join!(propose(&node), compare(&node), replace::run(&node));
 }
 
 /// The leader has a check written now and then.

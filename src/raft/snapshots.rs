@@ -143,13 +143,18 @@ pub fn route(slot: GroupSlot, clock: Clock, heard: Heard, machine: Machine) -> R
 
 async fn take(raft: Raft, machine: Machine, piece: Piece) -> PieceAnswer {
     let Piece { vote, meta, offset, data, done } = piece;
-    let own = match raft.with_raft_state(|state| *state.vote_ref()).await {
+    let (own, committed) = match raft.with_raft_state(|state| (*state.vote_ref(), state.committed)).await {
         Ok(own) => own,
         Err(fatal) => return PieceAnswer::Refused(fatal.to_string()),
     };
     // All that is in it this node has, perhaps by an earlier transfer whose answer was lost.
-    if vote < own || meta.last_log_id <= machine.applied() {
+    // Where the state was replaced beside Raft, it can be further than Raft knows of, and the log has to follow.
+    if vote < own || (meta.last_log_id <= machine.applied() && meta.last_log_id <= committed) {
         return PieceAnswer::Taken(own);
+    }
+    if machine.is_held() {
+        // Behind entries that are not applied it would never be installed. The node asks for one itself.
+        return PieceAnswer::Refused("the node's state is in doubt and is being replaced".to_owned());
     }
     let received = match machine.receive(&meta, offset, &data, done).await {
         Ok(received) => received,

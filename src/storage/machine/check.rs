@@ -85,6 +85,11 @@ impl Machine {
         self.0.held.send_replace(held);
     }
 
+    /// Whether nothing may be applied.
+    pub fn is_held(&self) -> bool {
+        *self.0.held.borrow()
+    }
+
     /// Waits while nothing may be applied.
     pub(super) async fn may_apply(&self) {
         // An error: the machine is gone, and whoever waits with it.

@@ -170,6 +170,38 @@ impl Machine {
         Ok(Prepared { generation, file: Some(file), filled, keeper, _installing: installing })
     }
 
+    /// Puts the newest snapshot in this node's directory in the place of the state, to which nothing is applied meanwhile.
+    ///
+    /// # Errors
+    /// What the disk refuses, and [`Error::Damaged`] where it is no snapshot, or an older one: the state is as it was.
+    pub async fn replace(&self) -> Result<(), Error> {
+        let panicked = |panic| Error::damaged(&self.0.dir, panic);
+        let mut keeper = self.0.keeper.clone().lock_owned().await;
+        self.0.installing.fetch_add(1, Ordering::Relaxed);
+        let installing = Installing(self.0.clone());
+        keeper.begun += 1;
+        let generation = keeper.begun;
+        let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
+        let (snapshots, applied) = (self.0.snapshots.clone(), self.applied());
+        let fill = move || {
+            let newest = snapshots.newest()?.filter(|kept| kept.last() >= applied);
+            let kept = newest.ok_or_else(|| Error::damaged(&dir, "it has no snapshot that is as new as the state"))?;
+            let store = Store::open(&dir, generation, cache)?;
+            let (loaded, _) = snapshot::restore(kept.path(), &store, now)?;
+            Ok((kept, store, loaded))
+        };
+        let filled = seam::blocking(fill).await.unwrap_or_else(|panic| Err(panicked(panic)));
+        let (kept, store, loaded) = match filled {
+            Ok(filled) => filled,
+            Err(error) => {
+                self.remove_store(generation).await;
+                return Err(error);
+            }
+        };
+        let (file, filled, keeper) = (Some(ReceivedFile::Kept(Arc::new(kept))), Some((store, loaded)), Some(keeper));
+        self.install(Prepared { generation, file, filled, keeper, _installing: installing }).await
+    }
+
     /// Gives the received file its name, and makes that durable.
     async fn keep_received(&self, temporary: Temporary, header: Header) -> Result<Arc<Kept>, Error> {
         let snapshots = self.0.snapshots.clone();
