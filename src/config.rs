@@ -14,10 +14,12 @@ use crate::schedule::Zone;
 
 mod callback;
 mod explain;
+mod security;
 mod targets;
 
 pub use callback::{Callback, Retry};
 use explain::explain;
+pub use security::Security;
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,8 @@ pub struct Config {
     pub limits: Limits,
     /// Outgoing requests.
     pub callback: Callback,
+    /// Who may call.
+    pub security: Security,
 }
 
 /// `[peer]`
@@ -183,6 +187,7 @@ impl Default for Config {
             storage: Storage::default(),
             limits: Limits::default(),
             callback: Callback::default(),
+            security: Security::default(),
         }
     }
 }
@@ -348,6 +353,7 @@ impl Config {
         whole("limits.queue_max", limits.queue_max as u64, 1, 1 << 24)?;
         whole("limits.queue_bytes_max", limits.queue_bytes_max as u64, 64 << 20, 1 << 40)?;
         callback.validate().or_else(|(key, detail)| fail(key, detail))?;
+        self.security.validate().or_else(|(key, detail)| fail(key, detail))?;
         self.validate_peers(file)?;
         match self.guard() {
             Ok(_) => Ok(()),

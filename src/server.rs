@@ -181,7 +181,12 @@ impl Server {
         let peer_limits = http::serve::ServeLimits { connections_max: shares.peers, idle_timeout: PEER_IDLE, ..limits };
         let serving = vec![
             tokio::spawn(http::serve::serve(ports.peer, node.peer_routes(), peer_limits, closed())),
-            tokio::spawn(http::serve::serve(ports.monitor, http::monitor(node.clone()), monitor_limits, closed())),
+            tokio::spawn(http::serve::serve(
+                ports.monitor,
+                http::monitor(node.clone(), &config),
+                monitor_limits,
+                closed(),
+            )),
             tokio::spawn(http::serve::serve(ports.api, http::api(node.clone(), &config, guard), limits, closed())),
         ];
         let worker = node.clone();

@@ -86,6 +86,50 @@ async fn what_is_not_json_or_not_the_shape_is_1000_and_names_the_field() {
     assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"], json!([]), "nothing was kept");
 }
 
+/// The status and the text of an answer to a request with these headers.
+async fn with_headers(method: &str, url: &str, headers: &[(&str, &str)], body: &Value) -> (u16, String) {
+    let request = support::client::http_client().request(method.parse().unwrap(), url).body(body.to_string());
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let answer = request.send().await.expect("an answer");
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_origin_reaches_no_call() {
+    let (_dir, node) = node_with(|config| config.security.hosts = vec!["xcron.example.com".into()]).await;
+    let api = format!("http://{}", node.api);
+    let create = format!("{api}/xcron/createTask");
+    let foreign: [&[(&str, &str)]; 5] = [
+        &[("content-type", "text/plain"), ("origin", "https://evil.example")],
+        &[("origin", "null")],
+        &[("origin", "http://localhost:3000")],
+        &[("sec-fetch-site", "cross-site")],
+        &[("host", "rebind.evil.example")],
+    ];
+    for headers in foreign {
+        for (method, path) in [("POST", "createTask"), ("GET", "listTasks"), ("OPTIONS", "createTask"), ("GET", "x")] {
+            let url = format!("{api}/xcron/{path}");
+            let (status, text) = with_headers(method, &url, headers, &once(URL, FAR_MS)).await;
+            assert!(status == 403 && text.contains("\"code\":1031"), "{method} {path} {headers:?}: {status} {text}");
+        }
+        for path in ["metrics", "readyz", "healthz"] {
+            let url = format!("http://{}/{path}", node.server().monitor_address());
+            assert_eq!(with_headers("GET", &url, headers, &json!({})).await.0, 403, "{path} {headers:?}");
+        }
+    }
+    assert_eq!(node.client.get("/xcron/listTasks").await.ok()["tasks"], json!([]), "nothing was kept");
+
+    let own: [&[(&str, &str)]; 4] = [
+        &[("origin", &api), ("sec-fetch-site", "same-origin")],
+        &[("sec-fetch-site", "none")],
+        &[("host", "localhost")],
+        &[("host", "xcron.example.com"), ("origin", "https://xcron.example.com")],
+    ];
+    for headers in own {
+        assert_eq!(with_headers("POST", &create, headers, &once(URL, FAR_MS)).await.0, 200, "{headers:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_are_held_to_the_same() {
     let (_dir, node) = node().await;

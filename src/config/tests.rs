@@ -64,6 +64,8 @@ fn errors_name_file_key_and_expectation() {
         ("[callback]\npublic_only = 1", vec!["public_only", "boolean"]),
         ("[callback]\nsecrets = [\"whsec_eHh4\"]", vec!["callback.secrets", "numbered 1", "24 to 64 bytes"]),
         ("[callback.retry]\nmultiplier = 0.5", vec!["multiplier", "1.0"]),
+        ("[security]\nhosts = [\"a:80\"]", vec!["security.hosts", "\"a:80\"", "without a port"]),
+        ("[security]\nhosts = [\"*\"]", vec!["security.hosts", "\"*\""]),
     ] {
         let message = check(text).unwrap_err();
         for part in wanted {

@@ -30,6 +30,8 @@ pub enum Code {
     NeverFires,
     /// `type` is neither 1 nor 2.
     UnknownType,
+    /// The caller may not do this: a browser sent it from another origin.
+    Forbidden,
     /// No such task, run or path.
     NotFound,
     /// In conflict with what exists.
@@ -58,6 +60,7 @@ impl Code {
             Code::UnknownZone => 1007,
             Code::NeverFires => 1008,
             Code::UnknownType => 1020,
+            Code::Forbidden => 1031,
             Code::NotFound => 1040,
             Code::Conflict => 1041,
             Code::NoLeader => 1050,
@@ -80,6 +83,7 @@ impl Code {
             | Code::NeverFires
             | Code::UnknownType => StatusCode::BAD_REQUEST,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::Forbidden => StatusCode::FORBIDDEN,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::Conflict => StatusCode::CONFLICT,
             Code::NoLeader => StatusCode::SERVICE_UNAVAILABLE,

@@ -20,6 +20,7 @@ mod extract;
 pub(crate) mod fuzz;
 mod monitor;
 mod options;
+mod origin;
 mod query;
 mod runs;
 mod schedule;
@@ -56,6 +57,7 @@ struct Api {
     request_bytes_max: usize,
     /// How a task's definition is read.
     rules: define::Rules,
+    origins: origin::Origins,
 }
 
 type Shared = State<Arc<Api>>;
@@ -93,6 +95,7 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
         timeout: config.request_timeout(),
         request_bytes_max: config.limits.request_bytes_max,
         rules: define::Rules::new(config, guard),
+        origins: origin::Origins::new(config),
     });
     Router::new()
         .route("/xcron/createTask", post(tasks::create))
@@ -117,9 +120,13 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
         .with_state(api)
 }
 
-/// Counts a call by its path, where it is one of ours, and by the status of its answer.
+/// Refuses a call that a page of another origin makes, and counts each call by its path, where it is one of ours, and by
+/// the status of its answer.
 async fn count(State(api): Shared, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let response = match api.origins.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => answer::answered(async { Err(error) }).await,
+    };
     let call = path.as_ref().map_or("other", |path| path.as_str().trim_start_matches("/xcron/")).to_owned();
     let labels = vec![("call", call), ("status", response.status().as_str().to_owned())];
     api.node.metrics().calls.get_or_create(&labels).inc();

@@ -1,22 +1,33 @@
 //! What a monitor asks: whether the process lives, whether it can serve, and its metrics.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{HeaderValue, CONTENT_TYPE};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::Router;
 
-use super::answer::Object;
+use super::answer::{answered, Object};
+use super::origin::Origins;
+use crate::config::Config;
 use crate::node::Node;
 
 /// The routes of the monitor's port.
-pub fn monitor(node: Node) -> Router {
+pub fn monitor(node: Node, config: &Config) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(Origins::new(config), refuse_foreign))
         .with_state(node)
+}
+
+async fn refuse_foreign(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+    match origins.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => answered(async { Err(error) }).await,
+    }
 }
 
 async fn ready(State(node): State<Node>) -> Response {

@@ -119,6 +119,10 @@ async fn forgo_lease(raft: &Raft, (term, leader): (u64, u64)) {
 
 /// Turns away messages for which another is meant, and tells the time in every answer.
 async fn guard(State((links, clock)): State<(Links, Clock)>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(axum::http::header::ORIGIN) {
+        // Browsers send it with each POST, and peers never.
+        return (StatusCode::FORBIDDEN, "a browser has sent this, and no peer").into_response();
+    }
     let envelope = Envelope::read(request.headers());
     let only_asks = ["/peer/1/status", "/peer/1/claim"].contains(&request.uri().path());
     let from = envelope.from.node;
