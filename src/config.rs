@@ -164,6 +164,11 @@ pub struct Limits {
     /// A connection whose request head does not arrive within this, or that stays idle for so long, is closed.
     /// Default: 30000.
     pub idle_timeout_ms: u64,
+    /// A connection that takes next to nothing of its answer for so long is closed. Default: 5000.
+    pub answer_timeout_ms: u64,
+    /// Most bytes of bodies that are held at once, by all connections together, and as many of answers that wait to be
+    /// taken; more are answered with 1070. Default: 268435456 (256 MiB). Minimum: `request_bytes_max`, and 16777216.
+    pub buffered_bytes_max: usize,
     /// Most writes that wait on one node; more are answered with 1070. Default: 65536.
     pub queue_max: usize,
     /// Most bytes of writes that wait on one node or are on their way; more are answered with 1070. Default: 134217728
@@ -229,6 +234,8 @@ impl Default for Limits {
             request_timeout_ms: 5000,
             connections_max: 10_000,
             idle_timeout_ms: 30_000,
+            answer_timeout_ms: 5000,
+            buffered_bytes_max: 256 << 20,
             queue_max: 65_536,
             queue_bytes_max: 128 << 20,
         }
@@ -350,6 +357,9 @@ impl Config {
         whole("limits.request_timeout_ms", limits.request_timeout_ms, 100, 600_000)?;
         whole("limits.connections_max", limits.connections_max as u64, 1, 1 << 20)?;
         whole("limits.idle_timeout_ms", limits.idle_timeout_ms, 100, DAY_MS)?;
+        whole("limits.answer_timeout_ms", limits.answer_timeout_ms, 100, DAY_MS)?;
+        let least = limits.request_bytes_max.max(16 << 20) as u64;
+        whole("limits.buffered_bytes_max", limits.buffered_bytes_max as u64, least, 1 << 40)?;
         whole("limits.queue_max", limits.queue_max as u64, 1, 1 << 24)?;
         whole("limits.queue_bytes_max", limits.queue_bytes_max as u64, 64 << 20, 1 << 40)?;
         callback.validate().or_else(|(key, detail)| fail(key, detail))?;

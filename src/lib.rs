@@ -16,10 +16,11 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! clock · guard (which targets are allowed) · choices (as fuzz) · seam (what a simulation replaces) · signature
+//! budget (bytes held at once) · clock · guard (which targets are allowed) · choices (as fuzz) · seam (what a simulation replaces) · signature
 //! ```
 
 pub mod bench;
+pub mod budget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod choices;
 pub mod cli;

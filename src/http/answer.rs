@@ -5,15 +5,19 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::header::{HeaderValue, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::StatusCode;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::FutureExt;
+use http_body_util::BodyExt;
 use uuid::Uuid;
 
 use super::error::{Code, Error};
+use crate::budget::{Budget, Hold};
 use crate::id;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -43,11 +47,69 @@ impl Data {
         Data(out)
     }
 
+    /// Done, with a part of a list: `before` writes what stands before the list named `key`, and `fill` its items; it
+    /// gives the cursor of the next part.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub fn page<E>(
+        key: &str,
+        before: impl FnOnce(&mut Object<'_>),
+        fill: impl FnOnce(&mut Items<'_>) -> Result<Option<String>, E>,
+    ) -> Result<Data, E> {
+        let mut filled = Ok(());
+        let data = Data::object(|o| {
+            before(o);
+            let out = o.key(key);
+            out.push(b'[');
+            let cursor = fill(&mut Items { out, empty: true });
+            out.push(b']');
+            match cursor {
+                Ok(cursor) => o.text_or_null("next_cursor", cursor.as_deref()),
+                Err(error) => filled = Err(error),
+            }
+        });
+        filled.map(|()| data)
+    }
+
     fn finish(self, uuid: Uuid) -> Vec<u8> {
         let mut out = self.0;
         uuid.hyphenated().encode_lower(&mut out[UUID_AT..UUID_AT + 36]);
         out.push(b'}');
+        if out.len() > SMALL {
+            // What it has grown beyond is held for as long as the rest.
+            out.shrink_to_fit();
+        }
         out
+    }
+}
+
+/// How large an answer with a part of a list becomes, in bytes as it is sent: it ends before the item that would make it
+/// larger, unless that is its only one.
+pub(super) const PAGE_BYTES_MAX: usize = 4 << 20;
+/// What is left for the cursor and the closing braces.
+const PAGE_END: usize = 1024;
+
+/// The items of a part of a list, as they are written.
+pub(super) struct Items<'a> {
+    out: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+impl Items<'_> {
+    /// Writes one more; whether it fits in.
+    pub fn take(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let before = self.out.len();
+        if !self.empty {
+            self.out.push(b',');
+        }
+        write(self.out);
+        if !self.empty && self.out.len() > PAGE_BYTES_MAX - PAGE_END {
+            self.out.truncate(before);
+            return false;
+        }
+        self.empty = false;
+        true
     }
 }
 
@@ -152,6 +214,41 @@ pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
+/// Answers up to this size are not counted: as many as there may be connections are no burden.
+const SMALL: usize = 4 << 10;
+
+/// Has `response` count against `budget` until its peer has taken it; none: there is no room for it, and whether it
+/// `must` be answered nevertheless was not said.
+pub(super) async fn counted(response: Response, budget: &Arc<Budget>, must: bool) -> Option<Response> {
+    let (head, mut body) = response.into_parts();
+    let size = HttpBody::size_hint(&body).exact().unwrap_or(0) as usize;
+    if size <= SMALL {
+        return Some(Response::from_parts(head, body));
+    }
+    let mut hold = Hold::new(budget.clone());
+    if must {
+        hold.grow_anyway(size);
+    } else if !hold.grow(size) {
+        return None;
+    }
+    // It is there as a whole, in one piece.
+    let bytes = body.frame().await?.ok()?.into_data().ok()?;
+    let bytes = Bytes::from_owner(Untaken { bytes, _hold: hold });
+    Some(Response::from_parts(head, Body::from(bytes)))
+}
+
+/// An answer on its way, until the last byte of it is written.
+struct Untaken {
+    bytes: Bytes,
+    _hold: Hold<Arc<Budget>>,
+}
+
+impl AsRef<[u8]> for Untaken {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// The answer of a call: of its success, of its error, of its panic.
 pub(super) async fn answered(call: impl Future<Output = Result<Data, Error>>) -> Response {
     let outcome = match AssertUnwindSafe(call).catch_unwind().await {
@@ -241,6 +338,57 @@ mod tests {
         let answer = read(answer).await;
         assert_eq!(answer.as_object().unwrap().len(), 3);
         assert_eq!((&answer["code"], &answer["message"]), (&1000.into(), &"`x`: missing".into()));
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_list_ends_by_its_bytes() {
+        let item = |out: &mut Vec<u8>| write_text(out, &"x".repeat(1 << 20));
+        let mut taken = 0;
+        let page = Data::page(
+            "items",
+            |o| o.number("a", 1),
+            |items| {
+                while items.take(item) {
+                    taken += 1;
+                }
+                Ok::<_, Error>(Some("c".into()))
+            },
+        );
+        let answer = answered(async { page }).await;
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(bytes.len() <= PAGE_BYTES_MAX, "{}", bytes.len());
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((taken, answer["data"]["items"].as_array().unwrap().len()), (3, 3));
+        assert_eq!((&answer["data"]["next_cursor"], &answer["data"]["a"]), (&"c".into(), &1.into()));
+
+        let mut taken = Vec::new();
+        let large = |items: &mut Items<'_>| {
+            taken.push(items.take(|out| write_text(out, &"x".repeat(5 << 20))));
+            taken.push(items.take(|out| write_text(out, "x")));
+            Ok::<_, Error>(None)
+        };
+        assert!(Data::page("items", |_| {}, large).is_ok());
+        assert_eq!(taken, [true, false], "one item that is larger is a part of its own");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_held_until_it_is_taken() {
+        let answer =
+            |n: usize| async move { answered(async { Ok(Data::object(|o| o.text("a", &"x".repeat(n)))) }).await };
+        let budget = Arc::new(Budget::new(50_000));
+        let small = counted(answer(100).await, &budget, false).await.unwrap();
+        assert_eq!(budget.held(), 0);
+        let large = counted(answer(40_000).await, &budget, false).await.unwrap();
+        let held = budget.held();
+        assert_eq!(Some(held as u64), HttpBody::size_hint(large.body()).exact());
+        assert!(counted(answer(40_000).await, &budget, false).await.is_none());
+        assert_eq!(budget.held(), held);
+        let must = counted(answer(40_000).await, &budget, true).await.unwrap();
+        assert_eq!(budget.held(), 2 * held);
+        let bytes = large.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(budget.held(), 2 * held, "the bytes are still there");
+        drop((bytes, small, must));
+        assert_eq!(budget.held(), 0);
     }
 
     #[tokio::test]

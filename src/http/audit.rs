@@ -6,8 +6,8 @@ use axum::response::Response;
 
 use super::answer::{answered, Data, Object};
 use super::error::Error;
-use super::query::{Query, SECONDS_MAX};
-use super::{aside, Shared};
+use super::query::Query;
+use super::Shared;
 use crate::clock::Timestamp;
 use crate::command::Refusal;
 use crate::id::TaskId;
@@ -19,25 +19,28 @@ pub(super) async fn audit(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &["task_id", "from", "to", "limit", "cursor", "consistency"])?;
         let id: TaskId = query.must("task_id")?;
-        let from = query.number("from", 0, SECONDS_MAX)?.map_or(Timestamp(0), Timestamp::from_secs);
-        // To the end of the second that is named.
-        let to = query.number("to", 0, SECONDS_MAX)?.map(|s| Timestamp::from_secs(s).plus_ms(999));
-        let to = to.unwrap_or_else(|| api.node.now());
+        let (from, to) = query.period()?;
+        let (from, to) = (from.unwrap_or(Timestamp(0)), to.unwrap_or_else(|| api.node.now()));
         if to < from {
             return Err(Error::malformed("to: is before from"));
         }
         let period = Period { from, to, after: None, limit: query.limit()? };
         let cursor = query.text("cursor");
-        api.settle(query.consistency()?).await?;
-        aside(move || match api.node.audit(&id, period, cursor.as_deref())? {
-            Some(page) => Ok(Data::object(|o| {
-                o.plain("task_id", &id);
-                o.array("due_times", &page.items, due);
-                o.text_or_null("next_cursor", page.next_cursor.as_deref());
-            })),
-            None => Err(Refusal::NoSuchTask.into()),
-        })
-        .await
+        let deadline = api.deadline();
+        api.settle(query.consistency()?, deadline).await?;
+        let node = api.node.clone();
+        let work = move || {
+            Data::page(
+                "due_times",
+                |o| o.plain("task_id", &id),
+                |items| {
+                    let mut take = |view: &DueView| items.take(|out| due(out, view));
+                    let next = node.audit(&id, period, cursor.as_deref(), &mut take)?;
+                    next.ok_or_else(|| Error::from(Refusal::NoSuchTask))
+                },
+            )
+        };
+        api.lists.run(deadline, work).await
     })
     .await
 }

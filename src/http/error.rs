@@ -135,6 +135,16 @@ impl Error {
         Error { status: StatusCode::PAYLOAD_TOO_LARGE, ..Error::over_limit(message) }
     }
 
+    /// 1000 with 408: the request took too long to arrive.
+    pub fn too_slow(message: impl Into<Cow<'static, str>>) -> Error {
+        Error { status: StatusCode::REQUEST_TIMEOUT, ..Error::malformed(message) }
+    }
+
+    /// 1070: too much is on its way to callers who do not take it.
+    pub fn untaken() -> Error {
+        Error::new(Code::TooMany, "the answers that wait to be taken are over limits.buffered_bytes_max")
+    }
+
     /// 1004: our fault; `cause` is for the log alone.
     pub fn internal(cause: impl Into<String>) -> Error {
         let message = "internal error; the log has the cause under this uuid";

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,31 +12,92 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::EXPECT;
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 
-use super::error::Error;
+use super::error::{Code, Error};
+use crate::budget::{Budget, Hold};
+
+/// A body that has arrived. Its bytes are held in the budget of all of them, unless it came in one piece: such a one is in
+/// the buffer of its connection, which is small.
+#[derive(Debug)]
+pub(super) struct Received<'a> {
+    bytes: Bytes,
+    _hold: Option<Hold<&'a Budget>>,
+}
+
+impl Deref for Received<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Why a body was not read to its end.
+enum Stopped {
+    TooLarge,
+    /// All bodies together hold too much.
+    NoRoom,
+    Broken(axum::Error),
+}
 
 /// Reads a whole body of at most `limit` bytes, which must arrive within `timeout`.
-pub(super) async fn body(request: Request, limit: usize, timeout: Duration) -> Result<Bytes, Error> {
+pub(super) async fn body(
+    request: Request,
+    limit: usize,
+    timeout: Duration,
+    budget: &Budget,
+) -> Result<Received<'_>, Error> {
     let asks_first = request.headers().contains_key(EXPECT);
     let mut body = request.into_body();
-    // The announced length.
-    if HttpBody::size_hint(&body).lower() <= limit as u64 {
-        match tokio::time::timeout(timeout, Limited::new(&mut body, limit).collect()).await {
-            Ok(Ok(collected)) => return Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {}
-            Ok(Err(error)) => return Err(Error::malformed(format!("the body cannot be read: {error}")).and_close()),
-            Err(_) => return Err(Error::malformed("the body did not arrive in time").and_close()),
+    let late = || Error::too_slow("the body did not arrive in time").and_close();
+    let error = match tokio::time::timeout(timeout, collect(&mut body, limit, budget)).await {
+        Ok(Ok(received)) => return Ok(received),
+        Ok(Err(Stopped::Broken(error))) => {
+            return Err(Error::malformed(format!("the body cannot be read: {error}")).and_close())
         }
-    }
-    let error = Error::too_large("the request's body", limit);
+        Err(_) => return Err(late()),
+        Ok(Err(Stopped::TooLarge)) => Error::too_large("the request's body", limit),
+        Ok(Err(Stopped::NoRoom)) => {
+            Error::new(Code::TooMany, "the bodies of all requests together are over limits.buffered_bytes_max")
+        }
+    };
     // A client that is still sending when the connection is closed may never see the answer. One that asks first does.
     let taken =
         !asks_first && tokio::time::timeout(timeout, discard(&mut body, limit * DISCARD_FACTOR)).await == Ok(true);
     Err(if taken { error } else { error.and_close() })
+}
+
+/// Reads all of `body`. What is announced is not believed: bytes are held as they arrive.
+async fn collect<'a>(body: &mut Body, limit: usize, budget: &'a Budget) -> Result<Received<'a>, Stopped> {
+    let mut hold = Hold::new(budget);
+    let announced = HttpBody::size_hint(body).upper().map_or(limit, |most| most.min(limit as u64) as usize);
+    if HttpBody::size_hint(body).lower() > limit as u64 {
+        return Err(Stopped::TooLarge);
+    }
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Stopped::Broken)?.into_data() else { continue };
+        let len = whole.len() + data.len();
+        if len > limit {
+            return Err(Stopped::TooLarge);
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(Received { bytes: data, _hold: None });
+        }
+        if len > whole.capacity() {
+            let capacity = len.max((2 * whole.capacity()).min(announced));
+            if !hold.grow(capacity - whole.capacity()) {
+                return Err(Stopped::NoRoom);
+            }
+            whole.reserve_exact(capacity - whole.len());
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Received { bytes: whole.into(), _hold: Some(hold) })
 }
 
 /// How much more than its limit is read of a body that is too large, only to be thrown away.
@@ -199,21 +261,46 @@ mod tests {
         }
     }
 
+    const SOON: Duration = Duration::from_secs(1);
+
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_and_one_at_it_is_not() {
-        let read = |n: usize| body(Request::new(Body::from(vec![b'x'; n])), 10, Duration::from_secs(1));
+        let budget = Budget::new(1 << 20);
+        let read = |n: usize| body(Request::new(Body::from(vec![b'x'; n])), 10, SOON, &budget);
         assert_eq!(read(10).await.unwrap().len(), 10);
         let error = read(11).await.unwrap_err();
         assert_eq!((error.code().number(), error.status().as_u16(), error.ends_connection()), (1006, 413, false));
         assert!(read(1000).await.unwrap_err().ends_connection(), "too much to be thrown away");
         let pieces = futures::stream::iter([Ok::<_, std::io::Error>("123456"), Ok("123456")]);
-        assert_eq!(body(Request::new(Body::from_stream(pieces)), 10, Duration::from_secs(1)).await.unwrap_err(), error);
+        let pieces = Request::new(Body::from_stream(pieces));
+        assert_eq!(body(pieces, 10, SOON, &budget).await.unwrap_err(), error);
+        assert_eq!(budget.held(), 0);
     }
 
     #[tokio::test]
     async fn a_body_that_does_not_arrive_is_given_up() {
+        let budget = Budget::new(10);
         let stalled = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
-        let error = body(Request::new(stalled), 10, Duration::from_millis(20)).await.unwrap_err();
+        let error = body(Request::new(stalled), 10, Duration::from_millis(20), &budget).await.unwrap_err();
+        assert_eq!((error.code().number(), error.status().as_u16()), (1000, 408));
         assert_eq!(error.message(), "the body did not arrive in time");
+    }
+
+    #[tokio::test]
+    async fn all_bodies_together_are_bounded_by_what_has_arrived_of_them() {
+        let budget = Budget::new(30);
+        let pieces = |n: usize| {
+            let pieces = futures::stream::iter(vec![Ok::<_, std::convert::Infallible>("12345"); n]);
+            body(Request::new(Body::from_stream(pieces)), 20, SOON, &budget)
+        };
+        let first = pieces(4).await.unwrap();
+        assert_eq!((&first[..], budget.held()), (&b"12345123451234512345"[..], 20));
+        let error = pieces(3).await.unwrap_err();
+        assert_eq!((error.code().number(), error.status().as_u16(), error.ends_connection()), (1070, 429, false));
+        assert_eq!(budget.held(), 20, "what is refused holds nothing");
+        let second = pieces(2).await.unwrap();
+        assert_eq!(budget.held(), 30);
+        drop((first, second));
+        assert_eq!(budget.held(), 0);
     }
 }

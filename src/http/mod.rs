@@ -18,6 +18,7 @@ mod error;
 mod extract;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod lane;
 mod monitor;
 mod options;
 mod origin;
@@ -42,7 +43,9 @@ use axum::Router;
 use tokio::time::Instant;
 
 pub use self::error::{Code, Error};
+use self::lane::Lane;
 pub use self::monitor::monitor;
+use crate::budget::Budget;
 use crate::clock::monotonic;
 use crate::config::Config;
 use crate::guard::Guard;
@@ -58,7 +61,22 @@ struct Api {
     /// How a task's definition is read.
     rules: define::Rules,
     origins: origin::Origins,
+    /// What all bodies that arrive may hold together.
+    bodies: Budget,
+    /// What all answers that wait to be taken may hold together.
+    answers: Arc<Budget>,
+    /// Where lists, audits and previews are made.
+    lists: Lane,
+    /// Where one task or run is read.
+    reads: Lane,
 }
+
+/// Lists, audits and previews that wait for a place; there are two for each core.
+const LISTS_WAITING_MAX: usize = 256;
+/// Tasks and runs that are read at once. They wait for the disk, if for anything.
+const READS_MAX: usize = 32;
+/// Those that wait for it.
+const READS_WAITING_MAX: usize = 4096;
 
 type Shared = State<Arc<Api>>;
 
@@ -69,33 +87,30 @@ impl Api {
     }
 
     /// Makes what follows linearizable, unless the caller asked for this node's own state.
-    async fn settle(&self, consistency: query::Consistency) -> Result<(), Error> {
+    async fn settle(&self, consistency: query::Consistency, deadline: Instant) -> Result<(), Error> {
         if let Some(reason) = self.node.in_doubt() {
             return Err(Error::of_read(crate::node::Error::Storage(reason)));
         }
         match consistency {
-            query::Consistency::Linearizable => self.node.read_barrier(self.deadline()).await.map_err(Error::of_read),
+            query::Consistency::Linearizable => self.node.read_barrier(deadline).await.map_err(Error::of_read),
             query::Consistency::Local => Ok(()),
         }
     }
 }
 
-/// Runs what may read the disk or compute for long where it holds up no other call.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    match crate::seam::blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal(error.to_string())),
-    }
-}
-
 /// The routes of the public port.
 pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let api = Arc::new(Api {
         node,
         timeout: config.request_timeout(),
         request_bytes_max: config.limits.request_bytes_max,
         rules: define::Rules::new(config, guard),
         origins: origin::Origins::new(config),
+        bodies: Budget::new(config.limits.buffered_bytes_max),
+        answers: Arc::new(Budget::new(config.limits.buffered_bytes_max)),
+        lists: Lane::new(2 * cores, LISTS_WAITING_MAX),
+        reads: Lane::new(READS_MAX, READS_WAITING_MAX),
     });
     Router::new()
         .route("/xcron/createTask", post(tasks::create))
@@ -124,7 +139,15 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
 /// the status of its answer.
 async fn count(State(api): Shared, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let response = match api.origins.check(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            // What a write has done is told whatever is held: that is bounded by the write's own size.
+            let must = request.method() != Method::GET;
+            let response = next.run(request).await;
+            match answer::counted(response, &api.answers, must).await {
+                Some(response) => response,
+                None => answer::answered(async { Err(Error::untaken()) }).await,
+            }
+        }
         Err(error) => answer::answered(async { Err(error) }).await,
     };
     let call = path.as_ref().map_or("other", |path| path.as_str().trim_start_matches("/xcron/")).to_owned();

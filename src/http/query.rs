@@ -6,6 +6,7 @@ use std::str::FromStr;
 use axum::http::Uri;
 
 use super::error::Error;
+use crate::clock::Timestamp;
 
 /// From where a read is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,16 @@ impl Query {
         match text.parse().ok().filter(|n| digits && (min..=max).contains(n)) {
             Some(n) => Ok(Some(n)),
             None => Err(Error::malformed(format!("{name}: a number from {min} to {max} is expected, not {text:?}"))),
+        }
+    }
+
+    /// `from` and `to`: whole seconds, from the beginning of the one to the end of the other.
+    pub fn period(&mut self) -> Result<(Option<Timestamp>, Option<Timestamp>), Error> {
+        let from = self.number("from", 0, SECONDS_MAX)?.map(Timestamp::from_secs);
+        let to = self.number("to", 0, SECONDS_MAX)?.map(|seconds| Timestamp::from_secs(seconds).plus_ms(999));
+        match (from, to) {
+            (Some(from), Some(to)) if to < from => Err(Error::malformed("to: is before from")),
+            period => Ok(period),
         }
     }
 

@@ -9,14 +9,13 @@ use axum::response::Response;
 use super::answer::{answered, Data};
 use super::error::{Code, Error};
 use super::extract::{json, Read};
-use super::query::{Consistency, Query, SECONDS_MAX};
+use super::query::{Consistency, Query};
 use super::tasks::unexpected;
-use super::{aside, show, Shared};
-use crate::clock::Timestamp;
+use super::{show, Shared};
 use crate::command::{Command, Refusal, Reply};
 use crate::id::{RunId, TaskId};
 use crate::run::RunState;
-use crate::view::RunFilter;
+use crate::view::{RunFilter, RunView};
 
 /// What `listRuns` takes.
 pub(super) const LIST: [&str; 7] = ["task_id", "state", "from", "to", "limit", "cursor", "consistency"];
@@ -27,25 +26,32 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
         let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
         let (limit, cursor) = (query.limit()?, query.text("cursor"));
-        api.settle(query.consistency()?).await?;
-        aside(move || match api.node.list_runs(&filter, limit, cursor.as_deref())? {
-            Some(page) => Ok(Data::object(|o| {
-                o.array("runs", &page.items, show::run);
-                o.text_or_null("next_cursor", page.next_cursor.as_deref());
-            })),
-            None => Err(Refusal::NoSuchTask.into()),
-        })
-        .await
+        let deadline = api.deadline();
+        api.settle(query.consistency()?, deadline).await?;
+        let node = api.node.clone();
+        let work = move || {
+            Data::page(
+                "runs",
+                |_| {},
+                |runs| {
+                    let mut take = |run: &RunView| runs.take(|out| show::run(out, run));
+                    let next = node.list_runs(&filter, limit, cursor.as_deref(), &mut take)?;
+                    next.ok_or_else(|| Refusal::NoSuchTask.into())
+                },
+            )
+        };
+        api.lists.run(deadline, work).await
     })
     .await
 }
 
 pub(super) fn filter(query: &mut Query) -> Result<RunFilter, Error> {
+    let (from, to) = query.period()?;
     Ok(RunFilter {
         task: query.read::<TaskId>("task_id")?,
         state: query.read::<Named>("state")?.map(|Named(state)| state),
-        from: query.number("from", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
-        to: query.number("to", 0, SECONDS_MAX)?.map(Timestamp::from_secs),
+        from,
+        to,
     })
 }
 
@@ -54,8 +60,10 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &["run_id", "consistency"])?;
         let Hyphenated(id) = query.must("run_id")?;
-        api.settle(query.consistency()?).await?;
-        match api.node.run(id)? {
+        let deadline = api.deadline();
+        api.settle(query.consistency()?, deadline).await?;
+        let node = api.node.clone();
+        match api.reads.run(deadline, move || Ok(node.run(id)?)).await? {
             Some(run) => Ok(Data::object(|o| show::run_fields(o, &run))),
             None => Err(Error::new(Code::NotFound, "no such run")),
         }
@@ -75,11 +83,12 @@ pub(super) async fn cancel(State(api): Shared, request: Request) -> Response {
         let body = api.body(request).await?;
         let SentRun { run_id: Read(Hyphenated(id)) } = json(&body)?;
         // The run's task is looked up here: what was acknowledged before this call must be seen.
-        api.settle(Consistency::Linearizable).await?;
+        let deadline = api.deadline();
+        api.settle(Consistency::Linearizable, deadline).await?;
         let seq = api.node.machine().with_state(|state| state.find_by_run(id));
         let (key, _) = id.parts();
         let Some(seq) = seq else { return Err(Refusal::NoSuchRun.into()) };
-        match api.node.propose(Command::Cancel { seq, key }, api.deadline()).await? {
+        match api.node.propose(Command::Cancel { seq, key }, deadline).await? {
             Reply::Done => Ok(Data::none()),
             Reply::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected()),

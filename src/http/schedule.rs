@@ -8,7 +8,7 @@ use super::define::{instant, known_type, schedule, zone, Rules};
 use super::error::{Code, Error};
 use super::extract::{given, json, Int};
 use super::query::SECONDS_MAX;
-use super::{aside, Shared};
+use super::Shared;
 use crate::clock::Timestamp;
 
 #[derive(serde::Deserialize)]
@@ -34,7 +34,9 @@ pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
         let body = api.body(request).await?;
         let sent: Sent = json(&body)?;
         // A thousand due times of a rare schedule take a while to find.
-        let times = aside(move || fire_times(&api.rules, api.node.now(), sent)).await?;
+        let deadline = api.deadline();
+        let own = api.clone();
+        let times = api.lists.run(deadline, move || fire_times(&own.rules, own.node.now(), sent)).await?;
         Ok(Data::object(|o| {
             o.array("fire_times", times, |out, time| out.extend_from_slice(time.as_secs().to_string().as_bytes()));
         }))

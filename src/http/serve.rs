@@ -28,8 +28,10 @@ use crate::seam::net::{TcpListener, TcpStream};
 pub struct ServeLimits {
     /// Most connections at once; more of them wait in the kernel's queue.
     pub connections_max: usize,
-    /// How long a connection may wait for a request's head, be idle, or leave its answer untaken.
+    /// How long a connection may wait for a request's head, or be idle.
     pub idle_timeout: Duration,
+    /// How long a peer may take next to nothing of its answer.
+    pub answer_timeout: Duration,
     /// How long the requests that run at a stop may take to end.
     pub drain_timeout: Duration,
 }
@@ -40,6 +42,7 @@ impl ServeLimits {
         ServeLimits {
             connections_max: config.limits.connections_max,
             idle_timeout: Duration::from_millis(config.limits.idle_timeout_ms),
+            answer_timeout: Duration::from_millis(config.limits.answer_timeout_ms),
             drain_timeout: config.request_timeout() + DRAIN_MARGIN,
         }
     }
@@ -51,8 +54,10 @@ const DRAIN_MARGIN: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Between two lines of the log about that.
 const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
-/// Of a request's head, and of what is buffered of its body.
-const BUFFER_BYTES: usize = 64 << 10;
+/// Of a request's head, and of what is buffered of its body. It is not counted together, so it is small.
+const BUFFER_BYTES: usize = 16 << 10;
+/// What a peer must take of its answer within [`ServeLimits::answer_timeout`] while it keeps its node waiting.
+const PACE_BYTES: usize = 16 << 10;
 
 /// Serves `router` on `listener` until `shutdown`; then lets the requests that run end, within a bound.
 ///
@@ -138,7 +143,7 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let io = TokioIo::new(Impatient { stream, patience: limits.idle_timeout, stalled: None });
+    let io = TokioIo::new(Impatient { stream, patience: limits.answer_timeout, stalled: None });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout).max_buf_size(BUFFER_BYTES);
     let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
@@ -154,23 +159,37 @@ async fn connection(
     }
 }
 
-/// A stream that fails when its peer has not taken anything for so long.
+/// A stream that fails when its peer has taken next to nothing for so long.
 struct Impatient {
     stream: TcpStream,
     patience: Duration,
-    /// Runs while a write waits.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Since a write had to wait.
+    stalled: Option<Stall>,
+}
+
+/// A write waits for its peer.
+struct Stall {
+    end: Pin<Box<Sleep>>,
+    /// Bytes that were taken since it began.
+    taken: usize,
 }
 
 impl Impatient {
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = written {
+            let taken = *written.as_ref().unwrap_or(&0);
+            self.stalled = self.stalled.take().and_then(|stall| {
+                let taken = stall.taken + taken;
+                (taken < PACE_BYTES).then_some(Stall { taken, ..stall })
+            });
+            return Poll::Ready(written);
         }
         let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(monotonic() + patience)));
-        ready!(stalled.as_mut().poll(cx));
+        let stalled = self.stalled.get_or_insert_with(|| {
+            let end = Box::pin(tokio::time::sleep_until(monotonic() + patience));
+            Stall { end, taken: 0 }
+        });
+        ready!(stalled.end.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not take its answer")))
     }
 }
@@ -201,6 +220,8 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It is asked for when all is written.
+        self.stalled = None;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -12,7 +12,8 @@ use super::Shared;
 use crate::clock::Timestamp;
 use crate::view::{TargetFilter, TargetState, TargetView};
 
-/// `GET /xcron/targets`: what the leader knows, or with `consistency=local` this node.
+/// `GET /xcron/targets`: what the leader knows; with `consistency=local` a node that takes itself for the leader asks no
+/// other.
 pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &["state", "limit", "cursor", "consistency"])?;
@@ -25,13 +26,19 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
             return Err(crate::node::Error::Cursor.into());
         }
         let page = match query.consistency()? {
-            Consistency::Linearizable => api.node.targets(&filter, api.deadline()).await?,
-            Consistency::Local => api.node.own_targets(&filter),
+            Consistency::Local if api.node.leads() => api.node.own_targets(&filter),
+            // Another node than the leader knows of none.
+            Consistency::Local | Consistency::Linearizable => api.node.targets(&filter, api.deadline()).await?,
         };
-        Ok(Data::object(|o| {
-            o.array("targets", &page.items, target);
-            o.text_or_null("next_cursor", page.next_cursor.as_deref());
-        }))
+        Data::page(
+            "targets",
+            |_| {},
+            |items| {
+                let taken = page.items.iter().take_while(|view| items.take(|out| target(out, view))).count();
+                let last = || Some(page.items[..taken].last()?.target.clone());
+                Ok(if taken < page.items.len() { last() } else { page.next_cursor })
+            },
+        )
     })
     .await
 }

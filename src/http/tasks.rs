@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 use super::answer::{answered, Data, Object};
 use super::define::{known_type, NewTask, Rules};
 use super::error::Error;
-use super::extract::{body, json, Int, Read};
+use super::extract::{body, json, Int, Read, Received};
 use super::query::Query;
-use super::{aside, show, Api, Shared};
+use super::{show, Api, Shared};
 use crate::clock::Timestamp;
 use crate::command::{Command, Reply};
 use crate::id::{RunId, TaskId};
 use crate::task::TaskState;
-use crate::view::TaskFilter;
+use crate::view::{TaskFilter, TaskView};
 
 /// Most tasks in one `createTasks`.
 const BATCH_MAX: usize = 1000;
@@ -237,8 +237,10 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &["task_id", "consistency"])?;
         let id: TaskId = query.must("task_id")?;
-        api.settle(query.consistency()?).await?;
-        match api.node.task(&id)? {
+        let deadline = api.deadline();
+        api.settle(query.consistency()?, deadline).await?;
+        let node = api.node.clone();
+        match api.reads.run(deadline, move || Ok(node.task(&id)?)).await? {
             Some(task) => Ok(Data::object(|o| show::task_fields(o, &task))),
             None => Err(crate::command::Refusal::NoSuchTask.into()),
         }
@@ -255,15 +257,20 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
         let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
         let (limit, cursor) = (query.limit()?, query.text("cursor"));
-        api.settle(query.consistency()?).await?;
-        aside(move || {
-            let page = api.node.list_tasks(&filter, limit, cursor.as_deref())?;
-            Ok(Data::object(|o| {
-                o.array("tasks", &page.items, show::task);
-                o.text_or_null("next_cursor", page.next_cursor.as_deref());
-            }))
-        })
-        .await
+        let deadline = api.deadline();
+        api.settle(query.consistency()?, deadline).await?;
+        let node = api.node.clone();
+        let work = move || {
+            Data::page(
+                "tasks",
+                |_| {},
+                |tasks| {
+                    let mut take = |task: &TaskView| tasks.take(|out| show::task(out, task));
+                    Ok(node.list_tasks(&filter, limit, cursor.as_deref(), &mut take)?)
+                },
+            )
+        };
+        api.lists.run(deadline, work).await
     })
     .await
 }
@@ -303,8 +310,8 @@ impl FromStr for Named {
 
 impl Api {
     /// The body of a call that takes no query.
-    pub(super) async fn body(&self, request: Request) -> Result<bytes::Bytes, Error> {
+    pub(super) async fn body(&self, request: Request) -> Result<Received<'_>, Error> {
         Query::none(request.uri())?;
-        body(request, self.request_bytes_max, self.timeout).await
+        body(request, self.request_bytes_max, self.timeout, &self.bodies).await
     }
 }

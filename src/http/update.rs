@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::answer::{answered, Data, Object};
 use super::define::{known_type, Distinct};
@@ -16,6 +17,7 @@ use super::extract::json;
 use super::query::Consistency;
 use super::tasks::unexpected;
 use super::{show, Api, Shared};
+use crate::clock::Timestamp;
 use crate::command::{Command, Refusal, Reply};
 use crate::id::TaskId;
 use crate::task::TaskSpec;
@@ -39,8 +41,11 @@ pub(super) async fn update(State(api): Shared, request: Request) -> Response {
         if let Some(field) = sent.keys().find(|field| OF_THE_SERVER.contains(&field.as_str())) {
             return Err(Error::malformed(format!("{field}: unknown field; it cannot be set")));
         }
+        drop(body);
+        // Of all tries together.
+        let deadline = api.deadline();
         for _ in 0..TRIES {
-            if let Some(next) = attempt(&api, &id, &sent).await? {
+            if let Some(next) = attempt(&api, &id, &sent, deadline).await? {
                 return Ok(Data::object(|o| {
                     o.plain("task_id", &id);
                     show::next_time(o, next);
@@ -53,9 +58,12 @@ pub(super) async fn update(State(api): Shared, request: Request) -> Response {
 }
 
 /// When the task is next due; none: somebody else has changed it meanwhile.
-async fn attempt(api: &Api, id: &TaskId, sent: &Fields) -> Result<Option<Option<crate::clock::Timestamp>>, Error> {
-    api.settle(Consistency::Linearizable).await?;
-    let Some(task) = api.node.task(id)? else { return Err(Refusal::NoSuchTask.into()) };
+async fn attempt(api: &Api, id: &TaskId, sent: &Fields, deadline: Instant) -> Result<Option<Option<Timestamp>>, Error> {
+    api.settle(Consistency::Linearizable, deadline).await?;
+    let (node, own) = (api.node.clone(), id.clone());
+    let Some(task) = api.reads.run(deadline, move || Ok(node.task(&own)?)).await? else {
+        return Err(Refusal::NoSuchTask.into());
+    };
     let old = (*task.spec).clone();
     if let Some(kind) = sent.get("type").filter(|kind| kind.get() != "null") {
         // Before the rest: a schedule of the other type would be found wrong for what it is not.
@@ -72,7 +80,7 @@ async fn attempt(api: &Api, id: &TaskId, sent: &Fields) -> Result<Option<Option<
     }
     let base = old.digest();
     let command = Command::Update { id: id.clone(), base, old: Box::new(old), spec: Box::new(spec) };
-    match api.node.propose(command, api.deadline()).await? {
+    match api.node.propose(command, deadline).await? {
         Reply::Created { next } => Ok(Some(next)),
         Reply::Refused(Refusal::Conflict) => Ok(None),
         Reply::Refused(refusal) => Err(refusal.into()),
@@ -128,7 +136,6 @@ fn put(fields: &mut Fields, name: &str, value: Box<RawValue>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
     use crate::task::{Callback, Timing};
 
     fn change(sent: &str) -> Result<serde_json::Value, Error> {

@@ -5,28 +5,34 @@ use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::{RunKey, TaskId};
 use crate::state::audit::Period;
-use crate::view::{DueView, Page, TaskFilter, TaskView};
+use crate::view::{DueView, TaskFilter, TaskView};
 
 /// Tasks looked at while the state is held.
 const SCAN_STEP: usize = 2048;
 /// Tasks, or runs, looked at for one part of a list. A filter that few pass gets short parts, and a cursor to go on.
 pub(super) const SCAN_MAX: usize = 200_000;
-/// About how large one part of a list becomes.
-pub(super) const BYTES_MAX: usize = 4 << 20;
+/// Is given what is found, one by one; whether it was taken. The first that was not begins the next part.
+pub type Take<'a, T> = dyn FnMut(&T) -> bool + 'a;
 
 impl Node {
-    /// Tasks in the order of their creation.
+    /// Gives the tasks in the order of their creation to `take`, `limit` at most; the cursor of the next part, if there is
+    /// one.
     ///
     /// # Errors
     /// A cursor that is none; a record that cannot be read.
-    pub fn list_tasks(&self, filter: &TaskFilter, limit: usize, cursor: Option<&str>) -> Result<Page<TaskView>, Error> {
+    pub fn list_tasks(
+        &self,
+        filter: &TaskFilter,
+        limit: usize,
+        cursor: Option<&str>,
+        take: &mut Take<'_, TaskView>,
+    ) -> Result<Option<String>, Error> {
         let mut from: Seq = match cursor {
             Some(text) => text.strip_prefix('t').and_then(|n| n.parse().ok()).ok_or(Error::Cursor)?,
             None => 0,
         };
         let machine = &self.0.machine;
-        let mut items = Vec::new();
-        let (mut scanned, mut bytes) = (0, 0);
+        let (mut scanned, mut taken) = (0, 0);
         loop {
             let (candidates, looked_at) = machine.with_state(|state| {
                 let mut candidates = Vec::new();
@@ -37,10 +43,7 @@ impl Node {
                     let kind = filter.type_number.is_none_or(|n| (n == 2) == task.is_once());
                     if kind && filter.state.is_none_or(|s| s == task.state) {
                         candidates.push(seq);
-                        if items.len() + candidates.len() == limit
-                            && filter.tag.is_none()
-                            && filter.name_prefix.is_none()
-                        {
+                        if taken + candidates.len() == limit && filter.tag.is_none() && filter.name_prefix.is_none() {
                             break;
                         }
                     }
@@ -49,46 +52,66 @@ impl Node {
             });
             for seq in candidates {
                 let Some(view) = self.read_result(machine.task_view(seq))? else { continue };
-                if passes(filter, &view) {
-                    bytes += view.spec.callback.body.len() + view.spec.callback.url.len();
-                    items.push(view);
-                    if items.len() == limit || bytes >= BYTES_MAX {
-                        return Ok(self.part(items, seq + 1));
-                    }
+                if !passes(filter, &view) {
+                    continue;
+                }
+                if !take(&view) {
+                    return Ok(Some(format!("t{seq}")));
+                }
+                taken += 1;
+                if taken == limit {
+                    return Ok(self.cursor_from(seq + 1));
                 }
             }
             scanned += looked_at;
             if looked_at == 0 {
-                return Ok(Page { items, next_cursor: None });
+                return Ok(None);
             }
             if scanned >= SCAN_MAX {
-                return Ok(self.part(items, from));
+                return Ok(self.cursor_from(from));
             }
         }
     }
 
-    /// What became of each due time of a task; none: there is no such task.
+    /// Gives what became of each due time of a task to `take`; the cursor of the next part, if there is one. None: there
+    /// is no such task.
     ///
     /// # Errors
     /// A cursor that is none; a record that cannot be read.
-    pub fn audit(&self, id: &TaskId, mut period: Period, cursor: Option<&str>) -> Result<Option<Page<DueView>>, Error> {
+    pub fn audit(
+        &self,
+        id: &TaskId,
+        mut period: Period,
+        cursor: Option<&str>,
+        take: &mut Take<'_, DueView>,
+    ) -> Result<Option<Option<String>>, Error> {
         if let Some(text) = cursor {
             let parts = text.strip_prefix('d').and_then(|text| text.split_once('.'));
             let key =
                 parts.and_then(|(due, n)| Some(RunKey { due: Timestamp(due.parse().ok()?), nonce: n.parse().ok()? }));
             period.after = Some(key.ok_or(Error::Cursor)?);
         }
-        let found = self.read_result(self.0.machine.course(id))?;
-        Ok(found.map(|(course, runs)| course.audit(&runs, period, self.now())))
+        let Some((course, runs)) = self.read_result(self.0.machine.course(id))? else { return Ok(None) };
+        let page = course.audit(&runs, period, self.now());
+        let taken = page.items.iter().take_while(|view| take(view)).count();
+        if taken == page.items.len() {
+            return Ok(Some(page.next_cursor));
+        }
+        let last = page.items[..taken].last().map(|view| view.run.parts().0);
+        Ok(Some(last.map(|key| format!("d{}.{}", key.due.as_ms(), key.nonce))))
     }
 
-    fn part(&self, items: Vec<TaskView>, from: Seq) -> Page<TaskView> {
+    fn cursor_from(&self, from: Seq) -> Option<String> {
         let more = self.0.machine.with_state(|state| state.tasks_from(from).next().is_some());
-        Page { items, next_cursor: more.then(|| format!("t{from}")) }
+        more.then(|| format!("t{from}"))
     }
 }
 
+/// Whether the task passes as it is read: it may have changed since it was found.
 fn passes(filter: &TaskFilter, view: &TaskView) -> bool {
+    if filter.state.is_some_and(|state| state != view.state) {
+        return false;
+    }
     let tag = filter.tag.as_ref().is_none_or(|(key, value)| view.spec.tags.get(key) == Some(value));
     let name = filter.name_prefix.as_ref();
     tag && name.is_none_or(|prefix| view.spec.name.as_ref().is_some_and(|name| name.starts_with(prefix.as_str())))

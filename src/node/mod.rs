@@ -315,7 +315,8 @@ impl Node {
         self.0.raft_metrics.subscribe()
     }
 
-    fn leads(&self) -> bool {
+    /// Whether this node takes itself for the leader.
+    pub fn leads(&self) -> bool {
         self.0.raft_metrics.borrow().as_ref().is_some_and(|m| m.state == ServerState::Leader)
     }
 

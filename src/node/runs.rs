@@ -7,12 +7,12 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::str::FromStr;
 
-use super::lists::{BYTES_MAX, SCAN_MAX};
+use super::lists::{Take, SCAN_MAX};
 use super::{Error, Node};
 use crate::command::Seq;
 use crate::id::RunId;
 use crate::run::{OpenPhase, OpenRun, RunState};
-use crate::view::{Page, RunFilter, RunView};
+use crate::view::{RunFilter, RunView};
 
 /// Runs that are going and are sorted together. Where more are going, those of newer tasks come before.
 const OPEN_STEP: usize = 4096;
@@ -62,39 +62,49 @@ impl FromStr for Place {
 }
 
 /// A part that is being filled.
-struct Part {
-    items: Vec<RunView>,
+struct Part<'a, 'b> {
+    take: &'a mut Take<'b, RunView>,
+    /// Those that are in it.
+    taken: Vec<RunId>,
     limit: usize,
-    bytes: usize,
     looked_at: usize,
     /// Runs that had ended when it was begun. One that ended since may be in it already, as one that is going.
     ended: u64,
 }
 
-impl Part {
-    fn push(&mut self, run: RunView) {
-        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        self.bytes += 256 + text(&run.reason);
-        self.bytes += run.attempts.iter().map(|a| 160 + text(&a.error) + text(&a.answer)).sum::<usize>();
-        self.items.push(run);
+impl Part<'_, '_> {
+    /// Whether the run is in it now.
+    fn push(&mut self, run: &RunView) -> bool {
+        let taken = self.taken.len() < self.limit && (self.take)(run);
+        if taken {
+            self.taken.push(run.id);
+        }
+        taken
     }
 
     fn has(&self, serial: u64, id: RunId) -> bool {
-        serial >= self.ended && self.items.iter().any(|run| run.id == id)
-    }
-
-    fn is_full(&self) -> bool {
-        self.items.len() >= self.limit || self.bytes >= BYTES_MAX
+        serial >= self.ended && self.taken.contains(&id)
     }
 
     /// Whether no more is to be looked at for this part.
     fn is_over(&self) -> bool {
-        self.is_full() || self.looked_at >= SCAN_MAX
+        self.taken.len() >= self.limit || self.looked_at >= SCAN_MAX
     }
 }
 
+/// What comes after some runs were looked at.
+enum Next {
+    /// What is at this place, for the same part.
+    Look(Place),
+    /// The next part, which begins here.
+    Part(Place),
+    /// Nothing.
+    End,
+}
+
 impl Node {
-    /// Runs, newest first; none: the filter names a task that is not there.
+    /// Gives runs, newest first, to `take`, `limit` at most; the cursor of the next part, if there is one. None: the filter
+    /// names a task that is not there.
     ///
     /// # Errors
     /// A cursor that is none; a record that cannot be read.
@@ -103,8 +113,9 @@ impl Node {
         filter: &RunFilter,
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<Option<Page<RunView>>, Error> {
-        let Some(task) = &filter.task else { return self.list_all_runs(filter, limit, cursor).map(Some) };
+        take: &mut Take<'_, RunView>,
+    ) -> Result<Option<Option<String>>, Error> {
+        let Some(task) = &filter.task else { return self.list_all_runs(filter, limit, cursor, take).map(Some) };
         let after: Option<RunId> = match cursor {
             Some(text) => Some(text.strip_prefix('r').and_then(|id| id.parse().ok()).ok_or(Error::Cursor)?),
             None => None,
@@ -119,30 +130,40 @@ impl Node {
                 && filter.to.is_none_or(|t| run.due <= t)
                 && after.is_none_or(|id| run.id < id)
         });
-        let more = runs.len() > limit;
-        runs.truncate(limit);
-        let next_cursor = runs.last().filter(|_| more).map(|run| format!("r{}", run.id));
-        Ok(Some(Page { items: runs, next_cursor }))
+        let taken = runs.iter().take(limit).take_while(|run| take(run)).count();
+        let last = runs[..taken].last().filter(|_| taken < runs.len());
+        Ok(Some(last.map(|run| format!("r{}", run.id))))
     }
 
-    fn list_all_runs(&self, filter: &RunFilter, limit: usize, cursor: Option<&str>) -> Result<Page<RunView>, Error> {
+    fn list_all_runs(
+        &self,
+        filter: &RunFilter,
+        limit: usize,
+        cursor: Option<&str>,
+        take: &mut Take<'_, RunView>,
+    ) -> Result<Option<String>, Error> {
         let only_open = matches!(filter.state, Some(RunState::Pending | RunState::Running));
         let mut place = match cursor {
-            Some(text) => Some(text.parse()?),
-            None if filter.state.is_some() && !only_open => Some(Place::Ended(u64::MAX)),
-            None => Some(Place::Open(Seq::MAX)),
+            Some(text) => text.parse()?,
+            None if filter.state.is_some() && !only_open => Place::Ended(u64::MAX),
+            None => Place::Open(Seq::MAX),
         };
         let ended = self.0.machine.with_state(|state| state.runs_total());
-        let mut part = Part { items: Vec::new(), limit, bytes: 0, looked_at: 0, ended };
-        while let Some(at) = place.filter(|_| !part.is_over()) {
-            place = match at {
-                Place::Ended(_) if only_open => None,
+        let mut part = Part { take, taken: Vec::new(), limit, looked_at: 0, ended };
+        while !part.is_over() {
+            let next = match place {
+                Place::Ended(_) if only_open => Next::End,
                 Place::Ended(below) => self.ended_part(filter, below, &mut part)?,
-                Place::Open(below) => Some(self.open_tasks(below)),
-                Place::Within(from, below, id) => Some(self.open_part(filter, (from, below), id, &mut part)),
+                Place::Open(below) => Next::Look(self.open_tasks(below)),
+                Place::Within(from, below, id) => self.open_part(filter, (from, below), id, &mut part),
             };
+            match next {
+                Next::Look(at) => place = at,
+                Next::Part(at) => return Ok(Some(at.to_string())),
+                Next::End => return Ok(None),
+            }
         }
-        Ok(Page { items: part.items, next_cursor: place.map(|place| place.to_string()) })
+        Ok(Some(place.to_string()))
     }
 
     /// The next tasks whose runs that are going are sorted together.
@@ -154,7 +175,7 @@ impl Node {
         })
     }
 
-    fn open_part(&self, filter: &RunFilter, (from, below): (Seq, Seq), after: RunId, part: &mut Part) -> Place {
+    fn open_part(&self, filter: &RunFilter, (from, below): (Seq, Seq), after: RunId, part: &mut Part<'_, '_>) -> Next {
         let passes = |run: &OpenRun| {
             let running = matches!(run.phase, OpenPhase::Running { .. });
             filter.state.is_none_or(|state| (state == RunState::Running) == running)
@@ -166,32 +187,30 @@ impl Node {
         part.looked_at += OPEN_STEP;
         places.retain(|(id, ..)| *id < after);
         places.sort_unstable_by_key(|(id, ..)| Reverse(*id));
+        let mut last = after;
         for (id, seq, key) in places {
-            if part.is_full() {
-                let last = part.items.last().map_or(id, |run| run.id);
-                return Place::Within(from, below, last);
-            }
             if let Some(run) = machine.open_run(seq, key) {
-                part.push(run);
+                if !part.push(&run) {
+                    return Next::Part(Place::Within(from, below, last));
+                }
             }
+            last = id;
         }
-        Place::Open(from)
+        Next::Look(Place::Open(from))
     }
 
-    fn ended_part(&self, filter: &RunFilter, below: u64, part: &mut Part) -> Result<Option<Place>, Error> {
+    fn ended_part(&self, filter: &RunFilter, below: u64, part: &mut Part<'_, '_>) -> Result<Next, Error> {
         let machine = &self.0.machine;
         let found = self.read_result(machine.index_below(below, filter))?;
         part.looked_at += found.looked_at;
         for (serial, entry) in &found.entries {
-            if part.is_full() {
-                return Ok(Some(Place::Ended(serial + 1)));
-            }
             let run = self.read_result(machine.ended_run(entry))?;
-            if let Some(run) = run.filter(|run| !part.has(*serial, run.id)) {
-                part.push(run);
+            let Some(run) = run.filter(|run| !part.has(*serial, run.id)) else { continue };
+            if !part.push(&run) {
+                return Ok(Next::Part(Place::Ended(serial + 1)));
             }
         }
-        Ok((found.next > 0).then_some(Place::Ended(found.next)))
+        Ok(if found.next > 0 { Next::Look(Place::Ended(found.next)) } else { Next::End })
     }
 }
 

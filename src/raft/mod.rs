@@ -4,6 +4,7 @@
 //! version of the format. Each message names its cluster, its sender, the node that is meant, and its sender's
 //! wall clock.
 
+mod bodies;
 mod connections;
 mod envelope;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -14,10 +14,12 @@ use openraft::LeaderId;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use super::bodies::{self, Held, QUESTION_BYTES_MAX};
 use super::envelope::Envelope;
 use super::heard::sign_of_life;
 use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_CLOCK};
 use super::{term, Heard, Links, Raft, TypeConfig};
+use crate::budget::Budget;
 use crate::clock::{Clock, Timestamp};
 
 /// The group that the calls are for: empty until this node may take part in it.
@@ -102,7 +104,7 @@ pub fn routes(
         .merge(others)
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::from_fn_with_state((links, clock), guard))
+        .layer(axum::middleware::from_fn_with_state((links, clock, bodies::budget()), guard))
 }
 
 /// The leader that this node follows has named its successor and is silent: what it has been promised, no vote for
@@ -118,7 +120,11 @@ async fn forgo_lease(raft: &Raft, (term, leader): (u64, u64)) {
 }
 
 /// Turns away messages for which another is meant, and tells the time in every answer.
-async fn guard(State((links, clock)): State<(Links, Clock)>, request: Request, next: Next) -> Response {
+async fn guard(
+    State((links, clock, budget)): State<(Links, Clock, Arc<Budget>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     if request.headers().contains_key(axum::http::header::ORIGIN) {
         // Browsers send it with each POST, and peers never.
         return (StatusCode::FORBIDDEN, "a browser has sent this, and no peer").into_response();
@@ -137,7 +143,14 @@ async fn guard(State((links, clock)): State<(Links, Clock)>, request: Request, n
     }
     let mut response = match judged {
         Err((status, why)) => (status, why).into_response(),
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            let held = Held::new(budget, if only_asks { QUESTION_BYTES_MAX } else { BODY_BYTES_MAX });
+            let response = next.run(request.map(|body| held.count(body))).await;
+            match held.is_refused() {
+                true => Rejection::unavailable("there is no room for the message").into_response(),
+                false => response,
+            }
+        }
     };
     let Timestamp(now) = clock.now();
     response.headers_mut().insert(HEADER_CLOCK, HeaderValue::from(now));

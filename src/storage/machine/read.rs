@@ -117,8 +117,7 @@ impl Machine {
     /// # Errors
     /// A record that cannot be read.
     pub fn task_view(&self, seq: Seq) -> Result<Option<TaskView>, Error> {
-        let known = self.core().state.task(seq).map(Known::of);
-        let (Some(known), Some(spec)) = (known, self.spec(seq)?) else { return Ok(None) };
+        let Some((known, spec)) = self.known_with_spec(seq)? else { return Ok(None) };
         let last_run = match known.open.last() {
             Some(open) => Some(RunView::of_open(&known.id, open)),
             None => {
@@ -129,6 +128,27 @@ impl Machine {
         };
         let Known { id, created, state, next, run_count, .. } = known;
         Ok(Some(TaskView { id, spec, created, state, next, run_count, last_run }))
+    }
+
+    /// What is known of a task and its definition, both at the same moment; none: there is no such task.
+    fn known_with_spec(&self, seq: Seq) -> Result<Option<(Known, Arc<TaskSpec>)>, Error> {
+        loop {
+            let (known, digest, spec) = {
+                let core = self.core();
+                let Some(task) = core.state.task(seq) else { return Ok(None) };
+                (Known::of(task), task.digest, spec_in_memory(&core, seq))
+            };
+            if let Some(spec) = spec {
+                return Ok(spec.map(|spec| (known, spec)));
+            }
+            // The store had the definition then. It has another by now only if the task has as well.
+            let spec = checkpoint::read_spec(&self.store(), seq)?;
+            let same = self.core().state.task(seq).is_some_and(|task| task.digest == digest);
+            // Else it was changed or deleted meanwhile.
+            if same {
+                return Ok(spec.map(|spec| (known, Arc::new(spec))));
+            }
+        }
     }
 
     /// The runs of a task that are kept, newest first: those that are going, then those that have ended. None: there is
