@@ -23,6 +23,7 @@ pub(super) async fn run(world: Arc<World>) -> turmoil::Result {
     let limits = ServeLimits {
         connections_max: 10_000,
         idle_timeout: Duration::from_secs(30),
+        answer_timeout: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(1),
     };
     serve(listener, Router::new().fallback(called).with_state(world), limits, std::future::pending()).await;
