@@ -410,18 +410,21 @@ impl Config {
         let mut peers: Vec<_> = self.peer.peer_hosts.iter().filter_map(|p| HostPort::parse(p)).collect();
         peers.sort();
         if let Some(own) = HostPort::parse(&self.advertise) {
-            return if peers.is_empty() || peers.contains(&own) {
+            return if peers.len() < 2 || peers.contains(&own) {
                 Ok(own)
             } else {
                 Err(("advertise", format!("{own} is not in `peer.peer_hosts`; one of its entries is expected")))
             };
         }
-        if peers.is_empty() {
+        let unlisted = || {
             let host = match self.bind {
                 IpAddr::V4(address) => address.to_string(),
                 IpAddr::V6(address) => format!("[{address}]"),
             };
-            return Ok(HostPort { host, port: self.peer_port });
+            HostPort { host, port: self.peer_port }
+        };
+        if peers.is_empty() {
+            return Ok(unlisted());
         }
         // Nodes on one machine differ by port; nodes on machines of their own by the address they listen on.
         let by_port: Vec<_> = peers.iter().filter(|p| p.port == self.peer_port).collect();
@@ -438,6 +441,8 @@ impl Config {
         let possible: Vec<_> = by_port.iter().filter(|p| self.bind.is_unspecified() || named(p)).collect();
         match possible.as_slice() {
             [one] => Ok((**one).clone()),
+            // Fewer than two: a single node, whatever the entry names.
+            [] if peers.len() < 2 => Ok(unlisted()),
             [] => {
                 let (bind, port) = (self.bind, self.peer_port);
                 let detail = format!("does not name this node, {bind}:{port}; it is expected to name every node");

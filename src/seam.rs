@@ -102,6 +102,30 @@ pub mod net {
     #[cfg(feature = "sim")]
     pub use turmoil::net::{TcpListener, TcpStream};
 
+    /// Listens on this address; so many connections may wait to be taken, as far as the system allows.
+    ///
+    /// # Errors
+    /// What the system gives.
+    #[cfg(not(feature = "sim"))]
+    pub async fn listen(address: std::net::SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+        let socket = match address {
+            std::net::SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            std::net::SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    }
+
+    /// The same in a simulation, where none waits.
+    ///
+    /// # Errors
+    /// What the simulation gives.
+    #[cfg(feature = "sim")]
+    pub async fn listen(address: std::net::SocketAddr, _backlog: u32) -> std::io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
     /// How an HTTP client connects.
     #[cfg(not(feature = "sim"))]
     pub type Connector = hyper_util::client::legacy::connect::HttpConnector;

@@ -26,7 +26,10 @@ use crate::guard::{Guard, OwnHost};
 use crate::http;
 use crate::node::{rescue, JoinError, Node, StartError};
 use crate::scheduler;
-use crate::seam::{self, net::TcpListener};
+use crate::seam::{
+    self,
+    net::{listen, TcpListener},
+};
 use crate::storage::{
     self,
     fsutil::{self, DirLock},
@@ -34,6 +37,9 @@ use crate::storage::{
 
 /// Longest wait for callbacks that are under way when a node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Connections that wait to be taken: what a burst of callers needs. The system's own bound, `net.core.somaxconn`, is 4096
+/// in most places.
+const BACKLOG: u32 = 16_384;
 /// Peers send no head slower than this.
 const PEER_IDLE: Duration = Duration::from_secs(120);
 
@@ -277,7 +283,7 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task:
 async fn bind(config: &Config) -> Result<Ports, Error> {
     async fn one(config: &Config, key: &'static str, port: u16) -> Result<TcpListener, Error> {
         let address = config.listen(port);
-        TcpListener::bind(address).await.map_err(|source| Error::Bind { key, port, address, source })
+        listen(address, BACKLOG).await.map_err(|source| Error::Bind { key, port, address, source })
     }
     Ok(Ports {
         api: one(config, "http_port", config.http_port).await?,

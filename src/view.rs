@@ -190,7 +190,7 @@ pub struct NodeView {
     pub peer_address: String,
     /// `host:http_port`, where it is known.
     pub http_address: Option<String>,
-    /// `leader`, `follower`, `candidate`, `learner`, `unreachable`, …
+    /// `leader`, `follower`, `candidate`, `learner` or `unreachable`.
     pub role: &'static str,
     /// Whether it votes.
     pub voter: bool,
@@ -202,7 +202,7 @@ pub struct NodeView {
     pub version: Option<String>,
     /// How long ago it was last heard, in ms; 0 for the node that answers.
     pub last_contact_ms: Option<u64>,
-    /// How far its wall clock is from that of the node that answers, in ms.
+    /// How far its wall clock is from that of the node that answers, in ms, where it answers.
     pub clock_offset_ms: Option<i64>,
 }
 

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{signal, SignalKind};
 
 use client::{Client, Tasks};
 use cluster::Cluster;
@@ -44,7 +45,7 @@ pub struct Load {
     /// A running node to put the load on, as host:port; can be given several times. Without it nodes are started.
     #[arg(long)]
     node: Vec<String>,
-    /// How many nodes are started.
+    /// How many nodes are started; `failover` starts three at least.
     #[arg(long, default_value_t = 1)]
     nodes: usize,
     /// Where they store; what they have stored is removed afterwards.
@@ -127,8 +128,37 @@ pub struct Failover {
 /// # Errors
 /// A node that does not start, or that refuses what it is asked.
 pub async fn run(bench: Bench) -> Result<(), String> {
+    if let Bench::Sink = bench {
+        return sink::serve().await;
+    }
+    if let Bench::Failover(failover) = &bench {
+        if !failover.load.node.is_empty() {
+            return Err("failover kills nodes, and starts its own for it: --node cannot be given".to_owned());
+        }
+    }
+    // By a signal too everything that was started is ended, and what it has stored is removed: when it is dropped.
+    let stopped = stopped()?;
+    tokio::select! {
+        done = Box::pin(measure(bench)) => done,
+        () = stopped => Err("ended by a signal".to_owned()),
+    }
+}
+
+/// Waits for a signal that ends the process.
+fn stopped() -> Result<impl std::future::Future<Output = ()>, String> {
+    let receive = |kind| signal(kind).map_err(|e| e.to_string());
+    let (mut interrupt, mut terminate) = (receive(SignalKind::interrupt())?, receive(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+async fn measure(bench: Bench) -> Result<(), String> {
     match bench {
-        Bench::Sink => sink::serve().await,
+        Bench::Sink => Ok(()),
         Bench::Create(create) => scenarios::create(&create).await.map(|report| report.print(create.load.json)),
         Bench::Fire(fire) => scenarios::fire(&fire).await.map(|report| report.print(fire.load.json)),
         Bench::Mixed(mixed) => scenarios::mixed(&mixed).await.map(|report| report.print(mixed.load.json)),

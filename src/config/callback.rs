@@ -15,7 +15,7 @@ pub struct Callback {
     pub connect_timeout_ms: u64,
     /// Most attempts in flight. Default: 512.
     pub in_flight_max: usize,
-    /// Most attempts in flight to one host and port. Default: 64.
+    /// Most attempts in flight to one host and port; more than `in_flight_max` are never. Default: 64.
     pub in_flight_per_host_max: usize,
     /// How much of an answer is read. Default: 65536.
     pub answer_bytes_max: usize,
@@ -90,8 +90,7 @@ impl Callback {
         within("callback.timeout_ms", self.timeout_ms, 100, 600_000)?;
         within("callback.connect_timeout_ms", self.connect_timeout_ms, 10, 600_000)?;
         within("callback.in_flight_max", self.in_flight_max as u64, 1, 100_000)?;
-        let most = self.in_flight_max as u64;
-        within("callback.in_flight_per_host_max", self.in_flight_per_host_max as u64, 1, most)?;
+        within("callback.in_flight_per_host_max", self.in_flight_per_host_max as u64, 1, 100_000)?;
         within("callback.answer_bytes_max", self.answer_bytes_max as u64, 1024, 16 << 20)?;
         within("callback.answer_kept_bytes", self.answer_kept_bytes as u64, 0, 4096)?;
         within("callback.misfire_window_ms", self.misfire_window_ms, 0, 365 * DAY_MS)?;

@@ -20,15 +20,21 @@ const EXPECTED: [(&str, &str); 8] = [
 /// left out where it can hold a secret.
 pub(super) fn explain(key: &str, text: &str, error: &toml::de::Error) -> String {
     let full = error.to_string();
-    if ["secret", "whsec"].iter().any(|word| full.contains(word) || key.contains(word)) {
-        let at = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-        return format!(
-            "in line {line}, which is not shown since it is about a secret: an array of strings is expected"
-        );
-    }
     let full = full.trim();
     let message = error.message();
+    // An unknown key is answered with a list of those that there are, which gives no secret away.
+    let (told, listed) = match message.split_once(", expected") {
+        Some((told, _)) if message.starts_with("unknown field") => (told, true),
+        _ => (message, false),
+    };
+    let quoted = full.strip_suffix(message).unwrap_or(full);
+    if ["secret", "whsec"].iter().any(|word| [quoted, told, key].iter().any(|text| text.contains(word))) {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let key = if matches!(key, "" | "." | "?") { String::new() } else { format!("key `{key}`: ") };
+        let why = if listed { message } else { "an array of strings is expected" };
+        return format!("{key}in line {line}, which is not shown since it is about a secret: {why}");
+    }
     let expected = EXPECTED.iter().find(|(word, _)| message.ends_with(&format!("expected {word}")));
     let expected = match expected {
         Some((_, words)) => format!("; {words} is expected"),

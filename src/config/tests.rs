@@ -52,7 +52,6 @@ fn errors_name_file_key_and_expectation() {
         ("[peer]\npeer_hosts = [\"a\", \"b:1\"]", vec!["peer_hosts", "\"a\"", "host:port"]),
         ("[peer]\npeer_hosts = [\"b:1\", \"B:1\"]", vec!["peer_hosts", "twice"]),
         ("[peer]\npeer_hosts = [\"10.0.0.1:8899\", \"10.0.0.2:8899\"]", vec!["does not name this node"]),
-        ("[peer]\npeer_hosts = [\"127.0.0.1:1\"]", vec!["does not name this node"]),
         ("[peer]\npeer_hosts = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", vec!["does not name this node"]),
         ("advertise = \"c:3\"\n[peer]\npeer_hosts = [\"a:1\", \"b:2\"]", vec!["advertise", "c:3"]),
         ("bind = \"0.0.0.0\"\n[peer]\npeer_hosts = [\"a:8899\", \"b:8899\"]", vec!["advertise", "more than one"]),
@@ -64,6 +63,10 @@ fn errors_name_file_key_and_expectation() {
         ("[callback]\npublic_only = 1", vec!["public_only", "boolean"]),
         ("[callback]\nsecrets = [\"whsec_eHh4\"]", vec!["callback.secrets", "numbered 1", "24 to 64 bytes"]),
         ("[callback.retry]\nmultiplier = 0.5", vec!["multiplier", "1.0"]),
+        ("[callback]\ntimeout = 5", vec!["x.toml", "`timeout`", "unknown field", "`timeout_ms`", "line 2"]),
+        ("[callback]\nsecret = \"x\"", vec!["x.toml", "`secret`", "unknown field", "`secrets`", "line 2"]),
+        ("[callback]\nsecrets = \"x\"", vec!["key `callback.secrets`", "line 2", "an array of strings"]),
+        ("[callback]\ntimeout_ms = 5 secrets", vec!["line 2"]),
         ("[security]\nhosts = [\"a:80\"]", vec!["security.hosts", "\"a:80\"", "without a port"]),
         ("[security]\nhosts = [\"*\"]", vec!["security.hosts", "\"*\""]),
     ] {
@@ -100,6 +103,9 @@ fn no_message_shows_a_secret() {
 fn this_node_is_found_among_its_peers() {
     for (text, own) in [
         ("", "127.0.0.1:8899"),
+        ("[peer]\npeer_hosts = [\"10.0.0.9:1\"]", "127.0.0.1:8899"),
+        ("advertise = \"b:2\"\n[peer]\npeer_hosts = [\"10.0.0.9:1\"]", "b:2"),
+        ("[callback]\nin_flight_max = 5", "127.0.0.1:8899"),
         ("bind = \"::\"", "[::]:8899"),
         ("[peer]\npeer_hosts = [\"127.0.0.1:8899\"]", "127.0.0.1:8899"),
         ("[peer]\npeer_hosts = [\"127.0.0.1:8900\", \"127.0.0.1:8899\"]", "127.0.0.1:8899"),

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::guard::Guard;
 use crate::id::TaskId;
 use crate::schedule::{Schedule, Zone};
+use crate::signature::SECRETS_MAX;
 use crate::task::{Callback, ContentType, Retry, TaskSpec, Timing};
 
 const URL_BYTES_MAX: usize = 2048;
@@ -205,6 +206,9 @@ impl Rules {
         let retry = options::retry(sent.retry, &self.retry)?;
         let callback = read_callback(callback)?;
         let SentSecrets(secrets) = sent.secrets;
+        if secrets.len() > SECRETS_MAX {
+            return Err(Error::over_limit(format!("secrets: over the limit of {SECRETS_MAX}")));
+        }
         let spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0, secrets };
         Ok(match sent.task_id {
             Some(Read(id)) => NewTask { id, id_is_ours: false, spec },
@@ -352,6 +356,10 @@ fn check_words(name: Option<&str>, tags: &BTreeMap<String, String>) -> Result<()
     }
     if tags.keys().any(|k| long(k)) {
         return over("tags: a key");
+    }
+    if let Some(key) = tags.keys().find(|key| key.contains(':')) {
+        // `listTasks` takes what stands before the first one for the key.
+        return Err(Error::malformed(format!("tags.{key}: a key must not have a colon")));
     }
     match tags.iter().find(|(_, value)| long(value)) {
         Some((key, _)) => over(&format!("tags.{key}")),

@@ -172,6 +172,14 @@ impl Error {
         }
     }
 
+    /// The same of the look before a write, which can be made nowhere else.
+    pub fn before_write(self) -> Error {
+        match self.code {
+            Code::NoLeader => Error::new(Code::NoLeader, "no leader was found in time; nothing was written"),
+            _ => self,
+        }
+    }
+
     /// The same, after which the connection is closed: part of a request is left on it.
     pub fn and_close(mut self) -> Error {
         self.ends_connection = true;

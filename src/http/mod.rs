@@ -86,6 +86,11 @@ impl Api {
         monotonic() + self.timeout
     }
 
+    /// Makes the look before a write linearizable.
+    async fn settle_write(&self, deadline: Instant) -> Result<(), Error> {
+        self.settle(query::Consistency::Linearizable, deadline).await.map_err(Error::before_write)
+    }
+
     /// Makes what follows linearizable, unless the caller asked for this node's own state.
     async fn settle(&self, consistency: query::Consistency, deadline: Instant) -> Result<(), Error> {
         if let Some(reason) = self.node.in_doubt() {

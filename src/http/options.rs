@@ -74,7 +74,9 @@ pub(super) fn method(text: Option<&str>) -> Result<Method, Error> {
 
 pub(super) fn content_type(text: Option<&str>) -> Result<ContentType, Error> {
     let field = "callback.content_type";
-    text.map_or(Ok(ContentType::default()), |text| one_of(field, text, &ContentType::ALL, ContentType::name))
+    // Names of media types have no case (RFC 9110, 8.3.1).
+    let lower = text.map(str::to_ascii_lowercase);
+    lower.map_or(Ok(ContentType::default()), |text| one_of(field, &text, &ContentType::ALL, ContentType::name))
 }
 
 pub(super) fn timeout_ms(sent: Option<Int>) -> Result<Option<u64>, Error> {

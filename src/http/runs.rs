@@ -9,7 +9,7 @@ use axum::response::Response;
 use super::answer::{answered, Data};
 use super::error::{Code, Error};
 use super::extract::{json, Read};
-use super::query::{Consistency, Query};
+use super::query::Query;
 use super::tasks::unexpected;
 use super::{show, Shared};
 use crate::command::{Command, Refusal, Reply};
@@ -84,7 +84,7 @@ pub(super) async fn cancel(State(api): Shared, request: Request) -> Response {
         let SentRun { run_id: Read(Hyphenated(id)) } = json(&body)?;
         // The run's task is looked up here: what was acknowledged before this call must be seen.
         let deadline = api.deadline();
-        api.settle(Consistency::Linearizable, deadline).await?;
+        api.settle_write(deadline).await?;
         let seq = api.node.machine().with_state(|state| state.find_by_run(id));
         let (key, _) = id.parts();
         let Some(seq) = seq else { return Err(Refusal::NoSuchRun.into()) };

@@ -14,7 +14,6 @@ use super::answer::{answered, Data, Object};
 use super::define::{known_type, Distinct};
 use super::error::Error;
 use super::extract::json;
-use super::query::Consistency;
 use super::tasks::unexpected;
 use super::{show, Api, Shared};
 use crate::clock::Timestamp;
@@ -59,7 +58,7 @@ pub(super) async fn update(State(api): Shared, request: Request) -> Response {
 
 /// When the task is next due; none: somebody else has changed it meanwhile.
 async fn attempt(api: &Api, id: &TaskId, sent: &Fields, deadline: Instant) -> Result<Option<Option<Timestamp>>, Error> {
-    api.settle(Consistency::Linearizable, deadline).await?;
+    api.settle_write(deadline).await?;
     let (node, own) = (api.node.clone(), id.clone());
     let Some(task) = api.reads.run(deadline, move || Ok(node.task(&own)?)).await? else {
         return Err(Refusal::NoSuchTask.into());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::ServerState;
 use prometheus_client::encoding::text::encode;
 
+use super::leadership::NotLeading;
 use super::Node;
 use crate::metrics::gauge_lines;
 use crate::raft::wire::Status;
@@ -60,32 +61,43 @@ impl Node {
             self.0.links.call::<_, Status>(address, "status", &(), Duration::from_millis(500)).await.ok()
         }))
         .await;
+        let leader = metrics.current_leader.filter(|leader| self.is_followed(*leader));
         let newest = asked.iter().flatten().filter_map(|s| s.last_log).max();
         let nodes = members.into_iter().zip(asked).map(|((id, address), status)| {
             let own = id == metrics.id;
             let voter = metrics.membership_config.voter_ids().any(|v| v == id);
             let presence = self.0.links.presence(&address);
             let applied = status.as_ref().and_then(|s| s.applied);
+            let answers = status.is_some();
             NodeView {
                 id,
-                role: role(&metrics, id, voter, status.is_some()),
+                role: role(&metrics, leader, id, voter, status.is_some()),
                 voter,
                 applied,
                 lag: newest.zip(applied).map(|(last, applied)| last.saturating_sub(applied)),
                 http_address: status.as_ref().map(|s| s.http.clone()),
                 version: status.map(|s| s.version),
                 last_contact_ms: if own { Some(0) } else { presence.map(|p| p.heard.elapsed().as_millis() as u64) },
-                clock_offset_ms: if own { Some(0) } else { presence.map(|p| p.clock_offset_ms) },
+                clock_offset_ms: if own { Some(0) } else { presence.filter(|_| answers).map(|p| p.clock_offset_ms) },
                 peer_address: address,
             }
         });
         ClusterView {
-            leader: metrics.current_leader,
+            leader,
             term: metrics.current_term,
             cluster_id: own_status.cluster.map(|c| c.to_string()),
             answered_by: metrics.id,
             nodes: nodes.collect(),
         }
+    }
+
+    /// Whether this leader has been heard of late; if it is this node, whether a majority follows it.
+    fn is_followed(&self, leader: u64) -> bool {
+        if leader != self.id() {
+            let bound = Duration::from_millis(self.0.config.raft.election_timeout_max_ms);
+            return self.0.heard.silence() <= bound;
+        }
+        !matches!(self.leadership(), Err(NotLeading::NotElected | NotLeading::GivenUp | NotLeading::NoLease))
     }
 
     /// What the node counts, as Prometheus text.
@@ -188,8 +200,8 @@ impl Node {
     }
 }
 
-fn role(metrics: &crate::raft::Metrics, id: u64, voter: bool, reached: bool) -> &'static str {
-    if metrics.current_leader == Some(id) {
+fn role(metrics: &crate::raft::Metrics, leader: Option<u64>, id: u64, voter: bool, reached: bool) -> &'static str {
+    if leader == Some(id) {
         return "leader";
     }
     if !reached {
@@ -198,7 +210,7 @@ fn role(metrics: &crate::raft::Metrics, id: u64, voter: bool, reached: bool) -> 
     if !voter {
         return "learner";
     }
-    if id == metrics.id && metrics.state == ServerState::Candidate {
+    if id == metrics.id && (leader.is_none() || metrics.state == ServerState::Candidate) {
         return "candidate";
     }
     "follower"

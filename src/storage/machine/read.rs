@@ -28,6 +28,15 @@ struct Known {
 
 impl Known {
     fn of(task: &Task) -> Known {
+        Known::with(task, task.runs().cloned().collect())
+    }
+
+    /// With no other open run than the last one: they can be large, and many.
+    fn with_last_run(task: &Task) -> Known {
+        Known::with(task, task.runs().last().cloned().into_iter().collect())
+    }
+
+    fn with(task: &Task, open: Vec<OpenRun>) -> Known {
         Known {
             id: task.id.clone(),
             once: task.is_once(),
@@ -36,7 +45,7 @@ impl Known {
             next: task.shown_next(),
             run_count: task.past.run_count,
             recorded: task.past.runs_recorded,
-            open: task.runs().cloned().collect(),
+            open,
         }
     }
 }
@@ -136,7 +145,7 @@ impl Machine {
             let (known, digest, spec) = {
                 let core = self.core();
                 let Some(task) = core.state.task(seq) else { return Ok(None) };
-                (Known::of(task), task.digest, spec_in_memory(&core, seq))
+                (Known::with_last_run(task), task.digest, spec_in_memory(&core, seq))
             };
             if let Some(spec) = spec {
                 return Ok(spec.map(|spec| (known, spec)));
