@@ -101,3 +101,29 @@ async fn a_node_in_doubt_serves_nothing_until_it_has_the_state_of_another_node()
     replaced(&cluster, 0).await;
     assert_eq!(doubt::read(&cluster.path(0)).unwrap(), None);
 }
+
+/// Neither can lead otherwise: one misses entries, and the other must not act as a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_in_doubt_with_the_longest_log_passes_it_on_and_another_leads() {
+    let mut cluster = compared().await;
+    let (dead, behind) = (cluster.leader().await, cluster.followers().await[0]);
+    let doubtful = 3 - dead - behind;
+    cluster.crash(behind).await;
+    let mut tasks = Vec::new();
+    for _ in 0..10 {
+        tasks.push(cluster.client(doubtful).create(&once(NOWHERE, FAR_MS)).await);
+    }
+    cluster.level().await;
+    cluster.crash(dead).await;
+    cluster.crash(doubtful).await;
+    doubt::mark(&cluster.path(doubtful), "this node holds another state than most").unwrap();
+
+    cluster.start(behind).await;
+    cluster.start(doubtful).await;
+    assert_eq!(cluster.leader().await, behind);
+    replaced(&cluster, doubtful).await;
+    for id in tasks {
+        cluster.client(behind).task(&id).await;
+        cluster.client(doubtful).task(&id).await;
+    }
+}

@@ -49,6 +49,24 @@ impl Patience {
     }
 }
 
+/// When this node was last asked, without a leader, by one whose log ends before its own: without this node's log there
+/// may be nobody to lead.
+#[derive(Debug, Default)]
+pub(super) struct Needed(Mutex<Option<Instant>>);
+
+impl Needed {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(monotonic());
+    }
+
+    fn within(&self, time: Duration) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|asked| asked.elapsed() < time)
+    }
+}
+
+/// More than what a new leader writes at first.
+const FIRST_ENTRY_BYTES: u64 = 64 << 10;
+
 /// Nodes by their ids, and their addresses.
 type Peers = Vec<(u64, String)>;
 
@@ -272,13 +290,21 @@ impl Node {
 
     /// The other voters and the leader that is known, if this node may become the leader.
     fn may_stand(&self) -> Option<(Peers, Option<u64>)> {
-        if self.0.stopping.load(Ordering::SeqCst) || self.faults().bars_leading() {
+        let barred = self.faults().bars_leading() && !self.has_what_others_need();
+        if self.0.stopping.load(Ordering::SeqCst) || barred {
             return None;
         }
         let metrics = self.0.raft_metrics.borrow();
         let metrics = metrics.as_ref().filter(|m| m.state != ServerState::Leader && m.running_state.is_ok())?;
         let votes = metrics.membership_config.voter_ids().any(|id| id == metrics.id);
         votes.then(|| (Others::of(metrics).voters, metrics.current_leader))
+    }
+
+    /// Whether others, without a leader, lack entries that this node's log has: none of them can be elected then. However
+    /// unfit this node is, its log is sound. So it stands for election: as the leader it writes and fires nothing, passes
+    /// its log on, and hands over.
+    fn has_what_others_need(&self) -> bool {
+        self.0.needed.within(self.silence() * 2) && self.0.log.takes(FIRST_ENTRY_BYTES)
     }
 
     /// Stands for election.
@@ -292,7 +318,7 @@ impl Node {
         let metrics = self.0.raft_metrics.borrow();
         let follows = metrics.as_ref().is_some_and(|m| m.current_term == term && m.current_leader == Some(leader));
         drop(metrics);
-        follows && self.may_stand().is_some()
+        follows && !self.faults().bars_leading() && self.may_stand().is_some()
     }
 
     /// The other voters.
@@ -316,8 +342,11 @@ impl Node {
         if facts.led.is_some() && !facts.given_up {
             return if facts.unfit { Opinion::No } else { Opinion::Leads };
         }
-        let behind = log_ends(&self.0.log).map_or(true, |own| question.last_log < own.last);
-        if behind || self.0.heard.silence() < self.silence() {
+        if self.0.heard.silence() < self.silence() {
+            return Opinion::No;
+        }
+        if log_ends(&self.0.log).map_or(true, |own| question.last_log < own.last) {
+            self.0.needed.note();
             return Opinion::No;
         }
         // One asks at a time.

@@ -165,6 +165,11 @@ impl Node {
         let patience = Duration::from_millis(settings.heartbeat_ms);
         let network = Network::new(self.0.links.clone(), self.0.office.clone(), patience);
         term::retire(&mut self.0.log.clone(), id).await.map_err(failed)?;
+        if self.0.machine.is_held() {
+            // What is committed and not applied yet would be applied first, and the others may need this node's log before
+            // any of them has a state for it.
+            self.0.log.forget_committed();
+        }
         self.0.heard.begin();
         let raft = Raft::new(id, config, network, self.0.log.clone(), self.0.machine.clone()).await.map_err(failed)?;
         let mut metrics = raft.metrics();

@@ -18,8 +18,7 @@ pub(super) async fn run(node: &Node) {
         tokio::time::sleep(LOOK_EVERY).await;
         // Nothing is applied while there is a doubt: what the snapshot must have does not change any more.
         let (Some(_), Some(applied)) = (node.in_doubt(), node.0.machine.applied()) else { continue };
-        // At its start Raft applies what is committed, and waits for that: until then this node knows of no leader. Others
-        // do as well, since one that is in doubt itself gives nothing.
+        // Where no leader is known, any other will do, since one that is in doubt itself gives nothing.
         let peers = node.leader_address().map_or_else(|| node.other_members(), |leader| vec![leader]);
         match replace(node, &peers, applied).await {
             Ok(()) => node.trust().await,

@@ -253,6 +253,12 @@ where
         self.shared().call(|reply| Op::Start(starts, reply)).await
     }
 
+    /// Has Raft begin without knowing what is committed: it applies nothing at its start, and waits for nothing. A leader
+    /// tells it again.
+    pub fn forget_committed(&self) {
+        self.shared().lock().committed = None;
+    }
+
     /// What has become of the file that is being written, where its path does not lead to it any more.
     pub fn lost(&self) -> Option<String> {
         let active = || self.shared().lock().segments.last().cloned();
