@@ -170,6 +170,7 @@ impl Command {
 pub struct Encoded {
     bytes: Bytes,
     creates: bool,
+    founds: bool,
 }
 
 impl Encoded {
@@ -178,8 +179,7 @@ impl Encoded {
     /// # Errors
     /// Where a field cannot be written, which no command of this version has.
     pub fn of(command: &Command) -> Result<Encoded, postcard::Error> {
-        let bytes = postcard::to_stdvec(command)?.into();
-        Ok(Encoded { bytes, creates: matches!(command, Command::Create { .. }) })
+        Ok(Encoded::with(command, postcard::to_stdvec(command)?.into()))
     }
 
     /// Takes over bytes that another node has encoded, if they are exactly one command of this version.
@@ -191,8 +191,13 @@ impl Encoded {
         if !rest.is_empty() {
             return Err(postcard::Error::DeserializeBadEncoding);
         }
+        Ok(Encoded::with(&command, bytes))
+    }
+
+    fn with(command: &Command, bytes: Bytes) -> Encoded {
         let creates = matches!(command, Command::Create { .. });
-        Ok(Encoded { bytes, creates })
+        let founds = matches!(command, Command::FoundCluster { .. } | Command::ClaimNode { .. });
+        Encoded { bytes, creates, founds }
     }
 
     /// How many bytes it has.
@@ -204,6 +209,11 @@ impl Encoded {
     /// Whether it is a [`Command::Create`].
     pub fn creates(&self) -> bool {
         self.creates
+    }
+
+    /// Whether the cluster is founded with it: its identity, or the claim of a store.
+    pub fn founds(&self) -> bool {
+        self.founds
     }
 
     /// The bytes.

@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{config, once, until, Cluster, TestNode};
+use openraft::{EntryPayload, RaftLogReader};
+use support::{config, once, pass, until, Cluster, TestNode};
 use xcron::clock::{monotonic, Clock};
-use xcron::command::{Command, Reply};
+use xcron::command::{Batch, Command, Reply};
 use xcron::config::{Config, Storage};
 use xcron::raft::TypeConfig;
 use xcron::storage::identity::Identity;
@@ -141,8 +143,7 @@ async fn a_node_that_never_heard_the_answer_to_its_claim_claims_as_the_same_stor
     // Now its claim is granted, and nobody tells it.
     cluster.start(1).await;
     cluster.leader().await;
-    let third = &cluster.configs[2];
-    let place = third.peers().iter().position(|peer| peer.port == third.peer_port).unwrap() as u64 + 1;
+    let place = place(&cluster, 2);
     let claim = Command::ClaimNode { node: place, store: claiming.store };
     let reply = cluster.node(0).server().node().propose(claim, monotonic() + Duration::from_secs(30)).await;
     assert_eq!(reply, Ok(Reply::Done));
@@ -150,6 +151,93 @@ async fn a_node_that_never_heard_the_answer_to_its_claim_claims_as_the_same_stor
     cluster.node(2).await_ready().await;
     let joined = Identity::read(&dir).unwrap().unwrap();
     assert_eq!((joined.node, joined.store), (place, claiming.store));
+}
+
+/// The id of this node of a cluster that is formed by its list.
+fn place(cluster: &Cluster, node: usize) -> u64 {
+    let config = &cluster.configs[node];
+    config.peers().iter().position(|peer| peer.port == config.peer_port).unwrap() as u64 + 1
+}
+
+/// The identity of this node while it asks for a place.
+fn asking(cluster: &Cluster, node: usize) -> Identity {
+    let config = &cluster.configs[node];
+    let peer = format!("{}:{}", config.bind, config.peer_port);
+    let identity = Identity { store: xcron::seam::uuid(), node: 0, peer, cluster: None, starts: 0, log: 7 };
+    std::fs::create_dir_all(cluster.path(node)).unwrap();
+    identity.write(&cluster.path(node)).unwrap();
+    identity
+}
+
+/// A member that comes back empty before its store is known is taken for a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_before_the_stores_of_a_majority_are_known() {
+    let mut cluster = Cluster::new(3, |_| {});
+    for i in 0..3 {
+        cluster.start(i).await;
+    }
+    // A call tries again every 50 ms until there is a leader: these, one each millisecond.
+    let create = async |ms: u64| {
+        pass(ms).await;
+        let client = cluster.client(ms as usize % 3);
+        until("a task", || async {
+            let answer = client.post("/xcron/createTask", &once(NOWHERE, FAR_MS)).await;
+            (answer.code == 0).then_some(())
+        })
+        .await;
+    };
+    futures::future::join_all((0..60).map(create)).await;
+    for i in 0..3 {
+        cluster.crash(i).await;
+    }
+    let mut log = RaftLog::<TypeConfig>::open(&cluster.path(0).join("log"), Options::default()).unwrap();
+    let entries = log.try_get_log_entries(0..).await.unwrap();
+    let payloads = entries.into_iter().filter_map(|entry| match entry.payload {
+        EntryPayload::Normal(payload) => Some(payload.0),
+        _ => None,
+    });
+    let commands: Vec<Command> = payloads.flat_map(|bytes| Batch::decode(&bytes).unwrap().commands).collect();
+    let first = commands.iter().position(|command| matches!(command, Command::Create { .. })).unwrap();
+    let claims = commands[..first].iter().filter_map(|command| match command {
+        Command::ClaimNode { node, .. } => Some(node),
+        _ => None,
+    });
+    assert!(claims.collect::<BTreeSet<_>>().len() >= 2, "{:?}", &commands[..=first]);
+}
+
+/// Of the members of that cluster one may have lost its store, and be as empty as this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_asked_a_cluster_for_a_place_forms_no_other_one() {
+    let mut cluster = Cluster::new(3, |_| {});
+    asking(&cluster, 1);
+    cluster.start(0).await;
+    cluster.start(1).await;
+    for (node, why) in [(1, "a member of the cluster that this node has asked"), (0, "the leader of the cluster that")]
+    {
+        until("a node that waits", || async {
+            cluster.node(node).monitor.plain("/readyz").await.2.contains(why).then_some(())
+        })
+        .await;
+    }
+    assert!(cluster.running().all(|(_, node)| node.id() == 0));
+}
+
+/// A majority may be there only with the node that asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_granted_is_answered_without_a_leader() {
+    let mut cluster = Cluster::new(3, |_| {});
+    cluster.start(0).await;
+    cluster.start(1).await;
+    cluster.node(0).await_ready().await;
+    let third = asking(&cluster, 2);
+    let claim = Command::ClaimNode { node: place(&cluster, 2), store: third.store };
+    let reply = cluster.node(0).server().node().propose(claim, monotonic() + Duration::from_secs(30)).await;
+    assert_eq!(reply, Ok(Reply::Done));
+    cluster.level().await;
+    cluster.crash(1).await;
+    cluster.start(2).await;
+    cluster.node(2).await_ready().await;
+    assert_eq!(cluster.node(2).id(), place(&cluster, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

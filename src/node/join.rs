@@ -179,6 +179,32 @@ impl Node {
         Ok(raft)
     }
 
+    /// Whether a cluster has been formed that this node belongs to, or has asked for a place.
+    pub(super) fn knows_a_cluster(&self) -> bool {
+        let identity = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let asks = identity.as_ref().is_some_and(|identity| identity.node == 0);
+        drop(identity);
+        asks || self.0.machine.with_state(|s| s.cluster()).is_some()
+    }
+
+    /// Whether the log has the stores of a majority of the members, by what this node has applied. Before that nothing
+    /// but the claims is written: then of those who have acknowledged a write, so many are known by their stores that
+    /// those who come back empty can form no cluster without it.
+    pub(super) fn is_founded(&self) -> bool {
+        if self.0.founded.load(Ordering::Relaxed) {
+            return true;
+        }
+        let voters: Vec<u64> = {
+            let metrics = self.0.raft_metrics.borrow();
+            metrics.iter().flat_map(|metrics| metrics.membership_config.voter_ids()).collect()
+        };
+        let claimed =
+            self.0.machine.with_state(|s| voters.iter().filter(|voter| s.claims().contains_key(voter)).count());
+        let founded = claimed > voters.len() / 2;
+        self.0.founded.fetch_or(founded, Ordering::Relaxed);
+        founded
+    }
+
     /// The members that the configuration names: their ids are their places in the sorted list.
     fn first_members(&self) -> std::collections::BTreeMap<u64, BasicNode> {
         let peers = self.0.config.peers();
@@ -195,16 +221,19 @@ impl Node {
         let others: Vec<String> = members.values().map(|n| n.addr.clone()).filter(|a| *a != own).collect();
         let (store, log) = (self.0.store, self.0.log.facts().number);
         let identity = |node, cluster| Identity { store, node, peer: own.clone(), cluster, starts: 0, log };
-        let mut durable = false;
         loop {
+            let asks = self.knows_a_cluster();
             let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;
             let answers = others.iter().zip(answers).filter_map(|(peer, status)| Some((peer.as_str(), status?)));
             let answers = neighbours::distinct(self.0.store, answers);
             let peer_hosts = self.own_status().peer_hosts;
-            let waits = if let Some((peer, _)) = answers.iter().find(|(_, status)| status.formed) {
-                if !durable {
-                    identity(0, None).write(&self.0.config.raft_dir).map_err(failed)?;
-                    durable = true;
+            // One that only waits for a place itself can pass no claim on.
+            let formed = answers.iter().filter(|(_, status)| status.formed).max_by_key(|(_, status)| status.node != 0);
+            let waits = if let Some((peer, _)) = formed {
+                if !asks {
+                    let asking = identity(0, None);
+                    asking.write(&self.0.config.raft_dir).map_err(failed)?;
+                    *self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asking);
                 }
                 match self.claim(peer).await {
                     Some(ClaimAnswer::Granted { node, cluster }) => return Ok(identity(node, cluster)),
@@ -214,6 +243,8 @@ impl Node {
                     Some(ClaimAnswer::Stranger) => return Err(JoinError::Stranger(own)),
                     Some(ClaimAnswer::NoLeader) | None => Waits::Leader { of: (*peer).to_owned() },
                 }
+            } else if asks {
+                Waits::Members { answered: answers.len(), of: others.len() }
             } else if let Some(differing) = neighbours::differing(&own, &peer_hosts, &answers) {
                 Waits::OneList(differing)
             } else if answers.len() + 1 > members.len() / 2 {
@@ -246,7 +277,9 @@ impl Node {
             match state {
                 _ if id == 0 || self.0.group.get().is_none() => {}
                 (None, _) if self.leads() => {
-                    let _ = self.propose(Command::FoundCluster { cluster: seam::uuid() }, deadline).await;
+                    if self.propose(Command::FoundCluster { cluster: seam::uuid() }, deadline).await.is_ok() {
+                        continue;
+                    }
                 }
                 (None, _) => {}
                 (Some(cluster), claimed) => {
@@ -327,6 +360,11 @@ pub(super) async fn answer_claim(node: &Node, request: ClaimRequest) -> ClaimAns
         found
     };
     let Some(id) = member else { return ClaimAnswer::Stranger };
+    // What is committed stands, whether there is a leader or not: without this store there may be none.
+    let (claimed, cluster) = node.0.machine.with_state(|s| (s.claims().get(&id).copied(), s.cluster()));
+    if claimed == Some(request.store) {
+        return ClaimAnswer::Granted { node: id, cluster };
+    }
     let claim = Command::ClaimNode { node: id, store: request.store };
     match node.propose(claim, monotonic() + Duration::from_secs(4)).await {
         Ok(Reply::Done) => ClaimAnswer::Granted { node: id, cluster: node.0.machine.with_state(|s| s.cluster()) },

@@ -106,6 +106,8 @@ struct Inner {
     /// `raft_dir`, as it was opened.
     anchor: fsutil::Anchor,
     store: Uuid,
+    /// A majority of the members has claimed their stores.
+    founded: AtomicBool,
     /// Tells this process from another one with the same directory.
     instance: Uuid,
     /// The end of the log as it was opened.
@@ -211,6 +213,7 @@ impl Node {
             identity: Mutex::new(identity),
             anchor,
             store,
+            founded: AtomicBool::new(false),
             instance: seam::uuid(),
             opened: ends.last.map(|id| id.index),
             submissions,

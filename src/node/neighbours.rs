@@ -18,6 +18,13 @@ pub(super) enum Waits {
         /// The peer that belongs to it.
         of: String,
     },
+    /// It has asked a cluster for a place, and none of those that answer belongs to one.
+    Members {
+        /// How many other nodes answer.
+        answered: usize,
+        /// How many are listed.
+        of: usize,
+    },
     /// Nodes with different lists would each take another node for the same one. Which lists differ.
     OneList(String),
     /// For more peers.
@@ -35,6 +42,11 @@ impl fmt::Display for Waits {
             Waits::Leader { of } => write!(
                 f,
                 "waiting for the leader of the cluster that {of} belongs to: it has none that a majority follows"
+            ),
+            Waits::Members { answered, of } => write!(
+                f,
+                "waiting for a member of the cluster that this node has asked for a place: of the others {answered} of {of} \
+                 answer, and belong to none"
             ),
             Waits::OneList(lists) => write!(f, "the nodes have different peer_hosts and form no cluster: {lists}"),
             Waits::Peers { answered, of } => {

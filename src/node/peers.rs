@@ -95,7 +95,7 @@ impl Node {
             node,
             store: self.0.store,
             cluster,
-            formed: cluster.is_some() || self.0.machine.with_state(|s| s.cluster()).is_some(),
+            formed: cluster.is_some() || self.knows_a_cluster(),
             http: self.0.http.clone(),
             monitor: self.0.config.monitor_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -181,6 +181,13 @@ async fn send(node: &Node, batch: Vec<Submission>) {
             drop(reply.send(Err(Error::Storage(reason.clone()))));
         }
     }
+    if term.is_some() && !node.is_founded() {
+        // A member that came back empty now would be taken for one that has acknowledged nothing yet.
+        let (claims, early): (Vec<_>, Vec<_>) = batch.into_iter().partition(|s| s.command.founds());
+        batch = claims;
+        // A receiver that is gone has stopped waiting.
+        early.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
+    }
     let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());

@@ -34,6 +34,11 @@ impl Node {
             };
             metrics.current_leader.ok_or("no leader is known")?
         };
+        if !self.is_founded() {
+            return Err(
+                "the cluster is being formed: it does not know the stores of a majority of its members yet".to_owned()
+            );
+        }
         if leader == self.id() {
             return self.leadership().map(drop).map_err(|why| why.to_string());
         }
