@@ -16,7 +16,7 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! budget (bytes held at once) · clock · guard (which targets are allowed) · choices (as fuzz) · seam (what a simulation replaces) · signature
+//! budget (bytes held) · clock · guard (of targets) · names (lookups) · choices (as fuzz) · seam (for simulation) · signature
 //! ```
 
 pub mod bench;
@@ -35,6 +35,7 @@ pub mod guard;
 pub mod http;
 pub mod id;
 pub mod metrics;
+pub mod names;
 pub mod node;
 pub mod raft;
 pub mod run;

@@ -128,12 +128,12 @@ pub mod net {
 
     /// How an HTTP client connects.
     #[cfg(not(feature = "sim"))]
-    pub type Connector = hyper_util::client::legacy::connect::HttpConnector;
+    pub type Connector = hyper_util::client::legacy::connect::HttpConnector<crate::names::Names>;
 
-    /// Connects within this time.
+    /// Connects within this time to where these names lead.
     #[cfg(not(feature = "sim"))]
-    pub fn connector(timeout: std::time::Duration) -> Connector {
-        let mut connector = Connector::new();
+    pub fn connector(timeout: std::time::Duration, names: crate::names::Names) -> Connector {
+        let mut connector = Connector::new_with_resolver(names);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeout));
         // What is sent and not acknowledged for so long breaks the connection: a link that was cut is known by it long

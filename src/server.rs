@@ -172,6 +172,7 @@ impl Server {
             calls.learn(host, port);
             creates.learn(OwnHost::of(host), port);
         });
+        transport.know(node.names());
         let dispatcher = Dispatcher::new(node.clone(), transport);
         let (close, closing) = watch::channel(false);
         let closed = || {

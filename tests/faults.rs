@@ -44,6 +44,8 @@ mod health;
 mod kills;
 #[path = "faults/limits.rs"]
 mod limits;
+#[path = "faults/names.rs"]
+mod names;
 #[path = "faults/net.rs"]
 mod net;
 #[path = "faults/power.rs"]

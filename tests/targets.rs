@@ -4,7 +4,7 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,6 +228,42 @@ async fn no_name_leads_to_a_port_of_the_cluster() {
     not_sent(send(&http, &format!("http://peer:{}/", port(&peer))).await, "a port of the cluster itself");
     assert_eq!(send(&http, &format!("http://alias.example:{}/", port(&other))).await.unwrap().status, 200);
     assert_eq!((node.count(), peer.count(), other.count()), (0, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_name_server_opens_no_port_of_the_cluster() {
+    let (peer, is_silent) = (Sink::start().await, Arc::new(AtomicBool::new(true)));
+    let port = peer.url("").rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let http = || {
+        let mut own = Own::default();
+        own.add(OwnHost::of("peer"), port);
+        let guard = xcron::guard::Guard::new(&[], &[], false, own).unwrap();
+        let is_silent = is_silent.clone();
+        let lookup: Lookup = Arc::new(move |_| {
+            let is_silent = is_silent.load(Ordering::Relaxed);
+            Box::pin(async move {
+                match is_silent {
+                    true => std::future::pending().await,
+                    false => Ok(vec!["127.0.0.1".parse().expect("an address")]),
+                }
+            })
+        });
+        Http::resolving(&Config::default().callback, guard.into(), lookup).unwrap()
+    };
+    // Nothing is known of the peer yet: it may be anywhere.
+    let never_answered = http();
+    let failure = send(&never_answered, &peer.url("/")).await.expect_err("it is not sent");
+    let (Failure::Connect(why), part) = (&failure, "a node's address is not known") else { panic!("{failure}") };
+    assert!(why.contains(part), "{why}");
+    // It is where it was.
+    is_silent.store(false, Ordering::Relaxed);
+    let answered_before = http();
+    not_sent(send(&answered_before, &peer.url("/")).await, "a port of the cluster itself");
+    is_silent.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        not_sent(send(&answered_before, &peer.url("/")).await, "a port of the cluster itself");
+    }
+    assert_eq!(peer.count(), 0);
 }
 
 /// An address that refuses connections, until a sink is opened there.

@@ -3,29 +3,62 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use futures::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::net::lookup_host;
 
 use crate::guard::{Guard, Refused};
+use crate::names::{Lookup, Names};
 
-/// Tells what a name stands for.
-pub type Lookup = Arc<dyn Fn(&str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+/// What names stand for: those of targets, and those of the cluster's nodes.
+#[derive(Clone)]
+pub(super) struct Book {
+    lookup: Lookup,
+    targets: Names,
+    own: Arc<OnceLock<Names>>,
+}
 
-/// As the system does.
-pub(super) fn system() -> Lookup {
-    Arc::new(|name| {
-        let asked = (name.to_owned(), 0);
-        Box::pin(async move { Ok(lookup_host(asked).await?.map(|address| address.ip()).collect()) })
-    })
+impl Book {
+    /// A target's name is waited for no longer than this.
+    pub fn new(lookup: Lookup, wait_max: Duration) -> Book {
+        Book { lookup: lookup.clone(), targets: Names::of_targets(lookup, wait_max), own: Arc::default() }
+    }
+
+    /// The nodes' names are known from the calls between them.
+    pub fn know(&self, own: Names) {
+        // The first one counts.
+        let _ = self.own.set(own);
+    }
+
+    /// The addresses of the cluster's hosts that are known by name and have this port.
+    ///
+    /// # Errors
+    /// A name server is silent that has not told yet what one of them is.
+    pub async fn own_addresses(&self, guard: &Guard, port: u16) -> io::Result<Vec<IpAddr>> {
+        let own = guard.own();
+        let names = self.own.get_or_init(|| Names::of_peers(self.lookup.clone()));
+        let mut all = Vec::new();
+        for found in futures::future::join_all(own.names(port).map(|name| names.addresses(name))).await {
+            match found {
+                Ok(found) => all.extend(found.iter().map(IpAddr::to_canonical)),
+                // It has never stood for anything: nobody is there.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let text =
+                        format!("port {port} is one of the cluster's own, and a node's address is not known: {error}");
+                    return Err(io::Error::new(error.kind(), text));
+                }
+            }
+        }
+        Ok(all)
+    }
 }
 
 /// Resolves names and leaves out what is refused.
 #[derive(Clone)]
 pub(super) struct Resolver {
-    lookup: Lookup,
+    book: Book,
     guard: Arc<Guard>,
     /// The port that is connected to, where it is one of the cluster's own; else 0.
     port: u16,
@@ -34,14 +67,14 @@ pub(super) struct Resolver {
 impl Resolver {
     /// For connections to this port; 0 stands for every one that is not the cluster's own. A resolver is asked for a
     /// name alone, hence one for each of the cluster's ports.
-    pub fn new(lookup: Lookup, guard: Arc<Guard>, port: u16) -> Arc<Resolver> {
-        Arc::new(Resolver { lookup, guard, port })
+    pub fn new(book: Book, guard: Arc<Guard>, port: u16) -> Arc<Resolver> {
+        Arc::new(Resolver { book, guard, port })
     }
 
     /// What this name stands for, without what is refused.
     pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        let found = (self.lookup)(name).await?;
-        let own = own_addresses(&self.lookup, &self.guard, self.port).await;
+        let found = self.book.targets.addresses(name).await?;
+        let own = self.book.own_addresses(&self.guard, self.port).await?;
         filter(&self.guard, name, found, self.port, &own)
     }
 }
@@ -54,17 +87,6 @@ impl Resolve for Resolver {
             Ok(Box::new(allowed.map(|ip| SocketAddr::new(ip, 0))) as Addrs)
         })
     }
-}
-
-/// The addresses of the cluster's hosts that are known by name and have this port.
-pub(super) async fn own_addresses(lookup: &Lookup, guard: &Guard, port: u16) -> Vec<IpAddr> {
-    let mut own = Vec::new();
-    for name in guard.own().names(port) {
-        // A peer whose name stands for nothing now cannot be reached by that name either.
-        let Ok(found) = lookup(name).await else { continue };
-        own.extend(found.iter().map(IpAddr::to_canonical));
-    }
-    own
 }
 
 /// What is left of `found`.

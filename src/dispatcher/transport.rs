@@ -13,12 +13,13 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 
 use super::outcome::steering;
-pub use super::resolve::Lookup;
-use super::resolve::{own_addresses, system, Resolver};
+use super::resolve::{Book, Resolver};
 use crate::clock::{Clock, Timestamp};
 use crate::command::Steering;
 use crate::config::Callback;
 use crate::guard::{Guard, OwnHost, Refused};
+pub use crate::names::Lookup;
+use crate::names::{self, Names};
 use crate::signature::{self, Secret};
 
 /// A request.
@@ -93,6 +94,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// A port of the cluster's own, which is no target.
     fn learn(&self, _host: &str, _port: u16) {}
+
+    /// What the names of the cluster's hosts stand for.
+    fn know(&self, _names: Names) {}
 }
 
 /// URLs that were parsed before: many tasks call the same one, and parsing it is a twentieth of what an attempt costs.
@@ -128,7 +132,7 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     guard: Arc<Guard>,
-    lookup: Lookup,
+    book: Book,
     client: reqwest::Client,
     /// For each of the cluster's own ports, a client that knows to which port its names lead. Few tasks ask for one of
     /// these ports, so it is made when one does.
@@ -155,7 +159,7 @@ impl Http {
     /// # Errors
     /// Where the system's certificates cannot be read.
     pub fn new(settings: &Callback, guard: Arc<Guard>) -> Result<Arc<Self>, SetupError> {
-        Self::resolving(settings, guard, system())
+        Self::resolving(settings, guard, names::system())
     }
 
     /// The same, with another way to find out what names stand for.
@@ -170,16 +174,11 @@ impl Http {
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
             pool_max_idle_per_host: settings.in_flight_per_host_max,
         };
-        let client = settings.client(Resolver::new(lookup.clone(), guard.clone(), 0))?;
-        let inner = Inner {
-            guard,
-            lookup,
-            client,
-            careful: Mutex::default(),
-            urls: Urls::default(),
-            settings,
-            answer_bytes_max,
-        };
+        // So that its end is told, and not that of the connect.
+        let book = Book::new(lookup, settings.connect_timeout * 9 / 10);
+        let client = settings.client(Resolver::new(book.clone(), guard.clone(), 0))?;
+        let inner =
+            Inner { guard, book, client, careful: Mutex::default(), urls: Urls::default(), settings, answer_bytes_max };
         Ok(Arc::new(Http(Arc::new(inner))))
     }
 }
@@ -217,13 +216,14 @@ impl Inner {
             _ => None,
         };
         if let Some(ip) = literal {
-            if own_addresses(&self.lookup, &self.guard, port).await.contains(&ip.to_canonical()) {
+            let own = self.book.own_addresses(&self.guard, port).await;
+            if own.map_err(|error| Failure::Connect(error.to_string()))?.contains(&ip.to_canonical()) {
                 return Err(Refused::Own(ip.to_string(), port).into());
             }
             return Ok(self.client.clone());
         }
         let mut careful = self.careful.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || self.settings.client(Resolver::new(self.lookup.clone(), self.guard.clone(), port));
+        let make = || self.settings.client(Resolver::new(self.book.clone(), self.guard.clone(), port));
         let client = careful.entry(port).or_insert_with(make);
         client.clone().map_err(|error| Failure::Broken(error.to_string()))
     }
@@ -238,7 +238,7 @@ impl Inner {
             Some(Host::Ipv6(ip)) => vec![ip.into()],
             Some(Host::Domain(name)) => {
                 let own = if self.guard.own().has_port(port) { port } else { 0 };
-                let resolver = Resolver::new(self.lookup.clone(), self.guard.clone(), own);
+                let resolver = Resolver::new(self.book.clone(), self.guard.clone(), own);
                 resolver.addresses(name).await.map_err(|error| match error.downcast::<Refused>() {
                     Ok(refused) => Failure::Refused(*refused),
                     Err(error) => Failure::Connect(describe(error.as_ref())),
@@ -313,6 +313,10 @@ impl Transport for Http {
 
     fn learn(&self, host: &str, port: u16) {
         self.0.guard.learn(OwnHost::of(host), port);
+    }
+
+    fn know(&self, names: Names) {
+        self.0.book.know(names);
     }
 }
 

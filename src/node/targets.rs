@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{proposer, Error, Node};
 use crate::clock::monotonic;
+use crate::names::Names;
 use crate::raft::wire::{Refused, TargetsAnswer};
 use crate::view::{Page, TargetFilter, TargetView};
 
@@ -28,6 +29,11 @@ impl Node {
     /// Has `learn` told where the peers serve, which is no target. The first one counts.
     pub fn tell_ports(&self, learn: impl Fn(&str, u16) + Send + Sync + 'static) {
         let _ = self.0.ports.set(Box::new(learn));
+    }
+
+    /// What the peers' names stand for.
+    pub fn names(&self) -> Names {
+        self.0.links.names().clone()
     }
 
     /// A peer has told where it serves.

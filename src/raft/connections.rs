@@ -3,7 +3,11 @@
 //! Each exchange has a connection to itself. One that is given up takes its connection with it: what the peer has not
 //! read by then is not kept for it. A client with a pool of its own goes on writing, and a peer that takes connections
 //! and reads nothing then costs a message for each call.
+//!
+//! A name is resolved for each connection. Where somebody else than the peer answers, no connection to there is kept,
+//! and the next one goes to another address, if the name has, or had, one.
 
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,12 +16,14 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{handshake, SendRequest};
+use hyper_util::client::legacy::connect::{Connection as _, HttpInfo};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use super::links::CallError;
 use crate::clock::monotonic;
+use crate::names::Names;
 use crate::seam::net::Connector;
 
 /// Connections that are kept while nothing is sent on them.
@@ -29,11 +35,15 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 pub(super) struct Connections {
     address: String,
     connector: Connector,
+    names: Names,
     idle: Mutex<Vec<(Instant, Connection)>>,
 }
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
+    /// Where it leads to, and whether the peer has answered there.
+    to: Option<IpAddr>,
+    is_proven: bool,
     _driver: Driver,
 }
 
@@ -52,15 +62,17 @@ fn text(error: &dyn std::error::Error) -> String {
 }
 
 impl Connections {
-    pub fn new(address: String, connector: Connector) -> Connections {
-        Connections { address, connector, idle: Mutex::default() }
+    pub fn new(address: String, connector: Connector, names: Names) -> Connections {
+        Connections { address, connector, names, idle: Mutex::default() }
     }
 
-    /// Sends a request and reads the whole answer, of at most so many bytes.
+    /// Sends a request and reads the whole answer, of at most so many bytes. `is_of_peer` tells whether it is the peer that
+    /// has answered.
     pub async fn exchange(
         &self,
         mut request: Request<Full<Bytes>>,
         bytes_max: usize,
+        is_of_peer: impl Fn(&http::response::Parts) -> bool,
     ) -> Result<Response<Bytes>, CallError> {
         loop {
             let kept = self.take();
@@ -84,7 +96,13 @@ impl Connections {
                     None => return Err(CallError::Unknown(text(error.error()))),
                 },
             };
-            let answer = read(answer, bytes_max).await?;
+            let (head, body) = answer.into_parts();
+            if !is_of_peer(&head) {
+                self.avoid(&connection);
+                return read(head, body, bytes_max).await;
+            }
+            self.prove(&mut connection);
+            let answer = read(head, body, bytes_max).await?;
             self.keep(connection);
             return Ok(answer);
         }
@@ -95,12 +113,34 @@ impl Connections {
         let mut connector = self.connector.clone();
         let connector = connector.ready().await.map_err(|e| text(&e))?;
         let stream = connector.call(uri).await.map_err(|e| text(&e))?;
+        let mut extra = http::Extensions::new();
+        stream.connected().get_extras(&mut extra);
+        let to = extra.get::<HttpInfo>().map(|info| info.remote_addr().ip());
         let (sender, connection) = handshake(stream).await.map_err(|e| text(&e))?;
         let driver = tokio::spawn(async move {
             // The exchange that it was for is told of its errors.
             let _ = connection.await;
         });
-        Ok(Connection { sender, _driver: Driver(driver) })
+        Ok(Connection { sender, to, is_proven: false, _driver: Driver(driver) })
+    }
+
+    fn host(&self) -> &str {
+        self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host)
+    }
+
+    fn prove(&self, connection: &mut Connection) {
+        if let Some(to) = connection.to.filter(|_| !connection.is_proven) {
+            self.names.prove(self.host(), to);
+        }
+        connection.is_proven = true;
+    }
+
+    /// Where this one leads to is not where the peer is: the next call connects anew.
+    fn avoid(&self, connection: &Connection) {
+        if let Some(to) = connection.to {
+            self.names.refuse(self.host(), to);
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The one that was used last.
@@ -118,8 +158,7 @@ impl Connections {
     }
 }
 
-async fn read(answer: Response<Incoming>, bytes_max: usize) -> Result<Response<Bytes>, CallError> {
-    let (head, body) = answer.into_parts();
+async fn read(head: http::response::Parts, body: Incoming, bytes_max: usize) -> Result<Response<Bytes>, CallError> {
     let body = Limited::new(body, bytes_max).collect().await.map_err(|e| CallError::Unknown(e.to_string()))?;
     Ok(Response::from_parts(head, body.to_bytes()))
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -18,6 +19,7 @@ use super::refusals::Refusals;
 use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK};
 use crate::clock::{monotonic, Clock, Timestamp};
 use crate::config::HostPort;
+use crate::names::{self, Names};
 use crate::seam;
 
 /// Why a call to a peer has no answer.
@@ -55,6 +57,7 @@ pub struct Links(Arc<Shared>);
 
 struct Shared {
     connector: seam::net::Connector,
+    names: Names,
     clock: Clock,
     /// Who this node is, as it becomes known.
     own: Mutex<Own>,
@@ -82,9 +85,15 @@ struct Link {
 impl Links {
     /// Links from this node, which has no id yet.
     pub fn new(clock: Clock, connect_timeout: Duration) -> Self {
-        let connector = seam::net::connector(connect_timeout);
+        Links::over(clock, connect_timeout, Names::of_peers(names::system()))
+    }
+
+    /// The same, with another way to find out what the peers' names stand for.
+    pub(super) fn over(clock: Clock, connect_timeout: Duration, names: Names) -> Self {
+        let connector = seam::net::connector(connect_timeout, names.clone());
         Links(Arc::new(Shared {
             connector,
+            names,
             clock,
             own: Mutex::default(),
             members: Mutex::default(),
@@ -105,6 +114,11 @@ impl Links {
         own.list = xxhash_rust::xxh3::xxh3_64(list.as_bytes());
         // Settled once.
         let _ = self.0.claims.set(claims);
+    }
+
+    /// The peers' names.
+    pub fn names(&self) -> &Names {
+        &self.0.names
     }
 
     /// This node's clock.
@@ -161,7 +175,7 @@ impl Links {
         if let Some(link) = peers.get(address) {
             return link.clone();
         }
-        let connections = Connections::new(address.to_owned(), self.0.connector.clone());
+        let connections = Connections::new(address.to_owned(), self.0.connector.clone(), self.0.names.clone());
         let link = Arc::new(Link { connections, transfer: Arc::new(Semaphore::new(1)) });
         peers.insert(address.to_owned(), link.clone());
         link
@@ -206,11 +220,11 @@ impl Links {
         envelope.write(request.headers_mut());
         let sent = monotonic();
         let link = self.link(address);
-        let exchange = link.connections.exchange(request, BODY_BYTES_MAX);
+        let exchange = link.connections.exchange(request, BODY_BYTES_MAX, is_of_peer);
         let answer = tokio::time::timeout(timeout, exchange).await.map_err(|_| unknown(&"no answer in time"))?;
         let (head, body) = answer.map_err(|error| error.at(address))?.into_parts();
         let text = || String::from_utf8_lossy(&body).into_owned();
-        let is_refused = [http::StatusCode::MISDIRECTED_REQUEST, http::StatusCode::FORBIDDEN].contains(&head.status);
+        let is_refused = is_refusal(head.status);
         if let Some(change) = self.0.refused_by.note(address.to_owned(), is_refused.then(text)) {
             match change {
                 Some(reason) => tracing::error!(peer = address, reason, "a peer refuses the messages of this node"),
@@ -224,12 +238,26 @@ impl Links {
         let clock = head.headers.get(HEADER_CLOCK).and_then(|v| v.to_str().ok()?.parse().ok()).map(Timestamp);
         self.hear(address, clock, sent.elapsed() / 2);
         match head.status {
-            http::StatusCode::OK => postcard::from_bytes(&body).map_err(|e| unknown(&e)),
+            StatusCode::OK => postcard::from_bytes(&body).map_err(|e| unknown(&e)),
             // The only answers of a peer that has not looked at the message.
-            status if status.is_client_error() || status == http::StatusCode::SERVICE_UNAVAILABLE => {
+            status if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE => {
                 Err(not_sent(&format!("{status}: {}", text())))
             }
             status => Err(unknown(&format!("{status}: {}", text()))),
         }
     }
 }
+
+/// Whether another node, or one of another cluster, says that it is not meant.
+fn is_refusal(status: StatusCode) -> bool {
+    [StatusCode::MISDIRECTED_REQUEST, StatusCode::FORBIDDEN].contains(&status)
+}
+
+/// Whether it is the node that is meant that answers: each tells the time in every answer.
+fn is_of_peer(answer: &http::response::Parts) -> bool {
+    !is_refusal(answer.status) && answer.headers.contains_key(HEADER_CLOCK)
+}
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::clock::Clock;
+use crate::raft::wire::HEADER_CLOCK;
 use crate::raft::Lease;
 use crate::raft::Payload;
 
@@ -67,6 +68,10 @@ async fn follower() -> (Arc<Received>, SocketAddr) {
         .route("/peer/1/append", post(append))
         .route("/peer/1/snapshot", post(snapshot))
         .layer(axum::extract::DefaultBodyLimit::disable())
+        // As each node does, and whoever is none does not.
+        .layer(axum::middleware::map_response(|answer: axum::response::Response| async {
+            ([(HEADER_CLOCK, "1")], answer)
+        }))
         .with_state(received.clone());
     let (listener, address) = listener().await;
     tokio::spawn(async move { axum::serve(listener, routes).await });

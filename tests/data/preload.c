@@ -1,4 +1,4 @@
-/* A sick disk and a wrong clock for one process, for the tests of real faults.
+/* A sick disk, a wrong clock and a silent name server for one process, for the tests of real faults.
  *
  * gcc -O2 -shared -fPIC -o libpreload.so preload.c -ldl
  * LD_PRELOAD=libpreload.so FAULT_CTL=<a file of 4096 bytes> FAULT_PATH=<part of a path> server …
@@ -8,11 +8,14 @@
  *   1  each sync takes so many microseconds longer
  *   2  the next write stops after so many thousandths of its bytes, and the process dies by SIGKILL
  * and of the whole process:
- *   3  the wall clock is so many seconds ahead */
+ *   3  the wall clock is so many seconds ahead
+ *   4  the name server is silent: a lookup of a name that ends in .test, which else stands for 127.0.0.1, takes 10 s
+ *      and fails */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,9 +25,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S };
+enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT };
 
-static int64_t healthy[4];
+static int64_t healthy[5];
 static volatile int64_t *fault = healthy;
 static const char *part;
 
@@ -86,4 +89,13 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)
         time->tv_sec += fault[CLOCK_S];
     return result;
+}
+
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    size_t length = name ? strlen(name) : 0;
+    if (length < 5 || strcmp(name + length - 5, ".test"))
+        return REAL(getaddrinfo)(name, service, hints, found);
+    for (int n = 0; fault[NAMES_SILENT] && n < 1000; n++)
+        usleep(10000);
+    return fault[NAMES_SILENT] ? EAI_AGAIN : REAL(getaddrinfo)("127.0.0.1", service, hints, found);
 }

@@ -44,6 +44,8 @@ pub enum Slot {
     Torn = 2,
     /// The wall clock is so many seconds ahead.
     ClockS = 3,
+    /// Names that end in `.test` are not answered for, where this is 1.
+    NamesSilent = 4,
 }
 
 /// The faults of one node.

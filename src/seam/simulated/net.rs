@@ -16,8 +16,8 @@ use turmoil::net::TcpStream;
 #[derive(Clone, Debug)]
 pub struct Connector(Duration);
 
-/// Connects within this time.
-pub fn connector(timeout: Duration) -> Connector {
+/// Connects within this time. Its names are the simulation's.
+pub fn connector(timeout: Duration, _: crate::names::Names) -> Connector {
     Connector(timeout)
 }
 
