@@ -15,6 +15,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::Node;
+use crate::clock::monotonic;
 use crate::raft::wire::Status;
 
 pub(super) use clock::{has_jumped, ClockLook};
@@ -135,11 +136,16 @@ async fn compare(node: &Node) {
         let severity = node.faults().severity();
         let peers = node.other_members();
         let links = &node.0.links;
-        let asked = peers.iter().map(|peer| links.call::<_, Status>(peer, "status", &(), ANSWER_MAX));
+        let asked_at = monotonic();
+        let ask = async |peer: &String| (peer.clone(), links.call::<_, Status>(peer, "status", &(), ANSWER_MAX).await);
+        let asked = peers.iter().map(ask);
         let mut asked: FuturesUnordered<_> = asked.collect();
         let mut best = None;
-        while let Some(answer) = asked.next().await {
+        while let Some((peer, answer)) = asked.next().await {
             let Ok(status) = answer else { continue };
+            if node.leader_address().is_some_and(|leader| leader == peer) {
+                node.0.heard.told(status.applied.unwrap_or(0), asked_at);
+            }
             node.learn_ports(&status.http, status.monitor);
             best = best.into_iter().chain([status.fault]).min();
             // At once: a peer that does not answer must not hold up a node that is needed.

@@ -13,7 +13,8 @@ use crate::raft::wire::Status;
 use crate::view::{ClusterView, NodeView};
 
 impl Node {
-    /// Whether this node can serve: it takes part, knows a leader, and its state is sound.
+    /// Whether this node can serve: it takes part, knows a leader, and its state is sound and not far
+    /// behind.
     ///
     /// # Errors
     /// Why not.
@@ -46,7 +47,7 @@ impl Node {
         if silence > Duration::from_millis(bound) {
             return Err(format!("the leader has not been heard for {} ms", silence.as_millis()));
         }
-        Ok(())
+        self.0.heard.keeps_up(self.0.machine.applied().map_or(0, |id| id.index))
     }
 
     /// The cluster, as this node knows it; asks each peer.

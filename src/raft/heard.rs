@@ -1,4 +1,4 @@
-//! When this node last heard the leader.
+//! When this node last heard the leader, and how far the leader is.
 //!
 //! Any message that a leader sends as such is a sign of life: entries, a piece of a snapshot, a bare heartbeat. It counts
 //! when it arrives, and not when it has been dealt with: a follower whose disk is slow has heard its leader all the same.
@@ -24,11 +24,56 @@ struct Inner {
     wall_ms: AtomicU64,
     /// By the monotonic clock; at first when this node began to listen.
     steady: Mutex<Instant>,
+    progress: Mutex<Progress>,
+}
+
+/// A follower that is so many entries behind is far behind.
+const BEHIND_MAX: u64 = 1000;
+/// An entry that is missing for longer makes it that, too.
+const MISSING_MAX: Duration = Duration::from_secs(2);
+/// What a leader has told of itself is old after this.
+const TOLD_MAX: Duration = Duration::from_secs(3);
+
+/// How far leaders have said that they have applied the log.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The greatest index of which a leader has told, and when the one was asked that has told last.
+    told: Option<(u64, Instant)>,
+    /// An entry that was missing, and since when.
+    missing: Option<(u64, Instant)>,
+}
+
+impl Progress {
+    fn hear(&mut self, index: u64, asked: Instant) {
+        let (before, last) = self.told.unwrap_or((index, asked));
+        self.told = Some((before.max(index), last.max(asked)));
+    }
+
+    fn compare(&mut self, applied: u64, now: Instant) -> Result<(), String> {
+        let told = self.told.filter(|(_, at)| now.saturating_duration_since(*at) <= TOLD_MAX);
+        let (leader, _) = told.ok_or("the leader has not told how far it is")?;
+        let since = match self.missing {
+            Some((index, since)) if applied < index => since,
+            _ => {
+                self.missing = (applied < leader).then_some((leader, now));
+                now
+            }
+        };
+        let behind = leader.saturating_sub(applied);
+        match behind > BEHIND_MAX || now.saturating_duration_since(since) > MISSING_MAX {
+            true => Err(format!("{behind} entries behind the leader")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Default for Heard {
     fn default() -> Self {
-        Heard(Arc::new(Inner { wall_ms: AtomicU64::new(0), steady: Mutex::new(monotonic()) }))
+        Heard(Arc::new(Inner {
+            wall_ms: AtomicU64::new(0),
+            steady: Mutex::new(monotonic()),
+            progress: Mutex::default(),
+        }))
     }
 }
 
@@ -56,6 +101,20 @@ impl Heard {
         answer
     }
 
+    /// The leader has answered that it has applied so much, when it was asked at `asked`. Its messages would not do: those
+    /// that a process finds when it goes on after it stood still are old.
+    pub fn told(&self, applied: u64, asked: Instant) {
+        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).hear(applied, asked);
+    }
+
+    /// Whether a follower that has applied so much is not far behind.
+    ///
+    /// # Errors
+    /// How far it is behind, or that it does not know.
+    pub fn keeps_up(&self, applied: u64) -> Result<(), String> {
+        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).compare(applied, monotonic())
+    }
+
     /// By the wall clock; none: never since the start.
     pub fn last(&self) -> Option<Timestamp> {
         Some(self.0.wall_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Timestamp)
@@ -70,4 +129,34 @@ impl Heard {
 /// What a leader that has nothing else to send, or has sent something else, sends to tell that it is there.
 pub fn sign_of_life(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
     AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_that_is_far_behind_or_does_not_know_does_not_keep_up() {
+        let (mut progress, now) = (Progress::default(), monotonic());
+        let after = |ms| now + Duration::from_millis(ms);
+        assert!(progress.compare(7, now).unwrap_err().contains("has not told"));
+        progress.hear(7, now);
+        assert_eq!(progress.compare(7, now), Ok(()));
+        // New entries come all the time, and each is applied soon.
+        for n in 1..100 {
+            progress.hear(7 + n, after(100 * n));
+            assert_eq!(progress.compare(6 + n, after(100 * n)), Ok(()));
+        }
+        // One leader knows less than the one before.
+        progress.hear(50, after(10_000));
+        assert_eq!(progress.compare(105, after(10_000)), Ok(()));
+        progress.hear(50, after(13_000));
+        assert!(progress.compare(105, after(13_000)).unwrap_err().starts_with("1 entries behind"));
+        assert_eq!(progress.compare(106, after(13_000)), Ok(()));
+        progress.hear(106 + BEHIND_MAX + 1, after(13_000));
+        assert!(progress.compare(106, after(13_000)).is_err());
+        assert_eq!(progress.compare(107, after(13_000)), Ok(()));
+        // The process stood still, say.
+        assert!(progress.compare(5000, after(60_000)).unwrap_err().contains("has not told"));
+    }
 }

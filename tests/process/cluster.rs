@@ -301,3 +301,23 @@ async fn a_run_that_was_going_when_its_leader_died_is_sent_again() {
     assert!(calls.iter().all(|call| call.run == calls[0].run), "{calls:#?}");
     assert!(cluster.nodes[other].is_ready(&cluster.api).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_was_away_is_ready_once_it_is_not_far_behind() {
+    let cluster = Cluster::start(3, "").await;
+    let (leader, _) = cluster.leader().await;
+    let (follower, port) = ((leader + 1) % 3, cluster.nodes[leader].ports.http);
+    cluster.nodes[follower].signal("STOP");
+    // One after the other, so that each is an entry of its own.
+    let create = async |n: usize| {
+        let task = once(&format!("away-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        assert_eq!(code(&cluster.api.create(port, &task).await), Some(0), "{n}");
+    };
+    for n in 0..2000 {
+        create(n).await;
+    }
+    cluster.nodes[follower].signal("CONT");
+    eventually("it is ready", READY_MAX, async || cluster.nodes[follower].is_ready(&cluster.api).await).await;
+    let known = cluster.api.query_local(cluster.nodes[follower].ports.http, "away-900").await;
+    assert_eq!(code(&known), Some(0), "it is ready and far behind: {known:?}");
+}
