@@ -21,6 +21,7 @@ use openraft::raft::{
 };
 use openraft::{BasicNode, OptionalSend, Snapshot, Vote};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::heard::sign_of_life;
 use super::links::{CallError, Links};
@@ -30,6 +31,8 @@ use crate::clock::monotonic;
 
 /// After this a message that has no answer is sent again, however the link is.
 const TRANSFER_MAX: Duration = Duration::from_secs(60);
+/// Entries for which openraft has not asked for so long are not asked for again: it sends a snapshot in their place, say.
+const ASKED_MAX: Duration = Duration::from_secs(1);
 /// How long a piece of a snapshot waits for other transfers to the same peer.
 const PLACE_MAX: Duration = Duration::from_secs(1);
 /// How long a sign of life may take: a link that is full delays it.
@@ -96,6 +99,8 @@ struct Transfer {
     vote: Vote<u64>,
     prev: Option<LogId>,
     last: LogId,
+    /// When openraft has asked for it last.
+    asked: Instant,
     answer: BoxFuture<'static, Result<Outcome<Appended>, CallError>>,
 }
 
@@ -185,7 +190,7 @@ impl Peer {
         let (network, patience) = (self.network.clone(), self.patience());
         let message = async {
             let body = postcard::to_stdvec(piece).map_err(|e| CallError::NotSent(e.to_string()))?;
-            // An append that openraft asks for no more, now that it sends a snapshot, may hold it for ever.
+            // An append that openraft asks for no more, now that it sends a snapshot, holds it until the next heartbeat.
             let _place = tokio::time::timeout(PLACE_MAX, network.links.transfer_place(&to.1)).await.ok();
             let sent = network.now();
             let answer: PieceAnswer = network.links.send((Some(to.0), &to.1), "snapshot", body.into(), timeout).await?;
@@ -255,7 +260,13 @@ impl Peer {
             };
             beside_signs(network, (target, address), vote, patience, message).await
         };
-        Transfer { vote, prev, last, answer: Box::pin(answer) }
+        Transfer { vote, prev, last, asked: monotonic(), answer: Box::pin(answer) }
+    }
+
+    /// Drops a transfer that nobody asks for any more, and with it its connection: it holds the place of whatever is to
+    /// be sent in its stead.
+    fn drop_stale(&mut self) {
+        let _stale = self.going().take_if(|transfer| transfer.asked.elapsed() > ASKED_MAX);
     }
 
     /// Sends entries, unless they are on their way already, and waits for the answer.
@@ -264,7 +275,7 @@ impl Peer {
         // What else is on its way is moot. Its connection is closed before there is another.
         let going = self.going().take().filter(|transfer| transfer.carries_of(&request));
         let transfer = match going {
-            Some(transfer) => transfer,
+            Some(transfer) => Transfer { asked: monotonic(), ..transfer },
             None => self.begin(request, last),
         };
         let last = transfer.last;
@@ -294,6 +305,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         if let Some(last) = request.entries.last().map(|entry| entry.log_id) {
             return self.transfer(request, last).await;
         }
+        self.drop_stale();
         self.network.in_office(&request.vote).map_err(|error| failure(&error))?;
         let (term, sent) = (request.vote.leader_id().term, self.network.now());
         let answer = self.call("append", &request, &option).await?;

@@ -278,3 +278,41 @@ async fn a_message_that_was_lost_with_its_link_is_sent_again_when_the_link_is_ba
     assert_eq!(Received::of(&received.entries), 1);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_nobody_asks_for_any_more_gives_its_place_to_a_snapshot() {
+    let (received, address) = follower().await;
+    let link = slow_link(address, 1 << 20).await;
+    let office = Arc::new(Office::new(Lease::new(Duration::from_millis(500))));
+    let links = Links::new(Clock::system(), Duration::from_secs(1));
+    let mut network = Network::new(links.clone(), office, HEARTBEAT);
+    // openraft has one for entries and heartbeats, and one for snapshots.
+    let node = BasicNode::new(link.to_string());
+    let (mut appends, mut snapshots) = (network.new_client(2, &node).await, network.new_client(2, &node).await);
+    let call = appends.append_entries(entries(8..9, 4 << 20), RPCOption::new(HEARTBEAT));
+    assert!(tokio::time::timeout(HEARTBEAT, call).await.is_err(), "4 MiB at 1 MiB/s have arrived");
+    // From here on it sends a snapshot, and heartbeats beside.
+    let heartbeats = async {
+        loop {
+            let _ = appends.append_entries(entries(8..8, 0), RPCOption::new(HEARTBEAT)).await;
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    };
+    let pieces = async {
+        let began = monotonic();
+        for offset in 0..20 {
+            let (vote, meta, data) = (Vote::new_committed(TERM, 1), openraft::SnapshotMeta::default(), vec![7; 1000]);
+            let piece = InstallSnapshotRequest { vote, meta, offset, data, done: false };
+            snapshots.send_piece(&piece, Duration::from_secs(60)).await.unwrap();
+        }
+        began.elapsed()
+    };
+    let took = tokio::select! {
+        () = heartbeats => unreachable!(),
+        took = pieces => took,
+    };
+    assert_eq!(Received::of(&received.snapshots), 20);
+    // Each would wait for its place; but only the first ones do.
+    assert!(took < 8 * PLACE_MAX, "{took:?}");
+    assert!(links.transfer_place(&link.to_string()).await.is_some());
+}
