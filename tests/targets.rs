@@ -266,6 +266,44 @@ async fn a_silent_name_server_opens_no_port_of_the_cluster() {
     assert_eq!(peer.count(), 0);
 }
 
+/// Connections to this address that a process holds, by the kernel's table.
+fn held_to(address: SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    let SocketAddr::V4(address) = address else { panic!("{address}") };
+    let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("the kernel's table");
+    let is_held = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns[2] == remote && columns[3] == ESTABLISHED
+    };
+    table.lines().skip(1).filter(|line| is_held(line)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_given_up_closes_its_connection() {
+    let listener = tokio::net::TcpListener::bind((support::node::own_address(), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = Http::new(&Config::default().callback, Arc::default()).unwrap();
+    let (method, timeout) = (xcron::dispatcher::transport::Method::POST, Duration::from_millis(500));
+    // The target accepts, and reads nothing.
+    let bodies = [1 << 20, 100].map(|bytes| vec![b'x'; bytes]);
+    let sending = bodies.into_iter().flat_map(|body| std::iter::repeat_n(bytes::Bytes::from(body), 15)).map(|body| {
+        let (method, url, headers) = (method.clone(), format!("http://{address}/"), Default::default());
+        http.send(Request { method, url, headers, body: Some(body), timeout, answer_bytes: 256 })
+    });
+    let accepting = async {
+        let mut taken = Vec::new();
+        while taken.len() < 30 {
+            taken.push(listener.accept().await.unwrap().0);
+        }
+        assert_eq!(held_to(address), 30);
+        taken
+    };
+    let (outcomes, _taken) = tokio::join!(futures::future::join_all(sending), accepting);
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(Failure::Timeout(_)))), "{outcomes:?}");
+    until("closed connections", || async { (held_to(address) == 0).then_some(()) }).await;
+}
+
 /// An address that refuses connections, until a sink is opened there.
 fn closed() -> SocketAddr {
     TcpListener::bind((support::node::own_address(), 0)).and_then(|l| l.local_addr()).expect("a port")

@@ -103,6 +103,9 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Default)]
 struct Urls(Mutex<HashMap<String, Url>>);
 
+/// How long a target may neither read nor acknowledge what is sent to it.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
+
 /// So many are kept; then it begins anew.
 const URLS_MAX: usize = 1024;
 /// A longer one is parsed each time: this bounds the memory.
@@ -194,6 +197,9 @@ impl Settings {
             .dns_resolver(resolver)
             .tcp_nodelay(true)
             .connect_timeout(self.connect_timeout)
+            // A connection whose attempt was given up is closed as soon as the kernel has taken all of the request. Where the
+            // target reads nothing, and the request is too large for that, it is closed after this time.
+            .tcp_user_timeout(UNREAD_MAX)
             .pool_max_idle_per_host(self.pool_max_idle_per_host)
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
