@@ -149,11 +149,11 @@ impl TestNode {
     }
 }
 
-/// Whether a node that has ended has not let go of its files yet: its own locks, or sled's, whose threads end by
-/// themselves.
+/// Whether a node that has ended has not let go of its files yet, or of its ports: its own locks, or sled's, whose threads
+/// end by themselves.
 fn is_open(error: &Error) -> bool {
     let text = error.to_string();
-    text.contains("is the node running twice?") || text.contains("could not acquire lock")
+    text.contains("is the node running twice?") || text.contains("could not acquire lock") || text.contains("in use")
 }
 
 async fn end(runtime: Runtime) {
@@ -189,13 +189,15 @@ impl Cluster {
     pub fn new(size: usize, change: impl Fn(&mut Config)) -> Cluster {
         let dir = tempfile::tempdir().expect("a directory");
         let address = own_address();
-        let held: Vec<TcpListener> = (0..size).map(|_| TcpListener::bind((address, 0)).expect("a port")).collect();
+        // All of them at once: a port that the system chose for one node could be what another one is to have.
+        let held: Vec<TcpListener> = (0..3 * size).map(|_| TcpListener::bind((address, 0)).expect("a port")).collect();
         let ports: Vec<u16> = held.iter().map(|l| l.local_addr().expect("an address").port()).collect();
         drop(held);
-        let peers: Vec<String> = ports.iter().map(|port| format!("{address}:{port}")).collect();
-        let configs = ports.iter().enumerate().map(|(i, port)| {
+        let peers: Vec<String> = ports.chunks(3).map(|ports| format!("{address}:{}", ports[1])).collect();
+        let configs = ports.chunks(3).enumerate().map(|(i, ports)| {
             let mut config = config(&dir.path().join(i.to_string()));
-            (config.bind, config.peer_port) = (address, *port);
+            (config.bind, config.http_port, config.peer_port, config.monitor_port) =
+                (address, ports[0], ports[1], ports[2]);
             config.peer.peer_hosts = peers.clone();
             change(&mut config);
             config
