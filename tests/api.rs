@@ -129,6 +129,25 @@ async fn answers_that_nobody_takes_are_bounded_together_and_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_calls_compute_is_bounded_and_holds_up_no_other_call() {
+    let (_dir, node) = node_with(|c| c.limits.request_timeout_ms = 60_000).await;
+    let client = &node.client;
+    let id = client.create(&once(URL, FAR_MS)).await;
+    let rare = json!({"type": 1, "format": "0 0 29 2 *", "timezone": "America/New_York", "count": 1000, "after": 0});
+    let previews = futures::future::join_all((0..700).map(|_| client.post("/xcron/previewSchedule", &rare)));
+    let others = async {
+        for _ in 0..20 {
+            client.task(&id).await;
+        }
+    };
+    let (previews, ()) = tokio::join!(previews, others);
+    let refused: Vec<_> = previews.iter().filter(|answer| answer.code != 0).collect();
+    assert!(!refused.is_empty() && refused.len() < 700, "{} were refused", refused.len());
+    refused.iter().for_each(|answer| answer.is(1070, 429, "too many calls"));
+    client.post("/xcron/previewSchedule", &rare).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_takes_no_longer_than_a_call_may() {
     let (_dir, node) = node_with(|c| c.limits.request_timeout_ms = 2000).await;
     let client = &node.client;

@@ -28,6 +28,13 @@ pub(super) struct Received<'a> {
     _hold: Option<Hold<&'a Budget>>,
 }
 
+impl Received<'_> {
+    /// The bytes, which are held for as long as this is.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+}
+
 impl Deref for Received<'_> {
     type Target = [u8];
 

@@ -69,6 +69,8 @@ struct Api {
     lists: Lane,
     /// Where one task or run is read.
     reads: Lane,
+    /// Where large bodies are parsed.
+    parsing: Lane,
 }
 
 /// Lists, audits and previews that wait for a place; there are two for each core.
@@ -116,6 +118,7 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
         answers: Arc::new(Budget::new(config.limits.buffered_bytes_max)),
         lists: Lane::new(2 * cores, LISTS_WAITING_MAX),
         reads: Lane::new(READS_MAX, READS_WAITING_MAX),
+        parsing: Lane::new(2 * cores, LISTS_WAITING_MAX),
     });
     Router::new()
         .route("/xcron/createTask", post(tasks::create))

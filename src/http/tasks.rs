@@ -24,6 +24,9 @@ use crate::view::{TaskFilter, TaskView};
 /// Most tasks in one `createTasks`.
 const BATCH_MAX: usize = 1000;
 
+/// A batch up to this size is parsed where its call is: a larger one would hold up what shares its thread.
+const PARSED_AT_ONCE: usize = 64 << 10;
+
 /// `POST /xcron/createTask`
 pub(super) async fn create(State(api): Shared, request: Request) -> Response {
     answered(async {
@@ -101,10 +104,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
 pub(super) async fn create_many(State(api): Shared, request: Request) -> Response {
     answered(async {
         let body = api.body(request).await?;
-        let (mut results, commands) = prepare(&api.rules, api.node.now(), &body)?;
+        let (deadline, now) = (api.deadline(), api.node.now());
+        let (mut results, commands) = if body.len() <= PARSED_AT_ONCE {
+            prepare(&api.rules, now, &body)?
+        } else {
+            let (own, bytes) = (api.clone(), body.bytes());
+            api.parsing.run(deadline, move || prepare(&own.rules, now, &bytes)).await?
+        };
         drop(body);
         if !commands.is_empty() {
-            let replies = api.node.propose_all(commands, api.deadline()).await;
+            let replies = api.node.propose_all(commands, deadline).await;
             let mut replies = replies.into_iter();
             for result in &mut results {
                 if let Ok((id, id_is_ours)) = result {

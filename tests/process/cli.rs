@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use crate::api::once;
-use crate::harness::{binary, eventually, free_port, now_ms, sleep_ms, Cluster};
+use crate::harness::{binary, eventually, free_port, now_ms, send, sleep_ms, Cluster};
 use crate::sink::Sink;
 
 fn server(arguments: &[&str], dir: &Path) -> Output {
@@ -166,6 +166,31 @@ async fn a_callback_that_is_under_way_may_end_before_the_node_does() {
     assert_eq!(task["data"]["run_count"], 1, "the outcome was recorded: {task}");
     sleep_ms(500).await;
     assert_eq!(slow.of("slow").len(), 1, "it is not sent again");
+}
+
+#[test]
+fn a_bench_that_is_ended_by_a_signal_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Command::new(binary());
+    bench.args(["bench", "create", "--tasks", "100000000"]).current_dir(dir.path());
+    let mut bench = bench.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let deadline = now_ms() + 60_000;
+    let entries = || std::fs::read_dir(dir.path()).unwrap().count();
+    while entries() == 0 {
+        assert!(now_ms() < deadline, "in vain waited for its directory");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    send("TERM", bench.id());
+    assert_eq!(bench.wait().unwrap().code(), Some(1));
+    assert_eq!(entries(), 0, "a directory is left");
+}
+
+#[test]
+fn a_bench_of_a_failover_takes_no_nodes_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = server(&["bench", "failover", "--node", "127.0.0.1:8000"], dir.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("--node"), "{}", said(&output));
 }
 
 #[test]
