@@ -34,6 +34,9 @@ use crate::storage::identity::Identity;
 /// How often what is not urgent in Raft's metrics is passed on.
 const METRICS_EVERY: Duration = Duration::from_millis(50);
 
+/// After an attempt to keep the identity of the cluster that failed.
+const REMEMBER_AGAIN: Duration = Duration::from_millis(500);
+
 /// Why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
@@ -283,8 +286,13 @@ impl Node {
                 }
                 (None, _) => {}
                 (Some(cluster), claimed) => {
-                    if let Err(error) = self.remember_cluster(cluster) {
-                        return error;
+                    match self.remember_cluster(cluster) {
+                        Ok(true) => {}
+                        Ok(false) => {
+                            tokio::time::sleep(REMEMBER_AGAIN).await;
+                            continue;
+                        }
+                        Err(error) => return error,
                     }
                     // A node that leads on in the term that it led before it was started does not fire before it has
                     // written something: the claim again, which changes nothing.
@@ -304,16 +312,26 @@ impl Node {
         }
     }
 
-    fn remember_cluster(&self, cluster: Uuid) -> Result<(), String> {
+    /// Whether it is durable by now which cluster this is.
+    ///
+    /// # Errors
+    /// It is another one than the directory's.
+    fn remember_cluster(&self, cluster: Uuid) -> Result<bool, String> {
         let mut identity = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(identity) = identity.as_mut() else { return Ok(()) };
-        match identity.cluster {
-            Some(known) if known == cluster => Ok(()),
+        let Some(known) = identity.as_mut() else { return Ok(true) };
+        match known.cluster {
+            Some(known) if known == cluster => Ok(true),
             Some(known) => Err(format!("the directory is of the cluster {known}, and the peers are of {cluster}")),
             None => {
-                identity.cluster = Some(cluster);
-                self.0.links.introduce(identity.node, Some(cluster));
-                identity.write(&self.0.config.raft_dir).map_err(|e| e.to_string())
+                let new = Identity { cluster: Some(cluster), ..known.clone() };
+                self.0.links.introduce(new.node, Some(cluster));
+                if let Err(error) = new.write(&self.0.config.raft_dir) {
+                    // No descriptors are left, say. Until it succeeds this store claims nothing.
+                    tracing::error!(%error, "the identity of the cluster is not kept yet; it is tried again");
+                    return Ok(false);
+                }
+                *known = new;
+                Ok(true)
             }
         }
     }
@@ -395,6 +413,34 @@ mod tests {
         drop(raft);
         let reason = tokio::time::timeout(Duration::from_secs(20), work).await.unwrap().unwrap();
         assert_eq!(reason, "Raft has ended");
+        node.close().await;
+    }
+
+    #[tokio::test]
+    async fn an_identity_that_cannot_be_written_now_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
+        let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let (node, queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
+        node.join().await.unwrap();
+        let in_the_way = dir.path().join("identity.tmp");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let worker = node.clone();
+        let work = tokio::spawn(async move { worker.work(queues).await });
+        let until = async |holds: &dyn Fn() -> bool| {
+            let polled = async {
+                while !holds() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), polled).await.unwrap();
+        };
+        until(&|| node.0.machine.with_state(|state| state.cluster().is_some())).await;
+        let kept = || Identity::read(dir.path()).unwrap().unwrap().cluster.is_some();
+        assert!(!kept() && node.0.machine.with_state(|state| state.claims().is_empty()));
+        std::fs::remove_dir(in_the_way).unwrap();
+        until(&|| node.is_founded()).await;
+        assert!(kept() && !work.is_finished());
         node.close().await;
     }
 }
