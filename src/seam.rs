@@ -9,6 +9,8 @@ pub mod bug;
 #[cfg(feature = "sim")]
 pub mod simulated;
 
+use std::io::Write;
+
 use uuid::Uuid;
 
 /// A random value.
@@ -32,6 +34,17 @@ pub fn uuid() -> Uuid {
     // `now_v7` asks the kernel for each one's randomness; this thread's generator, which the kernel has seeded, will do.
     let (secs, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
     uuid::Builder::from_unix_timestamp_millis(secs * 1000 + u64::from(nanos / 1_000_000), &rand::random()).into_uuid()
+}
+
+/// A bound that is another one in a simulation, so that it is reached within seconds.
+#[must_use]
+#[cfg_attr(not(feature = "sim"), expect(unused_variables, reason = "only a simulation has a bound of its own"))]
+pub fn bound(usual: u64, simulated: u64) -> u64 {
+    #[cfg(feature = "sim")]
+    if simulated::is_on() {
+        return simulated;
+    }
+    usual
 }
 
 /// Runs what may block where it holds up nothing else; an error: it panicked. In a simulation time passes before and
@@ -69,6 +82,18 @@ pub async fn reading<T: Send + 'static>(
         return Ok(read);
     }
     blocking(work).await
+}
+
+/// Ends the process, since nothing may be trusted any more that it holds: says why, and waits until that is written.
+pub fn end_process(why: &str) -> ! {
+    tracing::error!("{why}; this node stops");
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        // Nobody logs, as in tests, whose own output ends with the process. If it cannot be written either, that is that.
+        let _ = writeln!(std::io::stderr(), "{why}; the process ends");
+    }
+    // The log is written by a thread of its own.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::process::exit(1)
 }
 
 /// Drops what takes long to drop, where that holds up nothing else.

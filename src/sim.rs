@@ -32,7 +32,7 @@ use self::cluster::Cluster;
 use self::faults::{Fault, Nemesis};
 use self::history::History;
 use crate::seam::bug::Bug;
-use crate::seam::simulated::{chance, disk, planted};
+use crate::seam::simulated::{self, chance, disk, planted};
 
 /// The public port of each node.
 const HTTP_PORT: u16 = 8000;
@@ -96,6 +96,7 @@ fn in_world<T>(
     simulate: impl FnOnce(&Arc<World>) -> Result<T, String>,
 ) -> Result<(T, History), String> {
     chance::seed(seed);
+    drop(simulated::take_panics());
     let world = Arc::new(World { nodes, history: Mutex::default() });
     let simulated = simulate(&world);
     chance::end();

@@ -25,10 +25,7 @@ use crate::clock::monotonic;
 use crate::command::{Command, Refusal, Reply};
 use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
 use crate::raft::{self, term, Network, Raft};
-use crate::seam::{
-    self,
-    bug::{self, Bug},
-};
+use crate::seam;
 use crate::storage::identity::Identity;
 
 /// How often what is not urgent in Raft's metrics is passed on.
@@ -76,14 +73,10 @@ pub enum JoinError {
     Failed(String),
 }
 
-/// Entries that stay behind a snapshot. Few where a bug is planted: a node that was away for seconds needs one then.
-fn log_kept() -> u64 {
-    if bug::is_planted(Bug::PurgeBeforeKept) {
-        16
-    } else {
-        128
-    }
-}
+/// Entries that stay behind a snapshot, for nodes that were away for a moment.
+const LOG_KEPT: u64 = 128;
+/// Few: a node that was away for seconds needs a snapshot then.
+const LOG_KEPT_SIMULATED: u64 = 16;
 
 fn failed(error: impl ToString) -> JoinError {
     JoinError::Failed(error.to_string())
@@ -160,7 +153,7 @@ impl Node {
             // Only what was purged is sent as a snapshot: the log is the cheaper way for all else.
             replication_lag_threshold: u64::MAX,
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: log_kept(),
+            max_in_snapshot_log_to_keep: seam::bound(LOG_KEPT, LOG_KEPT_SIMULATED),
             purge_batch_size: 1,
             ..openraft::Config::default()
         };

@@ -97,6 +97,11 @@ impl AsyncRuntime for Runtime {
     }
 }
 
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a text")
+}
+
 /// A task whose panic ends the process. openraft's tasks do not watch over each other: without its core, or without what
 /// sends to a peer, the node lived on, and took part in nothing.
 #[cfg(not(feature = "sim"))]
@@ -104,12 +109,10 @@ async fn ending_the_process<T: Future>(task: T) -> T::Output {
     use futures::FutureExt;
     match std::panic::AssertUnwindSafe(task).catch_unwind().await {
         Ok(done) => done,
-        Err(_) => {
-            // The panic itself was told by the hook.
-            tracing::error!("a task of Raft has panicked; this node stops");
-            // The log is written by a thread of its own.
-            std::thread::sleep(Duration::from_millis(200));
-            std::process::exit(1);
+        Err(panic) => {
+            // The hook has told where.
+            let text = panic_text(panic.as_ref());
+            crate::seam::end_process(&format!("a task of Raft has panicked: {text}"))
         }
     }
 }
@@ -122,14 +125,15 @@ mod simulated {
     use futures::FutureExt;
     use tokio::task::{AbortHandle, JoinHandle};
 
-    /// Spawns a task whose panic ends it alone. A panic of openraft's is what stops a node that finds itself damaged; of
-    /// turmoil's hosts it would end the simulation.
+    /// Spawns a task whose panic ends it alone, and is told to the checker. Of turmoil's hosts it would end the
+    /// simulation.
     pub fn spawn<T: Future<Output: Send> + Send + 'static>(task: T) -> JoinHandle<T::Output> {
         let (told, own) = tokio::sync::oneshot::channel::<AbortHandle>();
         let handle = tokio::spawn(async move {
             match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(done) => done,
-                Err(_) => {
+                Err(panic) => {
+                    crate::seam::simulated::note_panic(super::panic_text(panic.as_ref()));
                     own.await.iter().for_each(AbortHandle::abort);
                     std::future::pending().await
                 }

@@ -17,7 +17,7 @@ use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
 use crate::node::Node;
-use crate::seam::simulated::{chance, disk};
+use crate::seam::simulated::{self, chance, disk};
 use crate::server::Server;
 
 const PEER_PORT: u16 = 8899;
@@ -198,6 +198,10 @@ impl Cluster<'_> {
         self.step_behind(now);
         for (number, _) in self.machines.iter().filter(|(_, machine)| disk::has_lost_state(&machine.dir)) {
             self.world.history().stopped.push(format!("node {number}: its state was lost"));
+        }
+        for panic in simulated::take_panics() {
+            self.note(format!("a task of Raft has panicked: {panic}"));
+            self.world.history().stopped.push(format!("a task of Raft has panicked: {panic}"));
         }
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, Process { node, .. }) in running.iter() {

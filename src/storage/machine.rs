@@ -150,8 +150,7 @@ impl Machine {
             Ok(core) => core,
             Err(_) => {
                 // Whoever panicked may have left the state half-changed. Nothing may be served from it.
-                tracing::error!("a panic has left the state in doubt; this node stops");
-                std::process::exit(1);
+                seam::end_process("a panic has left the state in doubt")
             }
         }
     }

@@ -216,12 +216,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What blocking work takes before it does anything, and after it: a few ms, and now and then much longer. As yet only
-/// where the bug is planted that needs it.
+/// What blocking work takes before it does anything, and after it: a few ms, and now and then much longer.
 pub(crate) async fn some_time() {
-    if !bug::is_planted(Bug::PurgeBeforeKept) {
-        return;
-    }
     let ms = chance::draw(|c| if c.random_bool(0.05) { c.random_range(0..200) } else { c.random_range(0..4) });
     // The replicas are compared outside of all nodes, where no time passes.
     if let (Some(ms), Ok(_)) = (ms, tokio::runtime::Handle::try_current()) {
