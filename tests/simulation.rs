@@ -155,6 +155,12 @@ fn a_leader_whose_log_has_lost_its_end_does_not_lead_on() {
 }
 
 #[test]
+fn a_follower_whose_log_has_lost_its_end_is_sent_it_again_and_the_leader_leads_on() {
+    let sound = scene(Scene::FollowersLogEndLost, None);
+    assert_eq!((sound.terms.1, sound.kept), (sound.terms.0, sound.acknowledged), "{sound:?}");
+}
+
+#[test]
 fn a_leader_without_a_majority_gives_way_to_one_that_has_it() {
     let sound = scene(Scene::LeaderWithoutMajority, None);
     assert!(sound.wrote_after_ms.is_some_and(|ms| ms < 5_000) && sound.terms.1 > sound.terms.0, "{sound:?}");

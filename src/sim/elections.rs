@@ -26,6 +26,8 @@ const LOST_BYTES: u64 = 1 << 10;
 pub enum Scene {
     /// Three nodes lose power at once, and the leader's disk the end of its log. They start again.
     LogEndLost,
+    /// A follower is killed, and its disk has lost the end of the log, which it has acknowledged, when it starts again.
+    FollowersLogEndLost,
     /// Five nodes, of which one is dead and the leader reaches one other alone.
     LeaderWithoutMajority,
     /// A node is cut off from the two others for some seconds, and comes back.
@@ -168,6 +170,14 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
             stage.cluster.lose_log_end(leader, LOST_BYTES).map_err(|e| e.to_string())?;
             stage.cluster.heal(&all)?;
         }
+        Scene::FollowersLogEndLost => {
+            let follower = Fault::Crash(vec![other(1)]);
+            stage.cluster.inflict(&follower);
+            stage.cluster.lose_log_end(other(1), LOST_BYTES).map_err(|e| e.to_string())?;
+            stage.cluster.heal(&follower)?;
+            stage.until("replicas that are level", |stage| stage.cluster.is_level())?;
+            end = Some(stage.term());
+        }
         Scene::LeaderWithoutMajority => {
             stage.cluster.inflict(&Fault::Crash(vec![other(1)]));
             stage.cluster.inflict(&Fault::Apart(leader, other(2)));
@@ -188,6 +198,9 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
         Some(_) => stage.count("before", TASKS)?,
         None => 0,
     };
+    if let Some(stopped) = world.history().stopped.first() {
+        return Err(stopped.clone());
+    }
     let terms = (before, end.unwrap_or_else(|| stage.term()));
     Ok(Outcome { acknowledged: TASKS, kept, terms, wrote_after_ms })
 }
