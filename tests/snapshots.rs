@@ -295,6 +295,28 @@ async fn a_snapshot_with_a_damaged_header_is_set_aside_at_the_start() {
     assert_eq!((files(dir.path(), "snap").len(), files(dir.path(), "damaged").len()), (1, 0));
 }
 
+/// The newest one is damaged, or the log has lost its end and begins anew after what the state has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_ends_before_the_log_begins_is_replaced_at_the_start() {
+    for log in [ends(12, 20), ends(0, 15)] {
+        let dir = TempDir::new().unwrap();
+        let mut machine = open(dir.path(), ends(0, 20));
+        apply(&machine, 1, 10, 10).await;
+        machine.build_snapshot().await.unwrap();
+        apply(&machine, 11, 20, 10).await;
+        machine.checkpoint().await.unwrap();
+        drop(machine);
+        machine = open(dir.path(), log);
+        assert!(machine.get_current_snapshot().await.unwrap().is_none(), "one of the entry 10: {log:?}");
+        assert_eq!(machine.build_snapshot().await.unwrap().meta.last_log_id, Some(id(20)));
+        assert_eq!(files(dir.path(), "snap").len(), 1);
+        // One that ends within the log will do.
+        drop(machine);
+        machine = open(dir.path(), ends(12, 25));
+        assert!(machine.get_current_snapshot().await.unwrap().is_some());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_written_ends_nothing_and_the_next_can() {
     let dir = TempDir::new().unwrap();

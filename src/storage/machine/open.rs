@@ -33,6 +33,10 @@ impl Machine {
             let detail = format!("the store has log entry {} and the Raft log is empty: it was lost", applied.index);
             return Err(Error::Unrecoverable { path: dir.to_owned(), detail });
         }
+        // Where the log begins: openraft begins it anew where it ends before the state.
+        let begins = if log.last < loaded.mark.applied { loaded.mark.applied } else { log.purged };
+        // To a node that needs what the log no longer has, an older snapshot is of no use: another one is written.
+        let newest = newest.filter(|kept| kept.last() >= begins);
         note_file.write(note_of(generation, &loaded.mark))?;
         remove_generations(dir, |other| other != generation)?;
         let Loaded { state, ledger, mark } = loaded;
