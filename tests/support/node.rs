@@ -1,9 +1,10 @@
 //! Nodes under test, alone and in clusters.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -82,6 +83,7 @@ impl TestNode {
         clock: Clock,
         over: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + 'static,
     ) -> Result<TestNode, Error> {
+        tell_panics();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (settings, of_node) = (config.clone(), clock.clone());
@@ -147,6 +149,21 @@ impl TestNode {
         drop(server);
         self.config.clone()
     }
+}
+
+/// Has each panic told on standard error itself: one that ends the process would end before the harness shows
+/// what it has captured.
+fn tell_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let (thread, trace) = (std::thread::current(), std::backtrace::Backtrace::capture());
+            // Nobody may read it.
+            let _ = writeln!(std::io::stderr(), "the thread {:?} {panic}\n{trace}", thread.name());
+            before(panic);
+        }));
+    });
 }
 
 /// Whether a node that has ended has not let go of its files yet, or of its ports: its own locks, or sled's, whose threads
