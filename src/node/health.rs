@@ -149,7 +149,7 @@ async fn compare(node: &Node) {
             node.learn_ports(&status.http, status.monitor);
             best = best.into_iter().chain([status.fault]).min();
             // At once: a peer that does not answer must not hold up a node that is needed.
-            clock::compare(node, &peers, began);
+            clock::compare(node, &peers, began, false);
         }
         note(node, |faults| {
             // What a peer said before this node got worse may be old: the same may have struck both at once.
@@ -157,7 +157,7 @@ async fn compare(node: &Node) {
                 faults.best_peer = best;
             }
         });
-        clock::compare(node, &peers, began);
+        clock::compare(node, &peers, began, true);
     }
 }
 

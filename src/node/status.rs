@@ -22,8 +22,10 @@ impl Node {
         if let Some(reason) = self.storage_shortage() {
             return Err(reason);
         }
-        if let Some(reason) = self.faults().unfit() {
-            return Err(reason);
+        let unfit = self.faults().unfit();
+        // Until it takes part its clock has nobody to be compared with: that is what comes of the waiting.
+        if let (Some(reason), true) = (&unfit, self.0.group.get().is_some() || !self.faults().is_only_uncompared()) {
+            return Err(reason.clone());
         }
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err("stopping".to_owned());
@@ -98,7 +100,7 @@ impl Node {
     }
 
     /// Whether this leader has been heard of late; if it is this node, whether a majority follows it.
-    fn is_followed(&self, leader: u64) -> bool {
+    pub(super) fn is_followed(&self, leader: u64) -> bool {
         if leader != self.id() {
             let bound = Duration::from_millis(self.0.config.raft.election_timeout_max_ms);
             return self.0.heard.silence() <= bound;

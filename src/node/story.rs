@@ -49,7 +49,6 @@ enum Line {
     NoLeader,
     Members(Vec<String>),
     ListDiffers { listed: Vec<String>, members: Vec<String> },
-    OtherList { peer: String, listed: Vec<String> },
     Lost { peer: String, cause: String },
     Unresolved { peer: String, cause: String },
     Foreign { peer: String, cause: String },
@@ -70,11 +69,6 @@ impl Line {
                 peer_hosts = listed.join(", "),
                 members = members.join(", "),
                 "peer_hosts differs from the membership; the membership was stored when the cluster formed, and counts"
-            ),
-            Line::OtherList { peer, listed } => tracing::error!(
-                peer,
-                peer_hosts = listed.join(", "),
-                "this peer has another list of peer_hosts; every node must have the same"
             ),
             Line::Lost { peer, cause } => tracing::warn!(peer, cause, "peer lost"),
             Line::Unresolved { peer, cause } => tracing::warn!(peer, cause, "peer's name does not resolve"),
@@ -125,7 +119,6 @@ struct Story {
     leaderless: u32,
     members: Vec<String>,
     list_told: Option<(Vec<String>, Vec<String>)>,
-    other_lists: BTreeMap<String, Vec<String>>,
     /// What was told of each peer, and for how many looks it has been something else.
     peers: BTreeMap<String, (Option<Reach>, u32)>,
     waiting: u32,
@@ -200,14 +193,6 @@ impl Story {
                     });
                 }
             }
-            // Before there is a membership the lists decide; afterwards each node tells of its own.
-            if let (Ok(status), true) = (answer, seen.members.is_empty()) {
-                let differs = !status.peer_hosts.is_empty() && status.peer_hosts != seen.listed;
-                if differs && self.other_lists.get(peer) != Some(&status.peer_hosts) {
-                    self.other_lists.insert(peer.clone(), status.peer_hosts.clone());
-                    lines.push(Line::OtherList { peer: peer.clone(), listed: status.peer_hosts.clone() });
-                }
-            }
         }
     }
 
@@ -268,12 +253,12 @@ pub(super) async fn run(node: &Node) -> String {
 }
 
 fn group(node: &Node) -> (Option<Leader>, Vec<String>) {
-    let metrics = node.0.raft_metrics.borrow();
-    let Some(metrics) = metrics.as_ref() else { return (None, Vec::new()) };
+    // No look at it is kept while the leader is asked for, which looks at it too.
+    let Some(metrics) = node.0.raft_metrics.borrow().clone() else { return (None, Vec::new()) };
     let members = metrics.membership_config.nodes();
     let mut addresses: Vec<String> = members.map(|(_, member)| member.addr.clone()).collect();
     addresses.sort();
-    let leader = metrics.current_leader.map(|id| {
+    let leader = metrics.current_leader.filter(|leader| node.is_followed(*leader)).map(|id| {
         let address = metrics.membership_config.membership().get_node(&id).map(|member| member.addr.clone());
         Leader { id, address: address.unwrap_or_default(), term: metrics.current_term }
     });

@@ -32,6 +32,11 @@ async fn every_node_tells_who_leads_and_which_peer_is_lost_and_back() {
     let back = ["peer reached", gone.as_str()];
     eventually("it tells of the return", TOLD_MAX, async || told(&cluster, stays, &back) == before + 1).await;
     assert_eq!(told(&cluster, stays, &lost), 1, "once");
+    for at in [leader, away] {
+        cluster.nodes[at].kill();
+    }
+    let none = ["WARN", "no leader is known"];
+    eventually("it tells that nobody leads", TOLD_MAX, async || told(&cluster, stays, &none) == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

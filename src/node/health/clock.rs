@@ -55,28 +55,69 @@ pub(super) fn look(node: &Node) -> Instant {
     look.steady
 }
 
-/// Compares the clock with those of the peers that were heard since.
-pub(super) fn compare(node: &Node, peers: &[String], since: Instant) {
+/// Compares the clock with those of the peers that were heard since; `done`: no other is waited for.
+pub(super) fn compare(node: &Node, peers: &[String], since: Instant, done: bool) {
     let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
     let heard = peers.iter().filter_map(|peer| node.0.links.presence(peer)).filter(|p| p.heard >= since);
     let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
-    let fault = clock_fault(&offsets, peers.len(), limit_ms);
-    // With this node they are a majority. Fewer can say that its clock is wrong, and not that it is right.
-    let enough = offsets.len() >= peers.len().div_ceil(2);
-    if fault.is_some() || enough {
-        note(node, |faults| {
-            faults.clock = fault;
-            faults.uncompared &= !enough;
-        });
+    match judge(&offsets, peers.len(), limit_ms) {
+        Verdict::Right => note(node, |faults| (faults.clock, faults.uncompared) = (None, false)),
+        Verdict::Wrong(fault) => note(node, |faults| (faults.clock, faults.uncompared) = (Some(fault), false)),
+        // Those who do not answer tell nothing: it is for those who do.
+        Verdict::Open if done => {
+            let fault = unless_others_agree(&offsets, peers.len(), limit_ms);
+            // With this node they are a majority. Fewer can say that its clock is wrong, and not that it is right.
+            let enough = offsets.len() >= peers.len().div_ceil(2);
+            if fault.is_some() || enough {
+                note(node, |faults| {
+                    faults.clock = fault;
+                    faults.uncompared &= !enough;
+                });
+            }
+        }
+        Verdict::Open => {}
     }
 }
 
-/// What is wrong, by how far the peers' clocks are ahead of this one.
-fn clock_fault(offsets: &[i64], peers: usize, limit_ms: i64) -> Option<String> {
-    let off = offsets.iter().filter(|ms| ms.abs() > limit_ms).count();
+/// What the clocks that were heard say of this node's, whatever those say that were not.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// A majority of all agrees with it.
+    Right,
+    /// No majority can agree with it any more.
+    Wrong(String),
+    Open,
+}
+
+/// Judges by how far the peers' clocks are ahead of this one. A peer that has not been heard yet may say either: what one
+/// that is wrong says first is no fault of a node with which the next one agrees.
+fn judge(offsets: &[i64], peers: usize, limit_ms: i64) -> Verdict {
+    let off = off(offsets, limit_ms);
+    let majority = peers.div_ceil(2) + 1;
+    if 1 + offsets.len() - off >= majority {
+        Verdict::Right
+    } else if off > peers + 1 - majority {
+        Verdict::Wrong(told(offsets, peers, limit_ms))
+    } else {
+        Verdict::Open
+    }
+}
+
+fn off(offsets: &[i64], limit_ms: i64) -> usize {
+    offsets.iter().filter(|ms| ms.abs() > limit_ms).count()
+}
+
+fn told(offsets: &[i64], peers: usize, limit_ms: i64) -> String {
+    let off = off(offsets, limit_ms);
+    format!("the wall clock is off from {off} of {peers} peers, by {offsets:?} ms")
+}
+
+/// What is wrong where nobody else can be asked.
+fn unless_others_agree(offsets: &[i64], peers: usize, limit_ms: i64) -> Option<String> {
+    let off = off(offsets, limit_ms);
     // Where half of the others, or more, say so, a majority of all cannot agree with this one.
     let wrong = off > 0 && off >= peers.div_ceil(2) && off * 2 > offsets.len();
-    wrong.then(|| format!("the wall clock is off from {off} of {peers} peers, by {offsets:?} ms"))
+    wrong.then(|| told(offsets, peers, limit_ms))
 }
 
 #[cfg(test)]
@@ -85,13 +126,31 @@ mod tests {
 
     #[test]
     fn a_clock_is_wrong_when_most_say_so() {
-        let fault = |offsets: &[i64], peers| clock_fault(offsets, peers, 5000).is_some();
+        let fault = |offsets: &[i64], peers| match judge(offsets, peers, 5000) {
+            Verdict::Right => false,
+            Verdict::Wrong(_) => true,
+            Verdict::Open => unless_others_agree(offsets, peers, 5000).is_some(),
+        };
         assert!(!fault(&[], 2));
         assert!(!fault(&[3, -4], 2));
         assert!(fault(&[-3_600_000, -3_600_010], 2));
         assert!(!fault(&[3_600_000, 4], 2), "it is the other one that is wrong");
+        assert!(fault(&[3_600_000], 2), "of two nodes that are left neither knows who is wrong");
         assert!(!fault(&[3_600_000, 3, 1, 0], 4));
         assert!(fault(&[3_600_000, 3_600_001, 3_600_002, 0], 4));
         assert!(fault(&[6000], 1), "of two nodes neither knows who is wrong, and neither fires");
+    }
+
+    #[test]
+    fn one_wrong_clock_that_is_heard_first_says_nothing() {
+        let open = |offsets: &[i64], peers| judge(offsets, peers, 5000) == Verdict::Open;
+        assert!(open(&[20_000], 2) && open(&[20_000], 4) && open(&[20_000, 3], 4) && open(&[20_000, 20_000], 4));
+        assert!(open(&[], 1) && open(&[], 2) && open(&[3], 3) && open(&[20_000], 3));
+        for (right, peers) in [(&[3][..], 1), (&[3], 2), (&[20_000, 3], 2), (&[3, 4], 3), (&[3, 4], 4)] {
+            assert_eq!(judge(right, peers, 5000), Verdict::Right, "{right:?} of {peers}");
+        }
+        for (wrong, peers) in [(&[9000][..], 1), (&[9000, 9001], 2), (&[9000, -9000], 3), (&[9000, 9000, 9000], 4)] {
+            assert!(matches!(judge(wrong, peers, 5000), Verdict::Wrong(_)), "{wrong:?} of {peers}");
+        }
     }
 }
