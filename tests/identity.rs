@@ -257,3 +257,26 @@ async fn a_node_whose_directory_is_moved_away_stops() {
         assert!(error.contains("was removed while this node was using it"), "{error}");
     }
 }
+
+/// A node that is killed before it hears the answer to its claim must come back as the same store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_that_cannot_write_who_it_is_asks_for_its_place_later() {
+    let mut cluster = Cluster::new(3, |_| {});
+    for i in 0..2 {
+        cluster.start(i).await;
+    }
+    cluster.node(0).await_ready().await;
+    let late = cluster.path(2);
+    let in_the_way = late.join("identity.tmp");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    cluster.start(2).await;
+    until("the reason", || async {
+        let (.., reason) = cluster.node(2).monitor.plain("/readyz").await;
+        reason.contains("identity.tmp").then_some(())
+    })
+    .await;
+    let claimed = cluster.node(0).server().node().machine().with_state(|state| state.claims().len());
+    assert_eq!(claimed, 2, "it asks for a place before its store is durable");
+    std::fs::remove_dir(in_the_way).unwrap();
+    cluster.node(2).await_ready().await;
+}

@@ -31,8 +31,8 @@ use crate::storage::identity::Identity;
 /// How often what is not urgent in Raft's metrics is passed on.
 const METRICS_EVERY: Duration = Duration::from_millis(50);
 
-/// After an attempt to keep the identity of the cluster that failed.
-const REMEMBER_AGAIN: Duration = Duration::from_millis(500);
+/// After an attempt to write the identity that failed.
+const WRITE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ impl Node {
             _ => self.find_place().await?,
         };
         identity.starts = self.count_start(identity.starts).await?;
-        identity.write(&self.0.config.raft_dir).map_err(failed)?;
+        self.write_identity(&identity).await;
         self.0.links.introduce(identity.node, identity.cluster);
         tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
         let forms = identity.cluster.is_none();
@@ -116,6 +116,15 @@ impl Node {
         // A single node need not wait to lead.
         self.0.raft_metrics.send_modify(|_| ());
         Ok(())
+    }
+
+    /// Makes this durable before anything is done in its name. What cannot be written now, since no descriptors or no room
+    /// are left, say, is tried again.
+    async fn write_identity(&self, identity: &Identity) {
+        while let Err(error) = identity.write(&self.0.config.raft_dir) {
+            self.note_wait(&Waits::Identity(error.to_string()));
+            tokio::time::sleep(WRITE_AGAIN).await;
+        }
     }
 
     /// Counts this start of a node that had `starts` by its identity. The log knows of it first: so a log that knows of
@@ -228,7 +237,7 @@ impl Node {
             let waits = if let Some((peer, _)) = formed {
                 if !asks {
                     let asking = identity(0, None);
-                    asking.write(&self.0.config.raft_dir).map_err(failed)?;
+                    self.write_identity(&asking).await;
                     *self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asking);
                 }
                 match self.claim(peer).await {
@@ -282,7 +291,7 @@ impl Node {
                     match self.remember_cluster(cluster) {
                         Ok(true) => {}
                         Ok(false) => {
-                            tokio::time::sleep(REMEMBER_AGAIN).await;
+                            tokio::time::sleep(WRITE_AGAIN).await;
                             continue;
                         }
                         Err(error) => return error,
@@ -415,8 +424,19 @@ mod tests {
         let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
         let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
         let (node, queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
-        node.join().await.unwrap();
         let in_the_way = dir.path().join("identity.tmp");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let joining = node.clone();
+        let joined = tokio::spawn(async move { joining.join().await });
+        let waits = async {
+            while !node.waits_for().contains("identity.tmp") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waits).await.unwrap();
+        assert!(node.0.group.get().is_none(), "it takes no part before");
+        std::fs::remove_dir(&in_the_way).unwrap();
+        joined.await.unwrap().unwrap();
         std::fs::create_dir(&in_the_way).unwrap();
         let worker = node.clone();
         let work = tokio::spawn(async move { worker.work(queues).await });

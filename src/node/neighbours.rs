@@ -27,6 +27,8 @@ pub(super) enum Waits {
     },
     /// Nodes with different lists would each take another node for the same one. Which lists differ.
     OneList(String),
+    /// For its directory to take the file `identity`. Why it does not.
+    Identity(String),
     /// For more peers.
     Peers {
         /// How many other nodes answer.
@@ -48,6 +50,9 @@ impl fmt::Display for Waits {
                 "waiting for a member of the cluster that this node has asked for a place: of the others {answered} of {of} \
                  answer, and belong to none"
             ),
+            Waits::Identity(reason) => {
+                write!(f, "the file `identity` cannot be written yet, and is tried again: {reason}")
+            }
             Waits::OneList(lists) => write!(f, "the nodes have different peer_hosts and form no cluster: {lists}"),
             Waits::Peers { answered, of } => {
                 write!(f, "waiting for enough peers to form or join the cluster: {answered} of {of} others answer")
@@ -85,7 +90,7 @@ impl Node {
             return;
         }
         // The story of the cluster has the others.
-        if let Waits::OneList(_) = waits {
+        if let Waits::OneList(_) | Waits::Identity(_) = waits {
             tracing::error!("{text}");
         }
         *waiting = Some(text);
