@@ -253,18 +253,24 @@ async fn write(node: &Node, term: u64, commands: Vec<Encoded>, deadline: Instant
             inner.metrics.batches.inc();
             Ok(answer.data.0)
         }
-        // Either it was never appended, or a new leader has cut it off this log. Of three nodes no other has it then. Of
-        // five one may, and be elected before the one that cut it off here has made its own log the majority's.
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) if voters > 3 => {
-            Err(Error::Unknown(began.elapsed()))
-        }
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Error::NoLeader),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(replaced(voters, began.elapsed())),
         Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(e)))) => Err(Error::Damaged(e.to_string())),
         Ok(Err(RaftError::Fatal(error))) => {
             tracing::error!(%error, "a write has failed");
             Err(Error::Unknown(began.elapsed()))
         }
         Err(_) => Err(Error::Unknown(began.elapsed())),
+    }
+}
+
+/// What is known of an entry where another leads by now. Either it was never appended, or a new leader has cut it off this
+/// log. Of three nodes no other has it then. Of five one may, and be elected before the one that cut it off here has made
+/// its own log the majority's.
+fn replaced(voters: usize, waited: Duration) -> Error {
+    if voters > 3 {
+        Error::Unknown(waited)
+    } else {
+        Error::NoLeader
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use openraft::raft::AppendEntriesRequest;
 use tempfile::TempDir;
 
 use super::*;
@@ -112,4 +113,47 @@ async fn what_waits_for_room_in_the_state_is_known_not_to_be_written() {
     drop(held);
     let written = node.propose(create(10), monotonic() + PATIENCE).await;
     assert!(matches!(written, Ok(Reply::Created { .. })), "{written:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_for_the_leader_of_one_term_that_waits_for_room_is_not_written_in_the_next() {
+    let (_dir, node) = leading(|config| {
+        config.storage.checkpoint_bytes = 1 << 16;
+        config.storage.unsaved_bytes_max = 1 << 16;
+    })
+    .await;
+    let held = node.0.machine.without_checkpoints().await;
+    let filled = node.propose(create(1 << 20), monotonic() + PATIENCE).await;
+    assert!(matches!(filled, Ok(Reply::Created { .. })), "{filled:?}");
+    let term = node.may_write().unwrap();
+    let before = entries(&node).await.len();
+    let room = room(64 << 20);
+    let submit = || submission(Encoded::of(&create(10)).unwrap(), &room, monotonic() + PATIENCE, Some(term)).unwrap();
+    let (waits, reply) = submit();
+    let mut sending = std::pin::pin!(send(&node, vec![waits]));
+    assert!(futures::poll!(sending.as_mut()).is_pending(), "there is room, and the test shows nothing");
+    // Another one leads for a moment, and then this one again.
+    let vote = openraft::Vote::new_committed(term + 1, 2);
+    let heartbeat = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+    node.0.group.get().unwrap().append_entries(heartbeat).await.unwrap();
+    let later = async {
+        while node.may_write().is_none_or(|now| now == term) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, later).await.unwrap();
+    drop(held);
+    sending.await;
+    assert_eq!(reply.reply().await, Err(Error::NoLeader));
+    // Nor where the term ends between the look at it and the write.
+    let commands = vec![Encoded::of(&create(10)).unwrap()];
+    assert_eq!(write(&node, term, commands, monotonic() + PATIENCE).await, Err(Error::NoLeader));
+    assert_eq!(entries(&node).await.len(), before);
+}
+
+#[test]
+fn an_entry_that_was_cut_off_is_known_not_to_be_written_among_three_voters_alone() {
+    let waited = Duration::from_millis(7);
+    assert_eq!([1, 3].map(|voters| replaced(voters, waited)), [Error::NoLeader, Error::NoLeader]);
+    assert_eq!([4, 5].map(|voters| replaced(voters, waited)), [Error::Unknown(waited), Error::Unknown(waited)]);
 }
