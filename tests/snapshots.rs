@@ -428,3 +428,43 @@ async fn has_all(cluster: &Cluster, node: usize) -> bool {
     }
     true
 }
+
+/// Removes what is in this directory of a node, or damages each file there.
+fn harm(dir: &Path, remove: bool) {
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let of_state = name.starts_with("state-") || name == "snapshots";
+        match (of_state, remove) {
+            (true, true) => std::fs::remove_dir_all(&path).expect("it goes"),
+            (true, false) if name == "snapshots" => files(dir, "snap").iter().for_each(|path| damage(path, 0.5)),
+            (true, false) => std::fs::write(path.join("db"), vec![0x5a; 4096]).expect("it can be written"),
+            (false, _) => {}
+        }
+    }
+}
+
+/// Its log does not reach back, and none of its files has what is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_lost_its_state_gets_a_snapshot_of_another_one_and_starts() {
+    let mut cluster = Cluster::three_with(|c| c.raft.snapshot_log_bytes = 1 << 20).await;
+    let leader = cluster.leader().await;
+    fill(&cluster, leader, "b").await;
+    cluster.level().await;
+    for remove in [true, false] {
+        let victim = cluster.followers().await[0];
+        cluster.crash(victim).await;
+        let dir = cluster.path(victim);
+        assert_eq!(files(&dir, "snap").len(), 1, "the log is purged behind a snapshot");
+        harm(&dir, remove);
+        cluster.start(victim).await;
+        cluster.node(victim).await_ready().await;
+        cluster.level().await;
+        assert!(has_all(&cluster, victim).await, "removed: {remove}");
+        for n in 0..30 {
+            let id = format!("b{n}").parse().expect("an id");
+            let own = cluster.node(victim).server().node().machine().task(&id).expect("it reads");
+            assert!(own.is_some(), "b{n} is not in its own state, removed: {remove}");
+        }
+    }
+}
