@@ -72,3 +72,43 @@ async fn damage_found_while_reading_is_an_error() {
     assert!(error.contains("is damaged at byte"), "{error}");
     assert_eq!(log.clone().try_get_log_entries(3..4).await.unwrap().len(), 1);
 }
+
+/// A peer that is away needs what is on disk alone. openraft takes an error for the end of the node.
+#[tokio::test]
+async fn entries_that_cannot_be_read_for_a_peer_are_read_later_or_end_the_node_after_ten_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    fill(&log, 1, 0, 30, 900).await;
+    let mut reader = log.clone();
+    let first = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+    let first = first.filter(|path| path.extension().is_some_and(|e| e == "seg")).min().unwrap();
+    let whole = std::fs::read(&first).unwrap();
+    let unread = || std::fs::OpenOptions::new().write(true).open(&first).unwrap().set_len(64).unwrap();
+    // In place: the log has the file open.
+    let read_again = || {
+        let file = std::fs::OpenOptions::new().write(true).open(&first).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &whole, 0).unwrap();
+    };
+    let pass = |s| {
+        let mut unread = log.0.unread.lock().unwrap();
+        let (_, since) = unread.as_mut().expect("it has failed");
+        *since = since.checked_sub(std::time::Duration::from_secs(s)).unwrap();
+    };
+    for _ in 0..2 {
+        // The ten seconds begin anew each time.
+        unread();
+        assert!(reader.try_get_log_entries(0..3).await.is_err(), "it can be read, and the test shows nothing");
+        assert_eq!(reader.limited_get_log_entries(0, 3).await.unwrap(), []);
+        pass(9);
+        assert_eq!(reader.limited_get_log_entries(0, 3).await.unwrap(), []);
+        assert_eq!(reader.limited_get_log_entries(25, 26).await.unwrap().len(), 1, "another peer needs others");
+        read_again();
+        assert_eq!(reader.limited_get_log_entries(0, 3).await.unwrap().len(), 3);
+    }
+    unread();
+    assert_eq!(reader.limited_get_log_entries(0, 3).await.unwrap(), []);
+    pass(11);
+    let error = reader.limited_get_log_entries(0, 3).await.unwrap_err().to_string();
+    assert!(error.contains("read"), "{error}");
+    assert!(log.status().stopped.is_none());
+}
