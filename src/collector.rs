@@ -109,3 +109,34 @@ impl Round {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, HostPort};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_damaged_chunk_of_the_index_ends_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
+        let own = HostPort { host: "127.0.0.1".to_owned(), port: 9 };
+        let (node, queues) = Node::open(config, own, String::new(), Clock::system()).unwrap();
+        let working = node.clone();
+        let mut work = tokio::spawn(async move { working.work(queues).await });
+        node.join().await.unwrap();
+        while node.may_fire().is_none() {
+            assert!(!work.is_finished());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut round = Round::default();
+        round.forget_index(&node).await.unwrap();
+        assert!(!work.is_finished());
+        node.machine().damage_index(0);
+        let looked = Round::default().forget_index(&node).await;
+        assert!(matches!(looked, Err(Error::Damaged(_))), "{looked:?}");
+        let reason = tokio::time::timeout(Duration::from_secs(20), &mut work).await.unwrap().unwrap();
+        assert!(reason.contains("the checksum of") && reason.contains("does not hold"), "{reason}");
+        node.close().await;
+    }
+}

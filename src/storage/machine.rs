@@ -221,6 +221,13 @@ impl Machine {
         self.0.keeper.lock().await
     }
 
+    /// Damages a chunk of the index of ended runs, as a disk does.
+    #[cfg(test)]
+    pub(crate) fn damage_index(&self, number: u64) {
+        let key = crate::state::record::Key::Index(number).to_bytes();
+        self.store().write(vec![(key, Some(b"damaged".to_vec()))], None).unwrap();
+    }
+
     fn unsaved_bytes(&self) -> usize {
         let core = self.core();
         core.state.changes().weight() + core.cut.as_ref().map_or(0, |cut| cut.changes.weight())
