@@ -121,7 +121,9 @@ pub struct OpenRun {
     pub phase: OpenPhase,
     /// The attempts that have ended, oldest first.
     pub attempts: Vec<Attempt>,
-    /// The definition under which it began, where the task has another by now.
+    /// The definition under which it began, where the task has another by now. Runs of one definition are stored with it
+    /// once ([`crate::state::record::HotTask`]).
+    #[serde(skip)]
     pub spec: Option<Arc<TaskSpec>>,
     /// The run whose outcome has triggered it.
     pub parent: Option<RunId>,

@@ -9,8 +9,8 @@ use crate::clock::{monotonic, Timestamp};
 use crate::command::Command;
 use crate::dispatcher::{Dispatcher, Gap, Taken};
 use crate::node::Node;
-use crate::state::{Job, State};
-use crate::task::{Misfire, MisfirePolicy, Overlap};
+use crate::state::{Job, State, NOTHING_FIRED};
+use crate::task::{Misfire, MisfirePolicy};
 use crate::wheel::Progress;
 
 /// Wheel work in one hold of the state.
@@ -23,10 +23,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const STEP_BACK_MS: u64 = 20;
 /// How often the leader looks for runs that are recorded as going and that nobody sends.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
-/// Why a due time was missed, where there is nothing else to say.
-const NOTHING_FIRED: &str = "nothing could fire at the time: no leader, or no node";
-/// What is late by less is not missed, whatever the window: some milliseconds always pass.
-const PUNCTUAL_MS: u64 = 100;
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs for as long as the node.
@@ -135,42 +131,10 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
     taken == limit && limit > 0
 }
 
-/// What is to be recorded of a due time in place of firing it: it is too old, or a run of its task is going.
+/// What is to be recorded of a due time in place of firing it.
 fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
-    if job.attempt != 1 || job.key.nonce != 0 {
-        return None;
-    }
     let default = Misfire { policy: MisfirePolicy::Latest, window_ms: node.config().callback.misfire_window_ms };
-    node.machine().with_state(|state| {
-        let task = state.task(job.seq).filter(|task| task.next == Some(job.key.due))?;
-        let options = task.options.as_deref();
-        let misfire = options.and_then(|o| o.misfire).unwrap_or(default);
-        // Each due time is moved by its task's jitter.
-        let jitter_ms = task.jitter_ms();
-        let window_ms = misfire.window_ms.max(PUNCTUAL_MS);
-        let old = |due: Timestamp| now.ms_since(due.plus_ms(jitter_ms)) > window_ms;
-        let missed = old(job.key.due)
-            && match misfire.policy {
-                MisfirePolicy::All => false,
-                MisfirePolicy::Skip => true,
-                // A later due time that is too old as well: then they fire as one.
-                MisfirePolicy::Latest => task.due_after(job.key.due).is_some_and(old),
-            };
-        if missed {
-            let paused = task.past.paused.and_then(|pause| pause.to).is_some_and(|to| to > job.key.due);
-            let reason = if paused { "paused" } else { NOTHING_FIRED };
-            return Some(Command::Misfire {
-                seq: job.seq,
-                from: job.key.due,
-                upto: Timestamp(now.0.saturating_sub(window_ms + jitter_ms)),
-                reason: reason.to_owned(),
-                latest_fires: misfire.policy == MisfirePolicy::Latest,
-            });
-        }
-        let overlap = options.map_or(Overlap::Allow, |o| o.overlap);
-        let overlaps = overlap != Overlap::Allow && task.runs().next().is_some();
-        overlaps.then(|| Command::Overlap { seq: job.seq, due: job.key.due, queue: overlap == Overlap::Queue })
-    })
+    node.machine().with_state(|state| state.instead_of(job, now, default))
 }
 
 /// Says why due times were missed, where this node knows better.

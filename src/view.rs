@@ -121,6 +121,8 @@ pub struct DueView {
     pub reason: Option<String>,
     /// The run that it has, or would have.
     pub run: RunId,
+    /// The last of the due times that this stands for, where it stands for several of a schedule that was replaced.
+    pub upto: Option<Timestamp>,
     /// Whether a trigger, and not the schedule, has asked for it.
     pub triggered: bool,
     /// The run whose outcome has triggered it.

@@ -499,6 +499,8 @@ async fn a_run_that_is_cancelled_is_not_tried_again_and_what_was_going_is_not_re
     cancel(client, &going).await.ok();
     let cancelled = client.task("slow").await;
     assert_eq!((&cancelled["state"], &cancelled["last_run"]["state"]), (&json!("finished"), &json!("cancelled")));
+    let attempts = &cancelled["last_run"]["attempts"];
+    assert!(attempts[0]["error"].as_str().is_some_and(|error| error.contains("cancelled")), "it was made: {attempts}");
     pass(1200).await;
     assert_eq!(client.task("slow").await, cancelled, "its answer is not recorded");
     assert_eq!((sink.of("slow").len(), sink.of("waits").len()), (1, 1));
@@ -535,7 +537,10 @@ async fn an_update_is_laid_over_the_task_and_what_is_going_ends_as_it_began() {
         .iter()
         .map(|h| (h.run().to_owned(), h.attempt(), h.path.clone(), String::from_utf8_lossy(&h.body).into_owned()))
         .collect();
-    assert!(seen.contains(&(began.clone(), 2, "/old".into(), "\"old\"".into())), "its retry is as it began: {seen:?}");
+    assert!(
+        seen.contains(&(began.clone(), 2, "/new".into(), "\"new\"".into())),
+        "it goes where the task goes: {seen:?}"
+    );
     assert!(seen.contains(&(next, 1, "/new".into(), "\"new\"".into())), "{seen:?}");
     assert!(sink.of("p").iter().all(|h| h.header("x") == "1"), "what is not sent stays");
     let shown = client.task("p").await;
@@ -703,7 +708,8 @@ async fn a_restart_keeps_what_was_paused_changed_bounded_cancelled_and_what_wait
         (hits.len() >= 2).then_some(hits)
     })
     .await;
-    assert!(hits.iter().all(|h| &h.body[..] == b"{}"), "as it began");
+    assert_eq!(&hits[0].body[..], b"{}");
+    assert!(hits[1..].iter().all(|h| &h.body[..] == b"\"new\""), "it sends what the task sends now");
     assert!(hits.windows(2).all(|p| p[1].attempt() >= p[0].attempt()));
     assert_eq!(sink.of("paused").len(), paused, "it stays paused");
     about(client, "resumeTask", "paused").await.ok();

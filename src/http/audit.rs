@@ -51,6 +51,9 @@ fn due(out: &mut Vec<u8>, due: &DueView) {
         o.plain("state", due.state.name());
         o.text_or_null("reason", due.reason.as_deref());
         o.plain("run_id", due.run);
+        if let Some(upto) = due.upto {
+            o.number("upto_ms", upto.as_ms());
+        }
         o.number_or_null("lateness_ms", due.lateness_ms);
         o.number("attempts", due.attempts);
         o.number("triggered", due.triggered);

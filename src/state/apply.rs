@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::alarms::Packed;
+use super::earlier::Left;
 use super::past::Past;
 use super::record::Pause;
 use super::task::{Rhythm, Task};
@@ -137,30 +138,42 @@ impl State {
         if task.digest != base || task.is_once() != once {
             return Err(Refusal::Conflict);
         }
-        // A due time that has come is about to be a run.
-        let come = task.next.filter(|_| task.next_fire().is_some_and(|at| at <= now));
-        let (created, latest) = (task.created, task.past.latest.max(come));
+        // What has come under the old definition stays due; what comes next is later.
+        let (created, latest) = (task.created, task.past.floor().max(task.come_upto(now)));
         self.check_chain(id, &spec.options)?;
         let same_times = spec.timing == old.timing && spec.options.times() == old.options.times();
         let times = if same_times { None } else { Some(self.first_due(now, created, latest, &spec)?) };
+        self.make_room(now, seq);
         let target = self.target(&spec.callback.target());
         let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchTask) };
-        if times.is_some() {
-            task.open_due(now);
+        let left = match times {
+            None => Left::Shared,
+            Some(_) => Left::Own(old.options.max_runs.map(|max| max.saturating_sub(task.past.fired))),
+        };
+        if !task.past.earlier.is_empty() {
+            for course in task.past.earlier.iter_mut().filter(|course| course.left == Left::Shared) {
+                course.left = left;
+                course.spec.get_or_insert_with(|| old.clone());
+            }
         }
         for run in task.past.open_mut().iter_mut().filter(|run| run.spec.is_none()) {
             run.spec = Some(old.clone());
         }
+        let then = match &times {
+            Some((_, first)) => Some(*first),
+            None => task.come_upto(now).map_or(task.next, |upto| task.due_after(upto)),
+        };
+        let kept = task.go_on_at(now, then, Some(old.clone()), left).then(|| task.rhythm.clone());
         task.digest = digest;
         task.options = (spec.options != Options::default()).then(|| Box::new(spec.options.clone()));
         let old_target = std::mem::replace(&mut task.target, target);
         let mut old_rhythm = None;
-        if let Some((rhythm, next)) = times {
+        task.came_up = true;
+        if let Some((rhythm, _)) = times {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
-            task.next = Some(next);
-            task.past.since = Some(now);
-            task.came_up = true;
+            task.past.since = Some(latest.map_or(now, |latest| now.max(latest)));
             task.past.fired = 0;
+            task.past.ended = false;
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;
                 self.finished.remove(&(task.past.finished.take(), seq));
@@ -168,6 +181,9 @@ impl State {
         }
         let next = task.shown_next();
         self.drop_target(&old_target);
+        if let Some(rhythm) = &kept {
+            self.hold_timetable(rhythm);
+        }
         if let Some(rhythm) = &old_rhythm {
             self.drop_timetable(rhythm);
         }
@@ -225,6 +241,7 @@ impl State {
         let oldest = task.past.runs_recorded.saturating_sub(super::RUNS_KEPT_MAX);
         self.changes.drop_runs(seq, task.is_once(), oldest, task.past.runs_recorded);
         self.drop_timetable(&task.rhythm);
+        task.past.earlier.iter().for_each(|course| self.drop_timetable(&course.rhythm));
         self.drop_target(&task.target);
     }
 
@@ -255,7 +272,7 @@ impl State {
             }
         }
         let (_, task) = self.existing(id)?;
-        Ok(Reply::Task { state: task.state, next: task.next })
+        Ok(Reply::Task { state: task.state, next: task.shown_next() })
     }
 
     fn trigger(&mut self, now: Timestamp, id: &TaskId) -> Result<Reply, Refusal> {
@@ -284,7 +301,12 @@ impl State {
 
     /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
+        self.drop_earlier(seq);
         let Some(task) = self.pages.get_mut(seq) else { return };
+        if task.past.ahead.is_some() && task.come_upto(Timestamp(0)).is_none() {
+            task.past.latest = task.past.floor();
+            task.past.ahead = None;
+        }
         let mut runs = task.past.open_mut().iter_mut().filter(|run| !run.key.is_alert());
         if let (Some(OpenRun { phase: phase @ OpenPhase::Queued, .. }), None) = (runs.next(), runs.next()) {
             *phase = OpenPhase::Waiting { attempt: 1, at: now };

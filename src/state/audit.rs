@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::earlier::{self, Earlier, Left};
 use super::task::{Rhythm, Task};
 use crate::clock::Timestamp;
 use crate::id::{RunId, RunKey, TaskId};
@@ -24,6 +25,7 @@ pub struct Course {
     created: Timestamp,
     since: Timestamp,
     next: Option<Timestamp>,
+    earlier: Vec<Earlier>,
     /// How many more runs the schedule has.
     left: Option<u64>,
     paused: bool,
@@ -53,23 +55,39 @@ impl Course {
             created: task.created,
             since: task.since(),
             next: task.next,
+            earlier: task.past.earlier.clone(),
             left: task.options.as_ref().and_then(|o| o.max_runs).map(|max| max.saturating_sub(task.past.fired)),
             paused: task.state == TaskState::Paused,
             jitter_ms: task.jitter_ms(),
         }
     }
 
+    /// The first due time of the present definition later than `after`.
     fn due_after(&self, after: Timestamp) -> Option<Timestamp> {
-        match &self.rhythm {
-            Rhythm::Once => None,
-            Rhythm::Periodic(table) => table.due_after(self.options.as_ref(), self.created, after),
-        }
+        self.rhythm.due_after(self.options.as_ref(), self.created, after)
+    }
+
+    /// As [`Task::due_after`].
+    fn any_due_after(&self, after: Timestamp) -> Option<Timestamp> {
+        earlier::due_after(&self.earlier, (&self.rhythm, self.options.as_ref()), self.created, after)
+    }
+
+    /// Due times from `from` on that have come and have no run; of the present course the next one alone.
+    fn behind(&self, from: Timestamp) -> impl Iterator<Item = Timestamp> + use<'_> {
+        let upto = self.earlier.last().map(|course| course.upto);
+        let first = self.next.filter(|next| *next >= from || upto.is_none());
+        let first = first.or_else(|| self.any_due_after(Timestamp(from.0.saturating_sub(1))));
+        let first = first.filter(|first| Some(*first) >= self.next && self.next.is_some());
+        let rest = std::iter::successors(first, |due| self.any_due_after(*due));
+        rest.take_while(move |due| Some(*due) <= upto || Some(*due) == self.next)
     }
 
     /// The last due time that `max_runs` leaves, if that can be told.
     fn last(&self) -> Option<Timestamp> {
         let left = self.left.filter(|left| (1..=LEFT_MAX).contains(left))?;
-        std::iter::successors(self.next, |due| self.due_after(*due)).take(left as usize).last()
+        let replaced = self.earlier.iter().rev().find(|course| course.left != Left::Shared);
+        let first = replaced.map_or(self.next, |course| course.then);
+        std::iter::successors(first, |due| self.any_due_after(*due)).take(left as usize).last()
     }
 
     /// Each due time of the period, and each triggered run in it, oldest first, beside what became of it by `now`.
@@ -82,7 +100,8 @@ impl Course {
         for run in runs {
             let (key, _) = run.id.parts();
             if wanted(&key) {
-                found.insert(key, of_run(run));
+                let upto = run.upto.filter(|_| run.due <= self.since);
+                found.insert(key, DueView { upto, ..of_run(run) });
             }
         }
         let spans: Vec<&RunView> = runs.iter().filter(|run| run.upto.is_some()).collect();
@@ -92,8 +111,11 @@ impl Course {
         let before = Timestamp(begin.0.saturating_sub(1)).max(self.since);
         let scheduled = std::iter::successors(self.due_after(before), |due| self.due_after(*due));
         let end = self.last().map_or(period.to, |last| last.min(period.to));
-        let scheduled = scheduled.take_while(|due| *due <= end).chain(self.next);
-        for due in scheduled.filter(|due| wanted(&RunKey::scheduled(*due))).take(period.limit + 1) {
+        let scheduled = scheduled.take_while(|due| *due <= end);
+        let is_wanted = |due: &Timestamp| wanted(&RunKey::scheduled(*due));
+        let behind = self.behind(begin).take_while(|due| *due <= period.to);
+        let behind = behind.filter(is_wanted).take(period.limit + 1);
+        for due in behind.chain(scheduled.filter(is_wanted).take(period.limit + 1)) {
             let key = RunKey::scheduled(due);
             if found.contains_key(&key) {
                 continue;
@@ -123,6 +145,7 @@ impl Course {
             state,
             reason: None,
             run,
+            upto: None,
             triggered: false,
             parent: None,
             lateness_ms: None,
@@ -145,6 +168,7 @@ fn of_run(run: &RunView) -> DueView {
         state: DueState::Run(run.state),
         reason: run.reason.clone(),
         run: run.id,
+        upto: None,
         triggered: !run.id.parts().0.is_scheduled(),
         parent: run.parent,
         lateness_ms: run.attempts.first().map(|first| u64::from(first.lateness_ms)),

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{State, Task};
+use super::{State, Task, OPEN_RUNS_MAX};
 use crate::clock::Timestamp;
 use crate::command::{Command, Seq, Steering, Verdict};
 use crate::id::{RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
-use crate::task::{target_of, TaskState};
+use crate::task::{target_of, Misfire, MisfirePolicy, Overlap, TaskState};
 use crate::wheel::Progress;
+
+/// Why a due time was missed, where there is nothing else to say.
+pub const NOTHING_FIRED: &str = "nothing could fire at the time: no leader, or no node";
+/// What is late by less is not missed, whatever the window: some milliseconds always pass.
+const PUNCTUAL_MS: u64 = 100;
 
 /// An attempt that is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +42,13 @@ impl Job {
     }
 }
 
-/// Where a run's attempts go: it ends under the definition under which it began. An alert has a target of its own.
+/// Where a run's attempts go: where the task goes now, so that a mended URL mends the task. An alert has a target of its
+/// own, under the definition under which its run began.
 fn target_of_run(task: &Task, run: &OpenRun) -> Arc<str> {
     let alert = task.options_of(run).and_then(|options| options.alert.as_ref());
-    match (alert.filter(|_| run.key.is_alert()), &run.spec) {
-        (Some(alert), _) => target_of(&alert.url).into(),
-        (None, Some(spec)) => spec.callback.target().into(),
-        (None, None) => task.target.clone(),
+    match alert.filter(|_| run.key.is_alert()) {
+        Some(alert) => target_of(&alert.url).into(),
+        None => task.target.clone(),
     }
 }
 
@@ -92,6 +97,46 @@ impl State {
             }
         }
         Some((seq, jobs))
+    }
+
+    /// What is to be recorded of a due time in place of firing it: it is too old, or as many runs of its task are going as
+    /// may. `default` is what becomes of those that are missed, where the task says nothing.
+    pub fn instead_of(&self, job: &Job, now: Timestamp, default: Misfire) -> Option<Command> {
+        if job.attempt != 1 || !job.key.is_scheduled() {
+            return None;
+        }
+        let (seq, due) = (job.seq, job.key.due);
+        let task = self.pages.get(seq).filter(|task| task.next == Some(due))?;
+        // Of due times that have come under another definition too, the present one says whether they are too old.
+        let misfire = task.options.as_deref().and_then(|o| o.misfire).unwrap_or(default);
+        // Each due time is moved by its task's jitter.
+        let jitter_ms = task.jitter_ms();
+        let window_ms = misfire.window_ms.max(PUNCTUAL_MS);
+        let old = |due: Timestamp| now.ms_since(due.plus_ms(jitter_ms)) > window_ms;
+        let missed = old(due)
+            && match misfire.policy {
+                MisfirePolicy::All => false,
+                MisfirePolicy::Skip => true,
+                // A later due time that is too old as well: then they fire as one.
+                MisfirePolicy::Latest => task.due_after(due).is_some_and(old),
+            };
+        if missed {
+            let paused = task.past.paused.and_then(|pause| pause.to).is_some_and(|to| to > due);
+            let reason = if paused { "paused" } else { NOTHING_FIRED };
+            // The latest of all: it can be of a later course.
+            let last = task.behind().is_none_or(|course| !course.then.is_some_and(old));
+            return Some(Command::Misfire {
+                seq,
+                from: due,
+                upto: Timestamp(now.0.saturating_sub(window_ms.saturating_add(jitter_ms))),
+                reason: reason.to_owned(),
+                latest_fires: last && misfire.policy == MisfirePolicy::Latest,
+            });
+        }
+        let overlap = task.options_of_next().map_or(Overlap::Allow, |o| o.overlap);
+        let overlaps = overlap != Overlap::Allow && task.runs().next().is_some();
+        let full = task.past.open.len() >= OPEN_RUNS_MAX;
+        (overlaps || full).then(|| Command::Overlap { seq, due, queue: overlap == Overlap::Queue })
     }
 
     /// Makes one task due again that was taken and for which nothing was done.

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::earlier::Left;
 use super::record::Pause;
 use super::runs::last_due_times;
 use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Refusal, Seq, Steering};
 use crate::id::{RunId, RunKey, TaskId};
-use crate::run::{OpenRun, Run, RunState};
+use crate::run::{OpenPhase, OpenRun, Run, RunState};
 use crate::task::{AlertEvent, Options, TaskSpec, TaskState};
 
 /// Tasks that are looked through for a cycle.
@@ -17,6 +18,9 @@ const CHAIN_MAX: usize = 10_000;
 /// Alerts of one task that wait to be delivered. While their receiver is away, further ones are not made: what they
 /// would tell is in the history.
 const ALERTS_MAX: usize = 100;
+
+/// Why a run was not made, or not made again, after its task had come to its end.
+pub(super) const ENDED: &str = "the task is ended";
 
 impl State {
     /// A run has come to an outcome, or a due time was missed: under `spec`, where the task has another by now.
@@ -100,10 +104,10 @@ impl State {
         if let Some(at) = steering.next_at {
             self.redirect(now, seq, key, at);
         }
-        let Some(task) = self.pages.get_mut(seq) else { return };
         if steering.end {
-            task.next = None;
+            self.end_task(now, seq);
         }
+        let Some(task) = self.pages.get_mut(seq) else { return };
         let left = task.next.is_some() || task.runs().next().is_some();
         if steering.pause && task.state == TaskState::Active && left {
             task.state = TaskState::Paused;
@@ -111,29 +115,61 @@ impl State {
         }
     }
 
+    /// The task has no due times any more, and nothing more of it is sent: what waits is cancelled, due times that have
+    /// come among it. Attempts that are under way end as they do.
+    fn end_task(&mut self, now: Timestamp, seq: Seq) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let first = task.next.filter(|_| task.come_upto(now).is_some());
+        let last = task
+            .come_upto(now)
+            .zip(first)
+            .and_then(|(upto, first)| last_due_times(first, upto, |after| task.due_after(after)).last().copied());
+        task.next = None;
+        task.past.latest = task.past.latest.max(last);
+        task.past.ended = true;
+        let waits = |run: &OpenRun| !run.key.is_alert() && !matches!(run.phase, OpenPhase::Running { .. });
+        let waiting: Vec<OpenRun> = task.past.open.extract_if(.., |run| waits(run)).collect();
+        let cancelled = |key| Run::unfired(key, RunState::Cancelled, ENDED, now);
+        for OpenRun { key, attempts, parent, .. } in waiting {
+            self.record(seq, Run { attempts, parent, ..cancelled(key) });
+        }
+        if let Some(first) = first {
+            let upto = last.filter(|last| *last > first);
+            self.record(seq, Run { upto, ..cancelled(RunKey::scheduled(first)) });
+        }
+    }
+
     /// The task is next due at `at`, in place of what its schedule says.
     fn redirect(&mut self, now: Timestamp, seq: Seq, key: RunKey, at: Timestamp) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         // Never a due time that was there before: two runs would have the same id.
-        let at = at.max(now.plus_ms(1)).max(key.due.plus_ms(1)).max(task.past.latest.unwrap_or_default().plus_ms(1));
+        let come = task.come_upto(now);
+        let before = [now, key.due, task.past.floor().unwrap_or_default(), come.unwrap_or_default()];
+        let at = before.into_iter().fold(at, |at, before| at.max(before.plus_ms(1)));
         let options = task.options.as_deref();
         if options.and_then(|o| o.max_runs).is_some_and(|max| task.past.fired >= max) {
             return;
         }
         let ends = options.and_then(|o| o.end).is_some_and(|end| at > end);
-        task.open_due(now);
-        let skipped = task.next.filter(|next| *next < at).map(|first| {
+        // Those that have come fire; those between now and then do not.
+        let first = come.map_or(task.next, |upto| task.due_after(upto));
+        let skipped = first.filter(|first| *first < at).map(|first| {
             let before = Timestamp(at.0 - 1);
             let last = last_due_times(first, before, |after| task.due_after(after)).last().copied();
             (first, last.filter(|last| *last != first))
         });
-        task.next = (!ends).then_some(at);
+        let kept = task.go_on_at(now, (!ends).then_some(at), None, Left::Shared).then(|| task.rhythm.clone());
         let passed = skipped.and_then(|(first, upto)| upto.or(Some(first)));
-        task.past.latest = task.past.latest.max(passed);
+        if passed.is_some() {
+            task.past.ahead = task.past.floor().max(passed);
+        }
         task.came_up = true;
         if task.next.is_some() && task.state == TaskState::Finished {
             task.state = TaskState::Active;
             self.finished.remove(&(task.past.finished.take(), seq));
+        }
+        if let Some(rhythm) = &kept {
+            self.hold_timetable(rhythm);
         }
         if let Some((first, upto)) = skipped {
             let reason = format!("the target's answer has set the next due time to {at}");

@@ -5,8 +5,20 @@ use std::sync::Arc;
 
 use super::alarms::Alarm;
 use super::record::HotPage;
-use super::{Rhythm, State};
+use super::{Rhythm, State, Task};
 use crate::task::TaskState;
+
+impl Task {
+    /// The courses follow on each other, and on what has had a run.
+    fn check_earlier(&self) {
+        let mut from = self.next;
+        for course in &self.past.earlier {
+            assert!(from.is_some_and(|from| from <= course.upto), "{}: {from:?} and {course:?}", self.id);
+            assert!(course.then.is_none_or(|then| then > course.upto), "{}: {course:?}", self.id);
+            from = course.then;
+        }
+    }
+}
 
 impl State {
     /// Checks that all parts of the state agree.
@@ -27,9 +39,13 @@ impl State {
             if task.past.finished.is_some() {
                 finished.insert((task.past.finished, seq));
             }
-            if let Rhythm::Periodic(table) = &task.rhythm {
-                *timetables.entry((table.format.clone(), table.timezone.clone())).or_default() += 1;
+            let rhythms = std::iter::once(&task.rhythm).chain(task.past.earlier.iter().map(|course| &course.rhythm));
+            for rhythm in rhythms {
+                if let Rhythm::Periodic(table) = rhythm {
+                    *timetables.entry((table.format.clone(), table.timezone.clone())).or_default() += 1;
+                }
             }
+            task.check_earlier();
             *targets.entry(task.target.clone()).or_default() += 1;
             let keys: BTreeSet<_> = task.past.open.iter().map(|run| run.key).collect();
             assert_eq!(

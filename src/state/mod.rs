@@ -19,6 +19,7 @@ mod apply;
 pub mod audit;
 mod changes;
 mod due;
+mod earlier;
 mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzz;
@@ -43,7 +44,8 @@ use crate::schedule::{Schedule, Zone};
 
 pub use alarms::Alarm;
 pub use changes::{Changes, IndexChanges, RunChanges};
-pub use due::Job;
+pub use due::{Job, NOTHING_FIRED};
+pub use earlier::{Earlier, Left};
 pub use past::{Happened, Past};
 pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
 
@@ -221,6 +223,21 @@ impl State {
         Ok(table)
     }
 
+    fn rhythm(&mut self, stored: &record::HotRhythm) -> Result<Rhythm, String> {
+        Ok(match stored {
+            record::HotRhythm::Once => Rhythm::Once,
+            record::HotRhythm::Periodic { format, timezone } => Rhythm::Periodic(self.timetable(format, timezone)?),
+        })
+    }
+
+    /// One more course has it.
+    fn hold_timetable(&mut self, rhythm: &Rhythm) {
+        let Rhythm::Periodic(table) = rhythm else { return };
+        if let Some((_, tasks)) = self.timetables.get_mut(&(table.format.clone(), table.timezone.clone())) {
+            *tasks += 1;
+        }
+    }
+
     /// One task less has it.
     fn drop_timetable(&mut self, rhythm: &Rhythm) {
         let Rhythm::Periodic(table) = rhythm else { return };
@@ -258,12 +275,14 @@ impl State {
         if seq == Seq::MAX || self.pages.get(seq).is_some() || self.find(&stored.id).is_some() {
             return Err(format!("the task {} with the number {seq} is there twice, or cannot be", stored.id));
         }
-        let rhythm = match &stored.rhythm {
-            record::HotRhythm::Once => Rhythm::Once,
-            record::HotRhythm::Periodic { format, timezone } => Rhythm::Periodic(self.timetable(format, timezone)?),
-        };
+        let rhythm = self.rhythm(&stored.rhythm)?;
+        let mut earlier = Vec::with_capacity(stored.earlier.len());
+        for record::HotEarlier { spec, rhythm, upto, left, then } in &stored.earlier {
+            let (spec, rhythm) = (spec.clone(), self.rhythm(rhythm)?);
+            earlier.push(Earlier { spec, rhythm, upto: *upto, left: *left, then: *then });
+        }
         let target = self.target(&stored.target);
-        let mut task = Task::from_record(stored, rhythm, target);
+        let mut task = Task::from_record(stored, rhythm, earlier, target);
         let hash = task.id.stable_hash();
         self.alarms.set(seq, &mut task);
         if !task.past.open.is_empty() {

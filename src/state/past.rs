@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
+use super::earlier::Earlier;
 use super::record::Pause;
 use crate::clock::Timestamp;
 use crate::run::OpenRun;
@@ -21,13 +22,19 @@ pub struct Happened {
     pub runs_recorded: u64,
     /// Started and not ended, oldest first.
     pub open: Vec<OpenRun>,
+    /// Due times that have come and have no run, under courses that the task had before the present one; oldest first.
+    pub earlier: Vec<Earlier>,
     /// When it finished.
     pub finished: Option<Timestamp>,
-    /// Due times of which there is a run.
+    /// Due times of which there is a run that counts for `max_runs`.
     pub fired: u64,
     /// The latest due time of which there is a run, or a record that there was none. What comes next is later, even
     /// where a clock was set back: two runs of one due time would have one id.
     pub latest: Option<Timestamp>,
+    /// A later one of which there is a record, while earlier ones have come and have none.
+    pub ahead: Option<Timestamp>,
+    /// An answer of its target has ended it: nothing more of it is sent.
+    pub ended: bool,
     /// How often it was triggered.
     pub triggers: u64,
     /// The last time it was paused.
@@ -43,14 +50,24 @@ static NOTHING: Happened = Happened {
     run_count: 0,
     runs_recorded: 0,
     open: Vec::new(),
+    earlier: Vec::new(),
     finished: None,
     fired: 0,
     latest: None,
+    ahead: None,
+    ended: false,
     triggers: 0,
     paused: None,
     failing: false,
     taken: None,
 };
+
+impl Happened {
+    /// The latest due time of which there is a run or a record. What is given to the task from now on is later.
+    pub(super) fn floor(&self) -> Option<Timestamp> {
+        self.latest.max(self.ahead)
+    }
+}
 
 /// Pushes to what mostly has one at a time: a vector begins with room for four.
 pub(super) fn push_lean<T>(few: &mut Vec<T>, one: T) {

@@ -13,11 +13,13 @@
 //! order of creation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::earlier::{Earlier, Left};
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::TaskId;
@@ -25,7 +27,7 @@ use crate::run::{OpenRun, Run, RunState};
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
-pub const RECORD_FORMAT: u8 = 1;
+pub const RECORD_FORMAT: u8 = 2;
 /// Hot states in one record.
 pub const HOT_PER_PAGE: u64 = 64;
 /// Definitions in one record.
@@ -114,14 +116,37 @@ pub struct HotTask {
     pub run_count: u64,
     pub runs_recorded: u64,
     pub open: Vec<OpenRun>,
+    /// Definitions of open runs that do not end under the present one, each with the places of its runs.
+    pub specs: Vec<(Arc<TaskSpec>, Vec<u32>)>,
+    pub earlier: Vec<HotEarlier>,
     pub finished: Option<Timestamp>,
     pub target: String,
     pub options: Options,
     pub fired: u64,
     pub latest: Option<Timestamp>,
+    pub ahead: Option<Timestamp>,
+    pub ended: bool,
     pub triggers: u64,
     pub paused: Option<Pause>,
     pub failing: bool,
+}
+
+/// The rest of an earlier course of a task, as stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of state::earlier::Earlier")]
+pub struct HotEarlier {
+    pub spec: Option<Arc<TaskSpec>>,
+    pub rhythm: HotRhythm,
+    pub upto: Timestamp,
+    pub left: Left,
+    pub then: Option<Timestamp>,
+}
+
+impl HotEarlier {
+    pub(super) fn of(course: &Earlier) -> HotEarlier {
+        let Earlier { spec, rhythm, upto, left, then } = course.clone();
+        HotEarlier { spec, rhythm: rhythm.to_record(), upto, left, then }
+    }
 }
 
 /// The last time that a task was paused.

@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use super::follow::ENDED;
 use super::past::push_lean;
 use super::record::Indexed;
-use super::{State, RUNS_KEPT_MAX};
+use super::{State, OPEN_RUNS_MAX, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
 use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
+use crate::task::{Overlap, TaskState};
 
 /// Due times that were missed together and have a record each.
 const MISSED_SINGLE_MAX: usize = 50;
@@ -61,6 +63,9 @@ impl State {
 
     pub(super) fn run_ended(&mut self, now: Timestamp, seq: Seq, key: RunKey, end: End) {
         let End { attempt, term, verdict, steering } = end;
+        if attempt.status.is_some() {
+            self.open_replaced(now, seq, key);
+        }
         let Some(open) = self.open_run(seq, key) else { return };
         let current = match open.phase {
             OpenPhase::Queued => 1,
@@ -86,7 +91,10 @@ impl State {
             open.attempts.extend(lost);
         }
         push_lean(&mut open.attempts, attempt);
+        let ended = self.pages.get(seq).is_some_and(|task| task.past.ended) && key.is_scheduled();
+        let Some(open) = self.open_run(seq, key) else { return };
         let (state, reason) = match verdict {
+            Verdict::Retry { .. } if ended => (RunState::Cancelled, Some(ENDED.to_owned())),
             Verdict::Retry { at } => {
                 open.phase = OpenPhase::Waiting { attempt: number.saturating_add(1), at };
                 if let Some(task) = self.pages.get_mut(seq) {
@@ -121,25 +129,46 @@ impl State {
     /// The open run `key`, which is made if the task is about to have it; none where it has ended, or never was to be.
     fn open_run(&mut self, seq: Seq, key: RunKey) -> Option<&mut OpenRun> {
         let task = self.pages.get_mut(seq)?;
-        if task.next == Some(key.due) && key.nonce == 0 {
-            task.pass(key.due);
-            task.past.open_run(OpenRun::new(key, key.due));
+        if task.next == Some(key.due) && key.is_scheduled() {
+            let spec = task.spec_of_next().cloned();
+            task.pass(key.due, true);
+            task.past.open_run(OpenRun { spec, ..OpenRun::new(key, key.due) });
         }
         task.past.open_mut().iter_mut().find(|run| run.key == key)
+    }
+
+    /// A target has answered a run of a schedule that was replaced while the attempt was under way: its due time had come
+    /// by the clock of the leader that sent it, though not yet as the change was written. What was sent is recorded.
+    fn open_replaced(&mut self, now: Timestamp, seq: Seq, key: RunKey) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let due = key.due;
+        let passed = task.past.latest >= Some(due) || task.next.is_none_or(|next| next <= due);
+        if key.is_scheduled() && due <= now && !passed && task.state != TaskState::Finished {
+            task.past.latest = Some(due);
+            task.past.open_run(OpenRun::new(key, due));
+        }
     }
 
     /// Ends a run by a call. An attempt of it that is under way is not waited for, and what comes of it not recorded.
     pub(super) fn cancel(&mut self, now: Timestamp, seq: Seq, key: RunKey) -> Result<Reply, Refusal> {
         let task = self.pages.get_mut(seq).ok_or(Refusal::NoSuchRun)?;
         // A run is there from its due time on, before anything of it is recorded.
-        let due = task.next_fire().is_some_and(|at| at <= now);
+        let due = task.next.is_some_and(|due| due <= now);
         if !due && task.next == Some(key.due) && key.nonce == 0 {
             return Err(Refusal::NoSuchRun);
         }
         let Some(open) = self.open_run(seq, key) else { return Err(Refusal::NoSuchRun) };
-        let (attempts, parent) = (std::mem::take(&mut open.attempts), open.parent);
+        let (mut attempts, parent) = (std::mem::take(&mut open.attempts), open.parent);
+        // One that is under way was made, whatever comes of it.
+        let error = "the run was cancelled while this attempt was under way: its outcome is not known";
+        attempts.extend(open.going().map(|attempt| Attempt { error: Some(error.to_owned()), ..attempt }));
+        let begun = !attempts.is_empty();
+        let own = open.spec.is_some();
         if let Some(task) = self.pages.get_mut(seq) {
             task.past.open.retain(|run| run.key != key);
+            if key.is_scheduled() && !begun && !own {
+                task.uncount();
+            }
         }
         let run = Run::unfired(key, RunState::Cancelled, "cancelled by a call", now);
         self.record(seq, Run { attempts, parent, ..run });
@@ -165,17 +194,24 @@ impl State {
     /// A due time has come while a run is going: it waits for the end of that run, or is skipped.
     pub(super) fn overlap(&mut self, now: Timestamp, seq: Seq, due: Timestamp, queue: bool) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        if task.next != Some(due) || task.runs().next().is_none() {
-            // The run has ended meanwhile: the due time fires.
+        let full = task.past.open.len() >= OPEN_RUNS_MAX;
+        let overlaps = task.options_of_next().is_some_and(|o| o.overlap != Overlap::Allow);
+        if task.next != Some(due) || !(full || overlaps && task.runs().next().is_some()) {
+            // The run has ended meanwhile, or the task was changed: the due time fires.
             return;
         }
-        task.pass(due);
-        let key = RunKey::scheduled(due);
-        if queue && task.past.open.iter().all(|run| run.phase != OpenPhase::Queued) {
-            task.past.open_run(OpenRun { phase: OpenPhase::Queued, ..OpenRun::new(key, now) });
+        let (key, spec) = (RunKey::scheduled(due), task.spec_of_next().cloned());
+        let waits = queue && !full && task.past.open.iter().all(|run| run.phase != OpenPhase::Queued);
+        task.pass(due, waits);
+        if waits {
+            task.past.open_run(OpenRun { phase: OpenPhase::Queued, spec, ..OpenRun::new(key, now) });
         } else {
-            let waits = if queue { "overlap: a run is going and another waits" } else { "overlap: a run is going" };
-            self.record(seq, Run::unfired(key, RunState::Skipped, waits, now));
+            let reason = match queue {
+                _ if full => Refusal::TooManyRuns(OPEN_RUNS_MAX).to_string(),
+                true => "overlap: a run is going and another waits".to_owned(),
+                false => "overlap: a run is going".to_owned(),
+            };
+            self.record(seq, Run::unfired(key, RunState::Skipped, reason, now));
         }
         self.settle(now, seq);
     }
@@ -193,6 +229,9 @@ impl State {
         if task.next != Some(from) {
             return;
         }
+        // What is late is late under one definition.
+        let upto = task.behind().map_or(upto, |course| upto.min(course.upto));
+        let spec = task.spec_of_next().cloned();
         let mut past = last_due_times(from, upto, |after| task.due_after(after));
         let Some(&latest) = past.last() else { return };
         if latest_fires {
@@ -215,7 +254,7 @@ impl State {
             self.record(seq, Run::unfired(RunKey::scheduled(due), RunState::Missed, reason, now));
         }
         if let Some(newest) = newest {
-            self.follow(now, seq, RunKey::scheduled(newest), RunState::Missed, None);
+            self.follow(now, seq, RunKey::scheduled(newest), RunState::Missed, spec);
         }
         self.settle(now, seq);
     }

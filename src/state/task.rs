@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::alarms::Packed;
+use super::earlier::{self, Earlier};
 use super::past::{Happened, Past};
-use super::record::{HotRhythm, HotTask};
+use super::record::{HotEarlier, HotRhythm, HotTask};
 use crate::clock::Timestamp;
 use crate::command::Refusal;
 use crate::id::{RunId, RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
 use crate::schedule::{Schedule, Zone};
-use crate::task::{Delivery, Options, Overlap, TaskState};
+use crate::task::{Delivery, Options, TaskSpec, TaskState};
 
 /// A schedule in its zone; shared by the tasks that have the same.
 #[derive(Debug)]
@@ -43,6 +44,23 @@ pub enum Rhythm {
     Once,
     /// By a timetable.
     Periodic(Arc<Timetable>),
+}
+
+impl Rhythm {
+    /// The first due time later than `after` that counts, of a task that was created at `created`.
+    pub fn due_after(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
+        match self {
+            Rhythm::Once => None,
+            Rhythm::Periodic(table) => table.due_after(options, created, after),
+        }
+    }
+
+    pub(super) fn to_record(&self) -> HotRhythm {
+        match self {
+            Rhythm::Once => HotRhythm::Once,
+            Rhythm::Periodic(t) => HotRhythm::Periodic { format: t.format.clone(), timezone: t.timezone.clone() },
+        }
+    }
 }
 
 /// A task that has so many runs open is not triggered once more: they are kept in memory, and written whenever one of
@@ -97,17 +115,24 @@ impl Task {
 
     /// When the schedule's next run is to be fired: its due time, moved by the jitter; none while it is not to be.
     pub fn next_fire(&self) -> Option<Timestamp> {
-        Some(self.shown_next()?.plus_ms(self.jitter_ms()))
+        let next = self.next.filter(|_| self.state == TaskState::Active)?;
+        Some(next.plus_ms(self.jitter_ms()))
     }
 
-    /// The schedule's next due time, as callers are told it: none while it does not fire.
+    /// The schedule's next due time, as callers are told it: none while it does not fire. Where another schedule was
+    /// given to the task, it is the first of that one, though one of the schedule before may not have fired yet.
     pub fn shown_next(&self) -> Option<Timestamp> {
-        self.next.filter(|_| self.state == TaskState::Active)
+        let replaced = self.past.earlier.iter().rev().find(|course| course.left != earlier::Left::Shared);
+        let next = match replaced.filter(|course| self.next.is_some_and(|next| next <= course.upto)) {
+            Some(course) => course.then,
+            None => self.next,
+        };
+        next.filter(|_| self.state == TaskState::Active)
     }
 
-    /// By how much each due time is moved.
+    /// By how much the next due time is moved.
     pub fn jitter_ms(&self) -> u64 {
-        match &self.options {
+        match self.options_of_next() {
             Some(options) if options.jitter_ms > 0 => self.id.stable_hash() % options.jitter_ms,
             _ => 0,
         }
@@ -123,24 +148,22 @@ impl Task {
 
     /// The first due time later than `after`.
     pub fn due_after(&self, after: Timestamp) -> Option<Timestamp> {
-        match &self.rhythm {
-            Rhythm::Once => None,
-            Rhythm::Periodic(table) => table.due_after(self.options.as_deref(), self.created, after),
-        }
-    }
-
-    /// There is a run of the due time `due`: the next one comes up, if there is one.
-    pub(super) fn pass(&mut self, due: Timestamp) {
-        self.past.fired += 1;
-        self.past.latest = self.past.latest.max(Some(due));
-        let enough = self.options.as_ref().and_then(|o| o.max_runs).is_some_and(|max| self.past.fired >= max);
-        self.next = if enough { None } else { self.due_after(due) };
-        self.came_up = true;
+        let present = (&self.rhythm, self.options.as_deref());
+        earlier::due_after(&self.past.earlier, present, self.created, after)
     }
 
     /// The runs that have started and not ended, oldest first. (What is open besides are alerts.)
     pub fn runs(&self) -> impl Iterator<Item = &OpenRun> {
         self.past.open.iter().filter(|run| !run.key.is_alert())
+    }
+
+    /// The definition under which the run with this key is made, or would be, where it is not the present one.
+    pub fn own_spec(&self, key: RunKey) -> Option<&Arc<TaskSpec>> {
+        match self.past.open.iter().find(|run| run.key == key) {
+            Some(run) => run.spec.as_ref(),
+            None if key.is_scheduled() && self.next == Some(key.due) => self.spec_of_next(),
+            None => None,
+        }
     }
 
     /// What the definition says under which this run is made.
@@ -171,31 +194,31 @@ impl Task {
         Ok(key)
     }
 
-    /// The schedule is about to be replaced. A due time that has come is a run from now on, whatever the schedule says
-    /// next: its attempt may be under way.
-    pub(super) fn open_due(&mut self, now: Timestamp) {
-        let (Some(due), Some(at)) = (self.next, self.next_fire()) else { return };
-        let waits = self.options.as_ref().is_some_and(|o| o.overlap != Overlap::Allow) && self.runs().next().is_some();
-        if at <= now && !waits {
-            self.pass(due);
-            self.open(OpenRun::new(RunKey::scheduled(due), at));
-        }
-    }
-
     /// Whether it has one due time only.
     pub fn is_once(&self) -> bool {
         matches!(self.rhythm, Rhythm::Once)
     }
 
-    pub(super) fn from_record(stored: HotTask, rhythm: Rhythm, target: Arc<str>) -> Self {
+    pub(super) fn from_record(stored: HotTask, rhythm: Rhythm, earlier: Vec<Earlier>, target: Arc<str>) -> Self {
+        let mut open = stored.open;
+        for (spec, runs) in stored.specs {
+            for at in runs {
+                if let Some(run) = usize::try_from(at).ok().and_then(|at| open.get_mut(at)) {
+                    run.spec = Some(spec.clone());
+                }
+            }
+        }
         let past = Happened {
             since: (stored.since != stored.created).then_some(stored.since),
             run_count: stored.run_count,
             runs_recorded: stored.runs_recorded,
-            open: stored.open,
+            open,
+            earlier,
             finished: stored.finished,
             fired: stored.fired,
             latest: stored.latest,
+            ahead: stored.ahead,
+            ended: stored.ended,
             triggers: stored.triggers,
             paused: stored.paused,
             failing: stored.failing,
@@ -228,25 +251,39 @@ impl Task {
             digest: self.digest,
             created: self.created,
             since: self.since(),
-            rhythm: match &self.rhythm {
-                Rhythm::Once => HotRhythm::Once,
-                Rhythm::Periodic(t) => HotRhythm::Periodic { format: t.format.clone(), timezone: t.timezone.clone() },
-            },
+            rhythm: self.rhythm.to_record(),
             state: self.state,
             next: self.next,
             run_count: self.past.run_count,
             runs_recorded: self.past.runs_recorded,
-            open: self.past.open.clone(),
+            open: self.past.open.iter().map(|run| OpenRun { spec: None, ..run.clone() }).collect(),
+            specs: specs(&self.past.open),
+            earlier: self.past.earlier.iter().map(HotEarlier::of).collect(),
             finished: self.past.finished,
             target: self.target.to_string(),
             options: self.options.as_deref().cloned().unwrap_or_default(),
             fired: self.past.fired,
             latest: self.past.latest,
+            ahead: self.past.ahead,
+            ended: self.past.ended,
             triggers: self.past.triggers,
             paused: self.past.paused,
             failing: self.past.failing,
         }
     }
+}
+
+/// The definitions of runs that do not end under the present one, each with the places of its runs: there can be a
+/// thousand runs, and a definition can have a megabyte.
+fn specs(open: &[OpenRun]) -> Vec<(Arc<TaskSpec>, Vec<u32>)> {
+    let mut specs: Vec<(Arc<TaskSpec>, Vec<u32>)> = Vec::new();
+    for (at, spec) in (0..).zip(open).filter_map(|(at, run)| Some((at, run.spec.as_ref()?))) {
+        match specs.iter_mut().rev().find(|(known, _)| Arc::ptr_eq(known, spec) || known == spec) {
+            Some((_, runs)) => runs.push(at),
+            None => specs.push((spec.clone(), vec![at])),
+        }
+    }
+    specs
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Unit tests of the state, by commands only.
 
+mod account;
 mod audit;
 mod calls;
+mod changes;
 mod follow;
 mod index;
 mod odd;

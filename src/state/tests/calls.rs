@@ -152,6 +152,8 @@ fn a_changed_task_keeps_its_next_due_time_unless_its_schedule_changed() {
         panic!("not changed")
     };
     assert!(next > late && next.0 % 3_600_000 == 0);
+    assert_eq!(state.timetables.len(), 2, "of the old one a due time is left");
+    end_next(&mut state, 1);
     assert_eq!(state.timetables.len(), 1, "the old timetable is gone");
 }
 
@@ -206,7 +208,7 @@ fn finished_tasks_are_forgotten_when_their_time_is_over() {
 #[test]
 fn a_due_time_that_overlaps_waits_or_is_skipped() {
     let mut state = State::new(T0);
-    create(&mut state, T0, "a", minutely());
+    bounded(&mut state, "a", Options { overlap: crate::task::Overlap::Queue, ..Options::default() });
     let due = |n: u64| state_due(T0, n);
     state.apply(due(0), started(1, due(0), 1, 1, 1));
     state.apply(due(1), Command::Overlap { seq: 1, due: due(1), queue: true });

@@ -53,10 +53,25 @@ impl Known {
 /// Why a run is made.
 #[derive(Clone, Debug)]
 pub struct Cause {
-    /// The definition under which it is made: its task's, unless that was changed while the run was going.
+    /// The definition under which it is made: its task's, unless that was changed while the run was going. What it sends,
+    /// and where, is always as the task says now.
     pub spec: Arc<TaskSpec>,
     /// The run whose outcome has triggered it.
     pub parent: Option<RunId>,
+}
+
+impl Cause {
+    fn of(task: &Task, key: RunKey, present: Arc<TaskSpec>) -> Cause {
+        let parent = task.past.open.iter().find(|run| run.key == key).and_then(|run| run.parent);
+        let spec = match task.own_spec(key) {
+            Some(own) => {
+                let (callback, secrets) = (present.callback.clone(), present.secrets.clone());
+                Arc::new(TaskSpec { callback, secrets, ..(**own).clone() })
+            }
+            None => present,
+        };
+        Cause { spec, parent }
+    }
 }
 
 /// The layers above the store, newest first.
@@ -85,11 +100,8 @@ impl Machine {
     pub fn cause_in_memory(&self, seq: Seq, key: RunKey) -> Option<Option<Cause>> {
         let core = self.core();
         let Some(task) = core.state.task(seq) else { return Some(None) };
-        let open = task.past.open.iter().find(|run| run.key == key);
-        let parent = open.and_then(|run| run.parent);
-        let own = open.and_then(|run| run.spec.clone()).map(Some);
-        let spec = own.or_else(|| spec_in_memory(&core, seq))?;
-        Some(spec.map(|spec| Cause { spec, parent }))
+        let spec = spec_in_memory(&core, seq)?;
+        Some(spec.map(|spec| Cause::of(task, key, spec)))
     }
 
     /// Why the run is made, or would be; none: there is no such task.
@@ -97,16 +109,9 @@ impl Machine {
     /// # Errors
     /// A record that cannot be read.
     pub fn cause_of_run(&self, seq: Seq, key: RunKey) -> Result<Option<Cause>, Error> {
-        let (own, parent) = {
-            let core = self.core();
-            let open = core.state.task(seq).and_then(|task| task.past.open.iter().find(|run| run.key == key));
-            open.map(|run| (run.spec.clone(), run.parent)).unwrap_or_default()
-        };
-        let spec = match own {
-            Some(spec) => Some(spec),
-            None => self.spec(seq)?,
-        };
-        Ok(spec.map(|spec| Cause { spec, parent }))
+        let Some(spec) = self.spec(seq)? else { return Ok(None) };
+        let core = self.core();
+        Ok(core.state.task(seq).map(|task| Cause::of(task, key, spec)))
     }
 
     /// The task with this id, as it is now on this node.
