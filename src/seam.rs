@@ -66,22 +66,41 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await
 }
 
-/// As [`blocking`], of what reads files below `dir`: in a simulation the disk may be slow.
+/// As [`blocking`], of what reads files below `dir`, where a simulated disk may be slow: piece after piece for as long as `read` has one, and somewhat longer: what is asked for right after it
+/// needs no change of threads then. Each piece is given on at once.
 ///
 /// # Errors
-/// Where it panicked.
+/// Where one of the two panicked.
 #[cfg_attr(not(feature = "sim"), expect(unused_variables, reason = "only a simulation asks whose files they are"))]
-pub async fn reading<T: Send + 'static>(
+pub async fn reading_on<T: Send + 'static>(
     dir: &std::path::Path,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, tokio::task::JoinError> {
+    mut read: impl FnMut() -> Option<T> + Send + 'static,
+    give: impl Fn(T) + Send + 'static,
+) -> Result<(), tokio::task::JoinError> {
+    /// Between two looks that find nothing: what comes meanwhile is read in one go.
+    const PAUSE: std::time::Duration = std::time::Duration::from_micros(200);
+    const LOOKS: u32 = 3;
     #[cfg(feature = "sim")]
     if simulated::is_on() {
-        let read = work();
-        tokio::time::sleep(simulated::disk::read_latency(dir)).await;
-        return Ok(read);
+        while let Some(piece) = read() {
+            tokio::time::sleep(simulated::disk::read_latency(dir)).await;
+            give(piece);
+        }
+        return Ok(());
     }
-    blocking(work).await
+    blocking(move || {
+        let mut looks = 0;
+        while looks < LOOKS {
+            if let Some(piece) = read() {
+                give(piece);
+                looks = 0;
+            } else {
+                looks += 1;
+                std::thread::sleep(PAUSE);
+            }
+        }
+    })
+    .await
 }
 
 /// Ends the process, since nothing may be trusted any more that it holds: says why, and waits until that is written.

@@ -64,14 +64,19 @@ impl Definitions {
         begins
     }
 
-    /// What a reader is to read next; none: it has ended.
-    fn next(&self) -> Vec<Wanted> {
+    /// What a reader is to read next.
+    fn next(&self) -> Option<Vec<Wanted>> {
         let mut waiting = self.waiting();
         let many = waiting.wanted.len().min(BATCH);
-        if many == 0 {
-            waiting.readers -= 1;
-        }
-        waiting.wanted.drain(..many).collect()
+        (many > 0).then(|| waiting.wanted.drain(..many).collect())
+    }
+
+    /// Whether a reader that found nothing may end, which is counted then.
+    fn ends(&self) -> bool {
+        let mut waiting = self.waiting();
+        let ends = waiting.wanted.is_empty();
+        waiting.readers -= usize::from(ends);
+        ends
     }
 }
 
@@ -116,18 +121,21 @@ impl Dispatcher {
 
     async fn read_definitions(&self) {
         loop {
-            let wanted = self.0.definitions.next();
-            if wanted.is_empty() {
-                return;
-            }
-            let machine = self.0.node.machine().clone();
-            let read =
-                move || wanted.into_iter().map(|wanted| (read(&machine, &wanted), wanted.found)).collect::<Vec<_>>();
+            let (dispatcher, machine) = (self.clone(), self.0.node.machine().clone());
+            let next = move || {
+                let wanted = dispatcher.0.definitions.next()?;
+                Some(wanted.into_iter().map(|wanted| (read(&machine, &wanted), wanted.found)).collect::<Vec<_>>())
+            };
+            let give = |read: Vec<(Found, oneshot::Sender<Found>)>| {
+                for (found, asker) in read {
+                    // An attempt that is gone has stopped waiting.
+                    drop(asker.send(found));
+                }
+            };
             // Where it panicked, the askers learn of it by the end of their channels.
-            let Ok(read) = seam::reading(&self.0.node.config().raft_dir, read).await else { continue };
-            for (found, asker) in read {
-                // An attempt that is gone has stopped waiting.
-                drop(asker.send(found));
+            let read = seam::reading_on(&self.0.node.config().raft_dir, next, give).await;
+            if read.is_ok() && self.0.definitions.ends() {
+                return;
             }
         }
     }

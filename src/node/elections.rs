@@ -252,8 +252,9 @@ impl Node {
         let (led, others, last_log) = {
             let metrics = inner.raft_metrics.borrow();
             let leads = metrics.as_ref().filter(|m| m.state == ServerState::Leader);
+            // Asked several times for each attempt and each write: no address is copied for it.
             let others: Vec<u64> =
-                leads.map(|m| Others::of(m).voters).into_iter().flatten().map(|(id, _)| id).collect();
+                leads.iter().flat_map(|m| m.membership_config.voter_ids().filter(|id| *id != m.id)).collect();
             (leads.map(|m| m.current_term), others, leads.and_then(|m| m.last_log_index))
         };
         let now = Moment::now(&inner.clock);
