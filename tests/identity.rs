@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use openraft::{EntryPayload, RaftLogReader};
-use support::{config, once, pass, until, Cluster, TestNode};
+use support::{config, copy, once, pass, until, Cluster, TestNode};
 use xcron::clock::{monotonic, Clock};
 use xcron::command::{Batch, Command, Reply};
 use xcron::config::{Config, Storage};
@@ -25,19 +25,6 @@ fn remove(path: &Path) {
         std::fs::remove_dir_all(path).unwrap();
     } else {
         std::fs::remove_file(path).unwrap();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{BasicNode, CommittedLeaderId, Entry, EntryPayload, RaftSnapshotBuilder, SnapshotMeta};
 use serde_json::json;
-use support::{eventually, once, pass, until, with, Cluster};
+use support::{copy, eventually, once, pass, until, with, Cluster};
 use tempfile::TempDir;
 use xcron::clock::{Clock, Timestamp};
 use xcron::command::{Batch, Command};
@@ -103,19 +103,6 @@ async fn receive(machine: &Machine, (meta, bytes): &Sent) -> Result<Held, Error>
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let paths = std::fs::read_dir(dir.join("snapshots")).expect("a directory").map(|e| e.expect("an entry").path());
     paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a directory");
-    for entry in std::fs::read_dir(from).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).expect("a copy");
-        }
-    }
 }
 
 /// Flips a bit at this part of a file.

@@ -13,6 +13,7 @@ use openraft::{
     CommittedLeaderId, Entry, EntryPayload, Membership, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageError,
     StoredMembership,
 };
+use support::copy;
 use tempfile::TempDir;
 use xcron::clock::{Clock, Timestamp};
 use xcron::command::{Batch, Command, Reply, Steering, Verdict};
@@ -303,19 +304,6 @@ async fn a_store_that_has_gone_is_rebuilt_from_the_log_or_a_snapshot_or_refused(
 fn states(dir: &Path) -> Vec<PathBuf> {
     let paths = std::fs::read_dir(dir).expect("a directory").map(|e| e.expect("an entry").path());
     paths.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("state-"))).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a directory");
-    for entry in std::fs::read_dir(from).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).expect("a copy");
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,13 +4,14 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::answer::{answered, Data, Object};
+use super::answer::{answered, Items, Object};
 use super::error::Error;
 use super::query::Query;
 use super::Shared;
 use crate::clock::Timestamp;
 use crate::command::Refusal;
 use crate::id::TaskId;
+use crate::node::Node;
 use crate::state::audit::Period;
 use crate::view::DueView;
 
@@ -26,21 +27,13 @@ pub(super) async fn audit(State(api): Shared, uri: Uri) -> Response {
         }
         let period = Period { from, to, after: None, limit: query.limit()? };
         let cursor = query.text("cursor");
-        let deadline = api.deadline();
-        api.settle(query.consistency()?, deadline).await?;
-        let node = api.node.clone();
-        let work = move || {
-            Data::page(
-                "due_times",
-                |o| o.plain("task_id", &id),
-                |items| {
-                    let mut take = |view: &DueView| items.take(|out| due(out, view));
-                    let next = node.audit(&id, period, cursor.as_deref(), &mut take)?;
-                    next.ok_or_else(|| Error::from(Refusal::NoSuchTask))
-                },
-            )
+        let named = id.clone();
+        let fill = move |node: &Node, items: &mut Items<'_>| {
+            let mut take = |view: &DueView| items.take(|out| due(out, view));
+            let next = node.audit(&id, period, cursor.as_deref(), &mut take)?;
+            next.ok_or_else(|| Error::from(Refusal::NoSuchTask))
         };
-        api.lists.run(deadline, work).await
+        api.page(query.consistency()?, "due_times", move |o| o.plain("task_id", &named), fill).await
     })
     .await
 }

@@ -42,6 +42,7 @@ use axum::routing::{get, post};
 use axum::Router;
 use tokio::time::Instant;
 
+use self::answer::{Data, Items, Object};
 pub use self::error::{Code, Error};
 use self::lane::Lane;
 pub use self::monitor::monitor;
@@ -102,6 +103,21 @@ impl Api {
             query::Consistency::Linearizable => self.node.read_barrier(deadline).await.map_err(Error::of_read),
             query::Consistency::Local => Ok(()),
         }
+    }
+
+    /// A part of a list, made where lists are: as [`Data::page`].
+    async fn page<E: Into<Error>>(
+        &self,
+        consistency: query::Consistency,
+        key: &'static str,
+        before: impl FnOnce(&mut Object<'_>) + Send + 'static,
+        fill: impl FnOnce(&Node, &mut Items<'_>) -> Result<Option<String>, E> + Send + 'static,
+    ) -> Result<Data, Error> {
+        let deadline = self.deadline();
+        self.settle(consistency, deadline).await?;
+        let node = self.node.clone();
+        let work = move || Data::page(key, before, |items| fill(&node, items)).map_err(Into::into);
+        self.lists.run(deadline, work).await
     }
 }
 

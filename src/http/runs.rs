@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::answer::{answered, Data};
+use super::answer::{answered, Data, Items};
 use super::error::{Code, Error};
 use super::extract::{json, Read};
 use super::query::Query;
@@ -14,6 +14,7 @@ use super::tasks::unexpected;
 use super::{show, Shared};
 use crate::command::{Command, Refusal, Reply};
 use crate::id::{RunId, TaskId};
+use crate::node::Node;
 use crate::run::RunState;
 use crate::view::{RunFilter, RunView};
 
@@ -26,21 +27,12 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
         let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
         let (limit, cursor) = (query.limit()?, query.text("cursor"));
-        let deadline = api.deadline();
-        api.settle(query.consistency()?, deadline).await?;
-        let node = api.node.clone();
-        let work = move || {
-            Data::page(
-                "runs",
-                |_| {},
-                |runs| {
-                    let mut take = |run: &RunView| runs.take(|out| show::run(out, run));
-                    let next = node.list_runs(&filter, limit, cursor.as_deref(), &mut take)?;
-                    next.ok_or_else(|| Refusal::NoSuchTask.into())
-                },
-            )
+        let fill = move |node: &Node, runs: &mut Items<'_>| {
+            let mut take = |run: &RunView| runs.take(|out| show::run(out, run));
+            let next = node.list_runs(&filter, limit, cursor.as_deref(), &mut take)?;
+            next.ok_or_else(|| Error::from(Refusal::NoSuchTask))
         };
-        api.lists.run(deadline, work).await
+        api.page(query.consistency()?, "runs", |_| {}, fill).await
     })
     .await
 }

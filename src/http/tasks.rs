@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::answer::{answered, Data, Object};
+use super::answer::{answered, Data, Items, Object};
 use super::define::{known_type, NewTask, Rules};
 use super::error::Error;
 use super::extract::{body, json, Int, Read, Received};
@@ -18,6 +18,7 @@ use super::{show, Api, Shared};
 use crate::clock::Timestamp;
 use crate::command::{Command, Reply};
 use crate::id::{RunId, TaskId};
+use crate::node::Node;
 use crate::task::TaskState;
 use crate::view::{TaskFilter, TaskView};
 
@@ -266,20 +267,11 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
         let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
         let (limit, cursor) = (query.limit()?, query.text("cursor"));
-        let deadline = api.deadline();
-        api.settle(query.consistency()?, deadline).await?;
-        let node = api.node.clone();
-        let work = move || {
-            Data::page(
-                "tasks",
-                |_| {},
-                |tasks| {
-                    let mut take = |task: &TaskView| tasks.take(|out| show::task(out, task));
-                    Ok(node.list_tasks(&filter, limit, cursor.as_deref(), &mut take)?)
-                },
-            )
+        let fill = move |node: &Node, tasks: &mut Items<'_>| {
+            let mut take = |task: &TaskView| tasks.take(|out| show::task(out, task));
+            node.list_tasks(&filter, limit, cursor.as_deref(), &mut take)
         };
-        api.lists.run(deadline, work).await
+        api.page(query.consistency()?, "tasks", |_| {}, fill).await
     })
     .await
 }

@@ -11,7 +11,7 @@
 //!   with the same members, so it does not matter who is first.
 
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::error::{InitializeError, RaftError};
@@ -88,7 +88,7 @@ impl Node {
     /// # Errors
     /// Each variant of [`JoinError`]; the node cannot go on.
     pub async fn join(&self) -> Result<(), JoinError> {
-        let known = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let known = self.identity().clone();
         let mut identity = match known {
             Some(identity) if identity.peer != self.0.own.to_string() => {
                 return Err(JoinError::OtherNode { found: identity.peer, own: self.0.own.to_string() });
@@ -102,7 +102,7 @@ impl Node {
         tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
         let forms = identity.cluster.is_none();
         let id = identity.node;
-        *self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(identity);
+        *self.identity() = Some(identity);
 
         let raft = self.start_raft(id).await?;
         if forms && !raft.is_initialized().await.map_err(failed)? {
@@ -116,6 +116,11 @@ impl Node {
         // A single node need not wait to lead.
         self.0.raft_metrics.send_modify(|_| ());
         Ok(())
+    }
+
+    /// Who this node is, as far as it is written down.
+    pub(super) fn identity(&self) -> MutexGuard<'_, Option<Identity>> {
+        self.0.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes this durable before anything is done in its name. What cannot be written now, since no descriptors or no room
@@ -186,7 +191,7 @@ impl Node {
 
     /// Whether a cluster has been formed that this node belongs to, or has asked for a place.
     pub(super) fn knows_a_cluster(&self) -> bool {
-        let identity = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let identity = self.identity();
         let asks = identity.as_ref().is_some_and(|identity| identity.node == 0);
         drop(identity);
         asks || self.0.machine.with_state(|s| s.cluster()).is_some()
@@ -238,7 +243,7 @@ impl Node {
                 if !asks {
                     let asking = identity(0, None);
                     self.write_identity(&asking).await;
-                    *self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(asking);
+                    *self.identity() = Some(asking);
                 }
                 match self.claim(peer).await {
                     Some(ClaimAnswer::Granted { node, cluster }) => return Ok(identity(node, cluster)),
@@ -319,7 +324,7 @@ impl Node {
     /// # Errors
     /// It is another one than the directory's.
     fn remember_cluster(&self, cluster: Uuid) -> Result<bool, String> {
-        let mut identity = self.0.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut identity = self.identity();
         let Some(known) = identity.as_mut() else { return Ok(true) };
         match known.cluster {
             Some(known) if known == cluster => Ok(true),
@@ -398,13 +403,20 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config::{Config, HostPort};
+    use crate::node::Queues;
 
-    #[tokio::test]
-    async fn a_raft_that_ends_without_a_word_ends_the_node() {
+    /// A node that takes no part yet, and its directory.
+    fn open() -> (tempfile::TempDir, Node, Queues) {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
         let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
         let (node, queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
+        (dir, node, queues)
+    }
+
+    #[tokio::test]
+    async fn a_raft_that_ends_without_a_word_ends_the_node() {
+        let (_dir, node, queues) = open();
         let (raft, metrics) = watch::channel(raft::Metrics::new_initial(1));
         tokio::spawn(pass_on(metrics, node.clone()));
         let worker = node.clone();
@@ -420,10 +432,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_identity_that_cannot_be_written_now_is_written_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
-        let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
-        let (node, queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
+        let (dir, node, queues) = open();
         let in_the_way = dir.path().join("identity.tmp");
         std::fs::create_dir(&in_the_way).unwrap();
         let joining = node.clone();

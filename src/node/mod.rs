@@ -312,7 +312,7 @@ impl Node {
 
     /// How often a process has begun to act as this node.
     pub fn starts(&self) -> u64 {
-        self.0.identity.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |identity| identity.starts)
+        self.identity().as_ref().map_or(0, |identity| identity.starts)
     }
 
     /// Tells of each change in the Raft group: who leads, in which term.

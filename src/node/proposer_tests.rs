@@ -96,16 +96,22 @@ async fn the_queue_of_writes_is_bounded_by_bytes() {
     drop(node);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_room_in_the_state_is_known_not_to_be_written() {
-    let (_dir, node) = leading(|config| {
-        config.storage.checkpoint_bytes = 1 << 16;
-        config.storage.unsaved_bytes_max = 1 << 16;
-    })
-    .await;
-    let held = node.0.machine.without_checkpoints().await;
+/// A state whose room is taken by one large task, until a checkpoint is made.
+fn small_state(config: &mut Config) {
+    config.storage.checkpoint_bytes = 1 << 16;
+    config.storage.unsaved_bytes_max = 1 << 16;
+}
+
+async fn fill(node: &Node) {
     let filled = node.propose(create(1 << 20), monotonic() + PATIENCE).await;
     assert!(matches!(filled, Ok(Reply::Created { .. })), "{filled:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_room_in_the_state_is_known_not_to_be_written() {
+    let (_dir, node) = leading(small_state).await;
+    let held = node.0.machine.without_checkpoints().await;
+    fill(&node).await;
     // Of callers with different patience none is told that the write may have happened.
     let propose = |ms| node.propose(create(10), monotonic() + Duration::from_millis(ms));
     let refused = futures::join!(propose(200), propose(400), propose(600));
@@ -117,14 +123,9 @@ async fn what_waits_for_room_in_the_state_is_known_not_to_be_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_for_the_leader_of_one_term_that_waits_for_room_is_not_written_in_the_next() {
-    let (_dir, node) = leading(|config| {
-        config.storage.checkpoint_bytes = 1 << 16;
-        config.storage.unsaved_bytes_max = 1 << 16;
-    })
-    .await;
+    let (_dir, node) = leading(small_state).await;
     let held = node.0.machine.without_checkpoints().await;
-    let filled = node.propose(create(1 << 20), monotonic() + PATIENCE).await;
-    assert!(matches!(filled, Ok(Reply::Created { .. })), "{filled:?}");
+    fill(&node).await;
     let term = node.may_write().unwrap();
     let before = entries(&node).await.len();
     let room = room(64 << 20);

@@ -12,6 +12,7 @@ pub mod sink;
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{json, Value};
@@ -30,6 +31,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The wall clock.
 pub fn now() -> Timestamp {
     Clock::system().now()
+}
+
+/// Copies a directory, with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("a copy");
+        }
+    }
 }
 
 /// Polls until there is something; panics with `what` when it takes too long.

@@ -9,6 +9,7 @@
 //! is durable under its name: whenever the node is killed, it has its own state and the log after it, or the snapshot.
 
 use std::io::SeekFrom;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -135,39 +136,22 @@ impl Machine {
 
     /// Makes a store and a state of a snapshot that was received, and keeps the file if all of it is as it should be.
     async fn prepare(&self, temporary: Temporary, meta: &SnapshotMeta<u64, BasicNode>) -> Result<Prepared, Error> {
-        let panicked = |panic| Error::damaged(&self.0.dir, panic);
-        let mut keeper = self.0.keeper.clone().lock_owned().await;
-        self.0.installing.fetch_add(1, Ordering::Relaxed);
-        let installing = Installing(self.0.clone());
-        keeper.begun += 1;
-        let generation = keeper.begun;
-        let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
-        let fill = move || {
+        let sync = move || {
             let path = temporary.path();
             std::fs::File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("sync", path))?;
-            let store = Store::open(&dir, generation, cache)?;
-            let (loaded, header) = snapshot::restore(path, &store, now)?;
-            Ok((temporary, store, loaded, header))
+            Ok((path.to_owned(), temporary))
         };
-        let filled = seam::blocking(fill).await.unwrap_or_else(|panic| Err(panicked(panic)));
-        let (temporary, store, loaded, header) = match filled {
-            Ok(filled) => filled,
-            Err(error) => {
-                self.remove_store(generation).await;
-                return Err(error);
-            }
-        };
+        let (temporary, header, mut prepared) = self.fill(sync).await?;
         if header.meta != *meta {
-            self.remove_store(generation).await;
+            self.remove_store(prepared.generation).await;
             let detail = format!("it is the snapshot {}, and {meta} was announced", header.meta);
             return Err(Error::damaged(temporary.path(), detail));
         }
-        let file = match bug::is_planted(Bug::PurgeBeforeKept) {
+        prepared.file = Some(match bug::is_planted(Bug::PurgeBeforeKept) {
             false => ReceivedFile::Kept(self.keep_received(temporary, header).await?),
             true => ReceivedFile::Unkept(temporary, header),
-        };
-        let (filled, keeper) = (Some((store, loaded)), Some(keeper));
-        Ok(Prepared { generation, file: Some(file), filled, keeper, _installing: installing })
+        });
+        Ok(prepared)
     }
 
     /// Puts the newest snapshot in this node's directory in the place of the state, to which nothing is applied meanwhile.
@@ -175,31 +159,46 @@ impl Machine {
     /// # Errors
     /// What the disk refuses, and [`Error::Damaged`] where it is no snapshot, or an older one: the state is as it was.
     pub async fn replace(&self) -> Result<(), Error> {
-        let panicked = |panic| Error::damaged(&self.0.dir, panic);
+        let (snapshots, applied) = (self.0.snapshots.clone(), self.applied());
+        let dir = self.0.dir.clone();
+        let find = move || {
+            let newest = snapshots.newest()?.filter(|kept| kept.last() >= applied);
+            let kept = newest.ok_or_else(|| Error::damaged(&dir, "it has no snapshot that is as new as the state"))?;
+            Ok((kept.path().to_owned(), kept))
+        };
+        let (kept, _, mut prepared) = self.fill(find).await?;
+        prepared.file = Some(ReceivedFile::Kept(Arc::new(kept)));
+        self.install(prepared).await
+    }
+
+    /// Makes the store of a new generation, and a state, of the snapshot that `find` gives with its path. No checkpoint is
+    /// made from now on until what comes of it is installed or dropped.
+    async fn fill<T: Send + 'static>(
+        &self,
+        find: impl FnOnce() -> Result<(PathBuf, T), Error> + Send + 'static,
+    ) -> Result<(T, Header, Prepared), Error> {
         let mut keeper = self.0.keeper.clone().lock_owned().await;
         self.0.installing.fetch_add(1, Ordering::Relaxed);
         let installing = Installing(self.0.clone());
         keeper.begun += 1;
         let generation = keeper.begun;
         let (dir, cache, now) = (self.0.dir.clone(), self.0.options.cache_bytes, self.0.clock.now());
-        let (snapshots, applied) = (self.0.snapshots.clone(), self.applied());
         let fill = move || {
-            let newest = snapshots.newest()?.filter(|kept| kept.last() >= applied);
-            let kept = newest.ok_or_else(|| Error::damaged(&dir, "it has no snapshot that is as new as the state"))?;
+            let (path, found) = find()?;
             let store = Store::open(&dir, generation, cache)?;
-            let (loaded, _) = snapshot::restore(kept.path(), &store, now)?;
-            Ok((kept, store, loaded))
+            let (loaded, header) = snapshot::restore(&path, &store, now)?;
+            Ok((found, header, (store, loaded)))
         };
-        let filled = seam::blocking(fill).await.unwrap_or_else(|panic| Err(panicked(panic)));
-        let (kept, store, loaded) = match filled {
-            Ok(filled) => filled,
+        match seam::blocking(fill).await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic))) {
+            Ok((found, header, filled)) => {
+                let (filled, keeper) = (Some(filled), Some(keeper));
+                Ok((found, header, Prepared { generation, file: None, filled, keeper, _installing: installing }))
+            }
             Err(error) => {
                 self.remove_store(generation).await;
-                return Err(error);
+                Err(error)
             }
-        };
-        let (file, filled, keeper) = (Some(ReceivedFile::Kept(Arc::new(kept))), Some((store, loaded)), Some(keeper));
-        self.install(Prepared { generation, file, filled, keeper, _installing: installing }).await
+        }
     }
 
     /// Gives the received file its name, and makes that durable.
