@@ -283,6 +283,31 @@ pub enum Reply {
     Refused(Refusal),
 }
 
+/// Why a schedule has no due time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Never {
+    /// No date meets it.
+    #[error("format: the schedule never fires: there is no such date")]
+    AtAll,
+    /// It had due times.
+    #[error("format: the schedule never fires again: its due times are past; the year 2199 is the last of schedules")]
+    Again,
+    /// The due times that it has are before the task's start.
+    #[error("start_time: the schedule never fires: from {} on it has no due time; the year 2199 is the last of schedules", start.as_secs())]
+    FromStart {
+        /// The task's start.
+        start: Timestamp,
+    },
+    /// The due times that it has are after the task's end.
+    #[error("end_time: the schedule never fires: its first due time, {}, is after {}", first.as_secs(), end.as_secs())]
+    AfterEnd {
+        /// The first due time.
+        first: Timestamp,
+        /// The task's end.
+        end: Timestamp,
+    },
+}
+
 /// Why a command was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
@@ -315,9 +340,9 @@ pub enum Refusal {
         /// The leader's clock.
         now: Timestamp,
     },
-    /// The schedule has no due time at all.
-    #[error("the schedule never fires")]
-    NeverFires,
+    /// The schedule has no due time.
+    #[error("{0}")]
+    NeverFires(Never),
     /// The schedule or its zone cannot be read (a node of another version proposed it).
     #[error("the schedule cannot be read: {0}")]
     Unreadable(String),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::schedule::Zone;
+use crate::schedule::{zone_hint, Zone};
 
 mod callback;
 mod explain;
@@ -323,7 +323,8 @@ impl Config {
             return fail("raft_dir", "is empty; a directory is expected, such as \"./data/\"".into());
         }
         if let Err(error) = Zone::get(&self.timezone) {
-            return fail("timezone", format!("{error}; an IANA name such as \"Europe/Berlin\" is expected"));
+            let hint = zone_hint(&self.timezone).map(|hint| format!(": {hint}")).unwrap_or_default();
+            return fail("timezone", format!("{error}{hint}"));
         }
         let whole = |key, value: u64, min: u64, max: u64| {
             within(key, value, min, max).or_else(|(key, detail)| fail(key, detail))

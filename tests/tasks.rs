@@ -162,8 +162,8 @@ async fn options_that_cannot_be_meant_are_refused_by_every_call_that_takes_them(
         }
     }
     let past = json!({"end_time": now().as_secs() - 10});
-    client.post("/xcron/createTask", &with(periodic(NOWHERE, RARELY), past.clone())).await.is(1008, 400, "never");
-    update(client, "p", past).await.is(1008, 400, "never");
+    client.post("/xcron/createTask", &with(periodic(NOWHERE, RARELY), past.clone())).await.is(1008, 400, "end_time: ");
+    update(client, "p", past).await.is(1008, 400, "end_time: ");
     assert_eq!((client.task("p").await, client.task("o").await), before, "nothing has changed");
     assert_eq!(client.pages("/xcron/listTasks?limit=9", "tasks").await.len(), 2, "and nothing was kept");
 }

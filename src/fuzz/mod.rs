@@ -139,6 +139,16 @@ mod tests {
         replay("schedule");
     }
 
+    /// Nearly all of them can be read, where of random bytes few can.
+    #[test]
+    fn schedules_of_the_quartz_form() {
+        for seed in 0..3000 {
+            let mut data = [1; 200];
+            StdRng::seed_from_u64(seed).fill_bytes(&mut data[1..]);
+            try_one("schedule", schedule::run, &format!("seed {seed}"), &data);
+        }
+    }
+
     #[test]
     fn states() {
         replay("state");

@@ -95,9 +95,22 @@ fn quartz(choices: &mut Choices<'_>) -> String {
     let ranges: [(u64, u64, &[&str]); 7] =
         [(0, 59, &[]), (0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, MONTHS), (1, 7, WEEKDAYS), (1970, 2100, &[])];
     let mut fields = ranges.map(|(low, high, names)| list(choices, low, high, names, true)).to_vec();
+    let odd = choices.flag();
     match open {
-        0 => fields[3] = "?".to_owned(),
-        1 => fields[5] = "?".to_owned(),
+        0 => {
+            fields[3] = "?".to_owned();
+            let of = choices.below(8).to_string();
+            let of = if choices.flag() { of } else { choices.pick(WEEKDAYS).to_owned() };
+            let nth = if choices.flag() { "L".to_owned() } else { format!("#{}", choices.below(6)) };
+            fields[5] = if odd { of + &nth } else { fields[5].clone() };
+        }
+        1 => {
+            fields[5] = "?".to_owned();
+            let from_end = format!("L-{}", choices.below(32));
+            let day = [choices.below(33).to_string(), "L".to_owned(), from_end][choices.below(3) as usize].clone();
+            let near = if choices.flag() || !day.starts_with('L') { "W" } else { "" };
+            fields[3] = if odd { day + near } else { fields[3].clone() };
+        }
         _ => (fields[3], fields[5]) = ("*".to_owned(), "*".to_owned()),
     }
     if choices.flag() {

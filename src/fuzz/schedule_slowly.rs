@@ -2,12 +2,70 @@
 //!
 //! Sets of values in place of masks, each day tried in turn, no time zone but UTC.
 
-use jiff::civil::DateTime;
+use jiff::civil::{Date, DateTime, Weekday};
 
 const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const WEEKDAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 /// No schedule goes beyond.
 pub(super) const END: i64 = 7_258_118_400;
+
+/// A day that differs from month to month. Weekdays count from 0 for Sunday.
+#[derive(Debug)]
+enum Odd {
+    /// So many days before the last.
+    FromEnd(i8),
+    /// Of the days from Monday to Friday the nearest to that.
+    NearEnd(i8),
+    /// Of the days from Monday to Friday the nearest to this day.
+    Near(i8),
+    /// This weekday, a week before another month.
+    LastOf(i8),
+    /// This weekday for the n-th time.
+    Nth(i8, i8),
+}
+
+/// The nearest of the days from Monday to Friday of the same month, if the month has the day.
+fn nearest(wall: DateTime, day: i8) -> Option<i8> {
+    let is_working = |date: &Date| !matches!(date.weekday(), Weekday::Saturday | Weekday::Sunday);
+    let month = || (1..=wall.days_in_month()).filter_map(|day| wall.date().with().day(day).build().ok());
+    month().find(|date| date.day() == day)?;
+    month().filter(is_working).map(|date| date.day()).min_by_key(|near| near.abs_diff(day))
+}
+
+impl Odd {
+    fn read(day: &str, weekday: &str) -> Option<Odd> {
+        let (day, weekday) = (day.to_ascii_lowercase(), weekday.to_ascii_lowercase());
+        let number = |text: &str| text.parse::<u8>().ok().filter(|n| *n <= 31).map(|n| n as i8);
+        let offset =
+            |text: &str| if text == "l" { Some(0) } else { number(text.strip_prefix("l-")?).filter(|n| *n <= 30) };
+        let of_week = |text: &str| match WEEKDAYS.iter().position(|name| *name == text) {
+            Some(at) => Some(at as i8),
+            None => number(text).filter(|n| (1..=7).contains(n)).map(|n| n - 1),
+        };
+        if let Some(from_end) = offset(&day) {
+            return Some(Odd::FromEnd(from_end));
+        }
+        if let Some(near) = day.strip_suffix('w') {
+            return offset(near).map(Odd::NearEnd).or_else(|| number(near).filter(|n| *n > 0).map(Odd::Near));
+        }
+        if let Some((of, n)) = weekday.split_once('#') {
+            return Some(Odd::Nth(of_week(of)?, number(n).filter(|n| (1..=5).contains(n))?));
+        }
+        Some(Odd::LastOf(of_week(weekday.strip_suffix('l')?)?))
+    }
+
+    fn takes(&self, wall: DateTime) -> bool {
+        let (day, last) = (wall.day(), wall.days_in_month());
+        let weekday = wall.weekday().to_sunday_zero_offset();
+        match *self {
+            Odd::FromEnd(n) => day + n == last,
+            Odd::NearEnd(n) => nearest(wall, last - n) == Some(day),
+            Odd::Near(near) => nearest(wall, near) == Some(day),
+            Odd::LastOf(of) => weekday == of && day + 7 > last,
+            Odd::Nth(of, n) => weekday == of && (day - 1) / 7 + 1 == n,
+        }
+    }
+}
 
 /// What a schedule of fields asks for.
 #[derive(Debug)]
@@ -20,6 +78,7 @@ pub(super) struct Slow {
     /// 0: Sunday.
     weekdays: Vec<u32>,
     years: Option<Vec<u32>>,
+    odd: Option<Odd>,
     both_days: bool,
     /// Whether it is due whenever the clock shows a match, and not once for each match.
     pub(super) follows_clock: bool,
@@ -37,14 +96,18 @@ fn values(text: &str, low: u32, high: u32, names: &[&str], quartz: bool) -> Opti
         let (base, step) = item.split_once('/').map_or((item, None), |(base, step)| (base, Some(step)));
         let step: usize = step.map_or(Some(1), |text| text.parse().ok())?;
         let (first, last) = match base.split_once('-') {
-            _ if base == "*" || base == "?" => (low, high),
+            _ if base == "*" || base == "?" || quartz && base.is_empty() => (low, high),
             Some((first, last)) => (number(first)?, number(last)?),
             None if quartz && item.contains('/') => (number(base)?, high),
             None => (number(base)?, number(base)?),
         };
         // A crontab's week may end on its Sunday, `fri-sun`.
         let last = if !quartz && high == 7 && first > last && last == 0 { 7 } else { last };
-        all.extend((first..=last).step_by(step));
+        if quartz && first > last {
+            all.extend((first..=high).chain(low..=last).step_by(step));
+        } else {
+            all.extend((first..=last).step_by(step));
+        }
     }
     Some(all)
 }
@@ -63,11 +126,16 @@ impl Slow {
                 months: values(month, 1, 12, MONTHS, false)?,
                 weekdays: values(weekday, 0, 7, WEEKDAYS, false)?.into_iter().map(|day| day % 7).collect(),
                 years: None,
+                odd: None,
                 both_days: starred(day) || starred(weekday),
                 follows_clock: starred(minute) || starred(hour),
             }),
             [second, minute, hour, day, month, weekday, ref rest @ ..] if rest.len() < 2 => {
-                let by_clock = |text: &str| text.starts_with('*') || text.starts_with("0/");
+                let by_clock = |text: &str| ["*", "/", "0/"].iter().any(|start| text.starts_with(start));
+                let odd = Odd::read(day, weekday);
+                // `L` for a weekday is the last of the week.
+                let saturday = if weekday.eq_ignore_ascii_case("l") { "7" } else { weekday };
+                let (day, weekday) = if odd.is_some() { ("*", "*") } else { (day, saturday) };
                 Some(Slow {
                     seconds: values(second, 0, 59, &[], true)?,
                     minutes: values(minute, 0, 59, &[], true)?,
@@ -79,6 +147,7 @@ impl Slow {
                         [] | ["*"] => None,
                         [years, ..] => Some(values(years, 1970, 2100, &[], true)?),
                     },
+                    odd,
                     both_days: true,
                     follows_clock: by_clock(minute) || by_clock(hour),
                 })
@@ -91,7 +160,8 @@ impl Slow {
         let has = |values: &[u32], value: i64| values.iter().any(|v| i64::from(*v) == value);
         let by_day = has(&self.days, wall.day().into());
         let by_weekday = has(&self.weekdays, wall.weekday().to_sunday_zero_offset().into());
-        let day = if self.both_days { by_day && by_weekday } else { by_day || by_weekday };
+        let by_mask = if self.both_days { by_day && by_weekday } else { by_day || by_weekday };
+        let day = self.odd.as_ref().map_or(by_mask, |odd| odd.takes(wall));
         let year = self.years.as_ref().is_none_or(|years| has(years, wall.year().into()));
         day && year && has(&self.months, wall.month().into())
     }

@@ -22,7 +22,7 @@ use crate::command::Command;
 use crate::config::Config;
 use crate::guard::Guard;
 use crate::id::TaskId;
-use crate::schedule::{Schedule, Zone};
+use crate::schedule::{zone_hint, Schedule, Zone};
 use crate::signature::SECRETS_MAX;
 use crate::task::{Callback, ContentType, Retry, TaskSpec, Timing};
 
@@ -277,7 +277,10 @@ pub(super) fn schedule(format: &str) -> Result<Schedule, Error> {
 
 /// The zone with this name.
 pub(super) fn zone(name: &str) -> Result<Zone, Error> {
-    Zone::get(name).map_err(|e| Error::new(Code::UnknownZone, format!("timezone: {e}")))
+    Zone::get(name).map_err(|error| {
+        let hint = zone_hint(name).map(|hint| format!(": {hint}")).unwrap_or_default();
+        Error::new(Code::UnknownZone, format!("timezone: {error}{hint}"))
+    })
 }
 
 /// The instant that a type 2 `format` stands for.

@@ -248,7 +248,7 @@ impl From<Refusal> for Error {
             Refusal::ChainTooLong(_) => Code::OverLimit,
             Refusal::TooManyRuns(_) => Code::TooMany,
             Refusal::Past { .. } => Code::Past,
-            Refusal::NeverFires => Code::NeverFires,
+            Refusal::NeverFires(_) => Code::NeverFires,
             Refusal::Unreadable(_) => return Error::internal(refusal.to_string()),
         };
         Error::new(code, refusal.to_string())
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(told(Refusal::NoSuchTask), (1040, 404));
         assert_eq!(told(Refusal::Conflict), (1041, 409));
         assert_eq!(told(Refusal::Past { due, now }), (1002, 400));
-        assert_eq!(told(Refusal::NeverFires), (1008, 400));
+        assert_eq!(told(Refusal::NeverFires(crate::command::Never::AtAll)), (1008, 400));
         assert_eq!(told(Refusal::TooManyRuns(7)), (1070, 429));
         assert_eq!(told(Refusal::Cycle(crate::id::TaskId::generate())), (1041, 409));
         assert_eq!(told(Refusal::ChainTooLong(7)), (1006, 400));

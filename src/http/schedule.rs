@@ -10,6 +10,8 @@ use super::extract::{given, json, Int};
 use super::query::SECONDS_MAX;
 use super::Shared;
 use crate::clock::Timestamp;
+use crate::command::Never;
+use crate::schedule::Schedule;
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +49,9 @@ pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
 pub(super) fn fire_times(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Vec<Timestamp>, Error> {
     let kind = known_type(sent.kind)?;
     let after = within("after", sent.after, 0, SECONDS_MAX)?.map_or(now, Timestamp::from_secs);
+    if kind == 1 && after >= Schedule::END {
+        return Err(Error::malformed("after: schedules end with the year 2199"));
+    }
     let count = within("count", sent.count, 1, COUNT_MAX)?.unwrap_or(COUNT);
     if kind == 2 {
         return match sent.timezone {
@@ -59,7 +64,11 @@ pub(super) fn fire_times(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Ve
     let next = |from: &Timestamp| schedule.next_after(&zone, after, *from);
     let times: Vec<_> = std::iter::successors(next(&after), next).take(count as usize).collect();
     match times.is_empty() {
-        true => Err(Error::new(Code::NeverFires, "format: the schedule never fires")),
+        true => {
+            let comes = schedule.next_after(&zone, after, Timestamp(0)).is_some();
+            let never = if comes { Never::Again } else { Never::AtAll };
+            Err(Error::new(Code::NeverFires, never.to_string()))
+        }
         false => Ok(times),
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Called by [`Schedule::parse`](super::Schedule::parse).
 
-use super::error::{excerpt, FieldName, ParseError};
+use super::error::{each_item, excerpt, FieldName, ParseError, Refused};
 use super::fields::{DayRule, Fields, Pace};
 
 /// A crontab has no seconds: its times are at second 0.
@@ -41,23 +41,29 @@ const WEEKDAY: Unit = Unit {
     value_names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
 };
 
+/// The `@` names without their sign, and what they stand for.
+pub(super) const NICKNAMES: [(&str, [&str; 5]); 7] = [
+    ("yearly", ["0", "0", "1", "1", "*"]),
+    ("annually", ["0", "0", "1", "1", "*"]),
+    ("monthly", ["0", "0", "1", "*", "*"]),
+    ("weekly", ["0", "0", "*", "*", "0"]),
+    ("daily", ["0", "0", "*", "*", "*"]),
+    ("midnight", ["0", "0", "*", "*", "*"]),
+    ("hourly", ["0", "*", "*", "*", "*"]),
+];
+
 /// Reads one of the `@` names; case matters, as it does to cronie.
 pub(super) fn parse_nickname(text: &str) -> Result<Fields, ParseError> {
-    let refused = |reason: &str| ParseError::Nickname { text: excerpt(text), reason: reason.to_owned() };
-    let fields =
-        match text {
-            "@yearly" | "@annually" => ["0", "0", "1", "1", "*"],
-            "@monthly" => ["0", "0", "1", "*", "*"],
-            "@weekly" => ["0", "0", "*", "*", "0"],
-            "@daily" | "@midnight" => ["0", "0", "*", "*", "*"],
-            "@hourly" => ["0", "*", "*", "*", "*"],
-            "@reboot" => return Err(refused("a cluster has no boot to run at; create a task that is due once, now")),
-            _ => return Err(refused(
-                "not one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly (in lower case, alone) \
-                 and @every <duration>",
-            )),
-        };
-    parse(fields)
+    let refused =
+        |reason: &str| Err(ParseError::Foreign { text: excerpt(text), reason: reason.to_owned(), instead: None });
+    match NICKNAMES.iter().find(|(name, _)| text.strip_prefix('@') == Some(name)) {
+        Some((_, fields)) => parse(*fields),
+        None if text == "@reboot" => refused("a cluster has no boot to run at; create a task that is due once, now"),
+        None => refused(
+            "not one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly (in lower case, alone) and \
+             @every <duration>",
+        ),
+    }
 }
 
 /// Reads minute, hour, day-of-month, month and day-of-week.
@@ -82,18 +88,16 @@ fn parse_weekdays(text: &str) -> Result<u8, ParseError> {
 }
 
 fn parse_field(unit: &Unit, text: &str) -> Result<u64, ParseError> {
-    text.split(',').try_fold(0, |mask, item| Ok(mask | parse_item(unit, item)?)).map_err(|reason| ParseError::Field {
-        field: unit.name,
-        text: excerpt(text),
-        reason,
-    })
+    let mut mask = 0;
+    each_item(unit.name, text, |item| {
+        mask |= parse_item(unit, item)?;
+        Ok(())
+    })?;
+    Ok(mask)
 }
 
 /// One item of a list: `*`, a value or a range, the first and last with an optional step.
-fn parse_item(unit: &Unit, item: &str) -> Result<u64, String> {
-    if item.is_empty() {
-        return Err("an item of the list is empty; write values with one comma between them".to_owned());
-    }
+fn parse_item(unit: &Unit, item: &str) -> Result<u64, Refused> {
     let (base, step) = match item.split_once('/') {
         Some((base, step)) => (base, Some(parse_step(step)?)),
         None => (item, None),
@@ -105,14 +109,16 @@ fn parse_item(unit: &Unit, item: &str) -> Result<u64, String> {
     } else {
         let value = parse_value(unit, base)?;
         if let Some(step) = step {
-            return Err(format!("a step needs a range; write {value}-{}/{step} or */{step}", unit.last()));
+            let range = span(unit.once(value), unit.last());
+            let instead = if range.contains('-') { format!("{range}/{step}") } else { range };
+            return Err(Refused::with("a step needs a range", instead));
         }
         (value, value)
     };
     Ok((first..=last).step_by(step.unwrap_or(1) as usize).fold(0, |mask, value| mask | 1 << value))
 }
 
-fn parse_range(unit: &Unit, first: &str, last: &str, step: Option<u32>) -> Result<(u32, u32), String> {
+fn parse_range(unit: &Unit, first: &str, last: &str, step: Option<u32>) -> Result<(u32, u32), Refused> {
     let (first, last) = (parse_value(unit, first)?, parse_value(unit, last)?);
     if first <= last {
         return Ok((first, last));
@@ -120,42 +126,68 @@ fn parse_range(unit: &Unit, first: &str, last: &str, step: Option<u32>) -> Resul
     match (unit.name, last, step) {
         // cronie reads a range that ends on Sunday as ending the week, but not where a step follows.
         (FieldName::DayOfWeek, 0, None) => Ok((first, 7)),
-        (FieldName::DayOfWeek, 0, Some(step)) => Err(format!("the range runs backwards; write {first}-7/{step}")),
-        (_, _, None) => {
-            let (end, start) = (unit.last(), unit.low);
-            Err(format!("the range {first}-{last} runs backwards; write {first}-{end},{start}-{last}"))
+        (FieldName::DayOfWeek, 0, Some(step)) => {
+            Err(Refused::with("the range runs backwards", format!("{first}-7/{step}")))
         }
-        (_, _, Some(_)) => Err(format!("the range {first}-{last} runs backwards; list the values instead")),
+        _ => {
+            let reason = format!("the range {first}-{last} runs backwards");
+            Err(Refused::with(reason, forwards(unit, unit.once(first), unit.once(last), step.unwrap_or(1))))
+        }
     }
 }
 
-fn parse_step(text: &str) -> Result<u32, String> {
+/// A range that runs over the end of its unit, written so that it doesn't.
+fn forwards(unit: &Unit, first: u32, last: u32, step: u32) -> String {
+    let (low, end) = (unit.low, unit.last());
+    match step {
+        _ if first == last => first.to_string(),
+        1 if first < last => span(first, last),
+        step if first < last => format!("{}/{step}", span(first, last)),
+        1 => format!("{},{}", span(first, end), span(low, last)),
+        step => {
+            let values = (first..=end).chain(low..=last).step_by(step as usize);
+            values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")
+        }
+    }
+}
+
+fn span(first: u32, last: u32) -> String {
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}-{last}")
+    }
+}
+
+fn parse_step(text: &str) -> Result<u32, Refused> {
     match parse_number(text) {
-        Some(0) => Err("a step of 0 leads nowhere; write 1 or more".to_owned()),
+        Some(0) => Err("a step of 0 leads nowhere; the least is 1".into()),
         Some(step) => Ok(step),
-        None => Err(format!("the step {:?} is not a number; write a number such as */5", excerpt(text))),
+        None => Err(format!("the step {:?} is not a number, such as the 5 in */5", excerpt(text)).into()),
     }
 }
 
-fn parse_value(unit: &Unit, text: &str) -> Result<u32, String> {
+fn parse_value(unit: &Unit, text: &str) -> Result<u32, Refused> {
     let Unit { low, high, value_names, .. } = unit;
     if let Some(number) = parse_number(text) {
-        return if (*low..=*high).contains(&number) {
-            Ok(number)
-        } else {
-            Err(format!("{number} is outside {low}-{high}"))
+        return match number {
+            _ if (*low..=*high).contains(&number) => Ok(number),
+            24 if unit.name == FieldName::Hour => Err("24 is outside 0-23; midnight is 0".into()),
+            _ => Err(format!("{number} is outside {low}-{high}").into()),
         };
     }
     if let Some(index) = value_names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
         return Ok(low + index as u32);
     }
     Err(match (value_names, text) {
-        (_, text) if text.contains('~') => "random values (~) are not supported; write one value".to_owned(),
-        (_, "?") => "? belongs to the form of six or seven fields; write *".to_owned(),
-        ([first, .., last], text) => {
-            format!("{:?} is neither a number in {low}-{high} nor a name from {first} to {last}", excerpt(text))
+        (_, text) if text.contains('~') => {
+            "random values (~) are not supported; give one value, and jitter_ms to spread tasks".into()
         }
-        (_, text) => format!("{:?} is not a number in {low}-{high}", excerpt(text)),
+        (_, "?") => Refused::with("? belongs to the form of six or seven fields", "*"),
+        ([first, .., last], text) => {
+            format!("{:?} is neither a number in {low}-{high} nor a name from {first} to {last}", excerpt(text)).into()
+        }
+        (_, text) => format!("{:?} is not a number in {low}-{high}", excerpt(text)).into(),
     })
 }
 
@@ -165,7 +197,15 @@ fn parse_number(text: &str) -> Option<u32> {
 }
 
 impl Unit {
-    /// The last value as a message proposes it; Sunday's second number would only confuse.
+    /// A value as a message proposes it: Sunday as 0, the first of the week.
+    fn once(&self, value: u32) -> u32 {
+        match self.name {
+            FieldName::DayOfWeek => value % 7,
+            _ => value,
+        }
+    }
+
+    /// The last value of those.
     fn last(&self) -> u32 {
         match self.name {
             FieldName::DayOfWeek => 6,
@@ -221,7 +261,7 @@ mod tests {
     #[test]
     fn a_refusal_names_the_field_and_proposes_the_right_form() {
         assert_eq!(reason("61 * * * *"), "minute field \"61\": 61 is outside 0-59");
-        assert_eq!(reason("0 5/2 * * *"), "hour field \"5/2\": a step needs a range; write 5-23/2 or */2");
+        assert_eq!(reason("0 5/2 * * *"), "hour field \"5/2\": a step needs a range; write 5-23/2");
         assert_eq!(reason("0 22-2 * * *"), "hour field \"22-2\": the range 22-2 runs backwards; write 22-23,0-2");
         assert_eq!(
             reason("0 0 * * fri-sun/2"),

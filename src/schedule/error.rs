@@ -22,39 +22,104 @@ pub enum ParseError {
     Character(char),
     /// Neither five, six nor seven fields, nor an `@` form.
     #[error(
-        "{found} field(s) found; write five (minute hour day-of-month month day-of-week), six or seven (second first, \
-         year last), a name such as @daily, or @every 90s"
+        "{found} field(s) found; expected are five (minute hour day-of-month month day-of-week), six or seven (second \
+         first, year last), a name such as @daily, or @every 90s"
     )]
     FieldCount {
         /// How many there are.
         found: usize,
     },
-    /// An `@` form that isn't one of ours.
-    #[error("{text:?}: {reason}")]
-    Nickname {
+    /// A form of another scheduler, or something beside the schedule.
+    #[error("{text:?}: {reason}{}", written(.instead))]
+    Foreign {
         /// What was written.
         text: String,
-        /// Why it is refused and what to write.
+        /// Why it is refused.
         reason: String,
+        /// The whole format to write instead.
+        instead: Option<String>,
     },
     /// One field is wrong.
-    #[error("{field} field {text:?}: {reason}")]
+    #[error("{field} field {text:?}: {reason}{}", written(.instead))]
     Field {
         /// Which.
         field: FieldName,
         /// What was written there.
         text: String,
-        /// Why it is refused and what to write.
+        /// Why it is refused.
         reason: String,
+        /// The whole field to write instead.
+        instead: Option<String>,
     },
     /// `@every` with something that is no usable duration.
-    #[error("interval {text:?}: {reason}")]
+    #[error("interval {text:?}: {reason}{}", written(.instead))]
     Interval {
         /// What was written after `@every`.
         text: String,
-        /// Why it is refused and what to write.
+        /// Why it is refused.
         reason: String,
+        /// The whole format to write instead.
+        instead: Option<String>,
     },
+}
+
+fn written(instead: &Option<String>) -> String {
+    instead.as_ref().map(|text| format!("; write {text}")).unwrap_or_default()
+}
+
+/// Why one item of a field is refused, and what to write in its place.
+#[derive(Debug)]
+pub(super) struct Refused {
+    reason: String,
+    instead: Option<String>,
+}
+
+impl Refused {
+    pub(super) fn with(reason: impl Into<String>, instead: impl Into<String>) -> Refused {
+        Refused { reason: reason.into(), instead: Some(instead.into()) }
+    }
+
+    /// For a field as a whole.
+    pub(super) fn of(self, field: FieldName, text: &str) -> ParseError {
+        let instead = self.instead.filter(|text| !text.is_empty() && text.len() <= INSTEAD_BYTES_MAX);
+        ParseError::Field { field, text: excerpt(text), reason: self.reason, instead }
+    }
+}
+
+/// Nothing longer is proposed, as the message must stay readable.
+const INSTEAD_BYTES_MAX: usize = 200;
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Refused {
+        Refused { reason, instead: None }
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(reason: &str) -> Refused {
+        reason.to_owned().into()
+    }
+}
+
+/// Reads each item of a field that is a list. Where one is refused, the whole field is proposed, with every wrong item
+/// mended; nothing is, where one of them can't be.
+pub(super) fn each_item(
+    field: FieldName,
+    text: &str,
+    mut read: impl FnMut(&str) -> Result<(), Refused>,
+) -> Result<(), ParseError> {
+    let mut item = |item: &str| match item {
+        "" => Err(Refused::with("an item of the list is empty", "")),
+        item => read(item),
+    };
+    let Some(refused) = text.split(',').find_map(|text| item(text).err()) else { return Ok(()) };
+    let mended = text.split(',').map(|text| match item(text) {
+        Ok(()) => Some(text.to_owned()),
+        Err(refused) => refused.instead,
+    });
+    let mended: Option<Vec<String>> = mended.collect();
+    let instead = mended.map(|items| items.into_iter().filter(|item| !item.is_empty()).collect::<Vec<_>>().join(","));
+    Err(Refused { instead, ..refused }.of(field, text))
 }
 
 /// A field of a schedule.

@@ -1,4 +1,4 @@
-//! `@every <duration>`: a fixed interval, counted from the task's creation.
+//! `@every <duration>`: a fixed interval, counted from the task's `start_time`, or else its creation.
 //!
 //! The duration is written as Go's `time.ParseDuration` reads it (`1h30m`, `1.5h`), without its signs and without the
 //! units below a millisecond, and with `d` for days of 24 hours. No zone and no clock change touches it.
@@ -20,7 +20,12 @@ pub(super) struct Every {
 impl Every {
     /// Reads what follows `@every`.
     pub(super) fn parse(text: &str) -> Result<Every, ParseError> {
-        let refused = |reason: String| ParseError::Interval { text: excerpt(text), reason };
+        let refused = |reason: String| {
+            let is_period =
+                |short: &str| duration_ms(short).is_ok_and(|ms| (PERIOD_MS_MIN..=PERIOD_MS_MAX).contains(&ms));
+            let instead = in_short(text).filter(|short| is_period(short)).map(|short| format!("@every {short}"));
+            ParseError::Interval { text: excerpt(text), reason, instead }
+        };
         let period_ms = duration_ms(text).map_err(refused)?;
         match period_ms {
             ..PERIOD_MS_MIN => Err(refused("shorter than 1s, the shortest interval".to_owned())),
@@ -29,16 +34,44 @@ impl Every {
         }
     }
 
-    /// The first `anchor + k * period`, `k` from 1, that is later than `after`.
+    /// The first `anchor + k * period`, `k` from 0, that is later than `after`.
     pub(super) fn next_after(&self, anchor: Timestamp, after: Timestamp) -> Option<Timestamp> {
-        // `ms_since` is 0 for an `after` before the anchor: then the first one is due.
+        if after < anchor {
+            return Some(anchor);
+        }
         let periods = after.ms_since(anchor) / self.period_ms + 1;
         periods.checked_mul(self.period_ms)?.checked_add(anchor.as_ms()).map(Timestamp)
     }
 }
 
 const TOO_LONG: &str = "longer than 3650d, the longest interval";
-const FORM: &str = "write a duration such as 90s, 1h30m or 2d; the units are d, h, m, s and ms";
+const FORM: &str = "a duration is written as 90s, 1h30m or 2d; the units are d, h, m, s and ms";
+
+/// A duration in words, `5 minutes` or `1 hour 30 min`, as it is written here.
+pub(super) fn in_short(text: &str) -> Option<String> {
+    let mut short = String::new();
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let (number, after) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
+        let after = after.trim_start();
+        let (word, after) = after.split_at(after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len()));
+        rest = after.trim_start_matches([' ', ',']);
+        let part = match word.to_ascii_lowercase().as_str() {
+            // A month, to some.
+            _ if word == "M" => return None,
+            "ms" | "millisecond" | "milliseconds" => format!("{number}ms"),
+            "s" | "sec" | "secs" | "second" | "seconds" => format!("{number}s"),
+            "m" | "min" | "mins" | "minute" | "minutes" => format!("{number}m"),
+            "h" | "hr" | "hrs" | "hour" | "hours" => format!("{number}h"),
+            "d" | "day" | "days" => format!("{number}d"),
+            "w" | "week" | "weeks" => format!("{}d", number.parse::<u64>().ok()?.checked_mul(7)?),
+            _ => return None,
+        };
+        short += &part;
+    }
+    Some(short)
+}
 
 fn duration_ms(text: &str) -> Result<u64, String> {
     if text.is_empty() {
@@ -145,11 +178,32 @@ mod tests {
     fn due_times_are_multiples_from_the_anchor() {
         let every = Every::parse("90s").unwrap();
         let next = |after| every.next_after(Timestamp(1000), Timestamp(after));
-        assert_eq!(next(0), Some(Timestamp(91_000)), "before the anchor");
-        assert_eq!(next(1000), Some(Timestamp(91_000)), "creation itself is not due");
+        assert_eq!(next(999), Some(Timestamp(1000)), "a start that is to come is due");
+        assert_eq!(next(1000), Some(Timestamp(91_000)), "the moment of creation is not");
         assert_eq!(next(90_999), Some(Timestamp(91_000)));
         assert_eq!(next(91_000), Some(Timestamp(181_000)));
         assert_eq!(next(u64::MAX), None);
-        assert_eq!(every.next_after(Timestamp(u64::MAX), Timestamp(0)), None);
+        assert_eq!(every.next_after(Timestamp(u64::MAX), Timestamp(u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_duration_in_words_is_told_as_it_is_written_here() {
+        for (text, instead) in [
+            ("5 minutes", Some("5m")),
+            ("1 hour 30 min", Some("1h30m")),
+            ("1h 30m", Some("1h30m")),
+            ("2 weeks", Some("14d")),
+            ("90 S", Some("90s")),
+            ("1.5 Hours", Some("1.5h")),
+            ("1 month", None),
+            ("1M", None),
+            ("100 ms", None),
+            ("5", None),
+        ] {
+            let ParseError::Interval { instead: found, .. } = Every::parse(text).expect_err(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(found, instead.map(|short| format!("@every {short}")), "{text}");
+        }
     }
 }

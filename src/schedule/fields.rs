@@ -6,6 +6,7 @@
 //! [`zone`](super::zone)'s part.
 
 use super::calendar::{days_from_civil, days_in_month, weekday, Date, DAY_SECS, END_YEAR};
+use super::days::MonthDay;
 
 /// How the two day fields combine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub(super) enum DayRule {
     Either,
     /// A day must match both.
     Both,
+    /// This one day of each month; the masks don't count.
+    Only(MonthDay),
 }
 
 /// How a schedule behaves where the clock on the wall jumps.
@@ -72,12 +75,13 @@ impl Fields {
         let first = weekday(days_from_civil(year, month, 1));
         let by_weekday = ((u64::from(self.weekdays) * EACH_WEEK) >> first) << 1;
         let by_day = u64::from(self.days);
+        let last = days_in_month(year, month);
         let matching = match self.day_rule {
             DayRule::Either => by_day | by_weekday,
             DayRule::Both => by_day & by_weekday,
+            DayRule::Only(day) => day.in_month(first, last),
         };
-        let in_month = (2u64 << days_in_month(year, month)) - 2;
-        matching & in_month
+        matching & ((2u64 << last) - 2)
     }
 
     /// The next matching day after `date`, counted from the epoch.

@@ -15,14 +15,20 @@
 
 mod calendar;
 mod crontab;
+mod days;
 mod error;
 mod every;
 mod fields;
+mod foreign;
+#[cfg(test)]
+mod proposals;
 mod quartz;
 mod zone;
+mod zone_hint;
 
 pub use error::{FieldName, ParseError};
 pub use zone::{UnknownZone, Zone};
+pub use zone_hint::zone_hint;
 
 use self::calendar::END_SECS;
 use self::every::Every;
@@ -46,6 +52,9 @@ enum Kind {
 }
 
 impl Schedule {
+    /// Where schedules end: the first instant of the year 2200, UTC.
+    pub const END: Timestamp = Timestamp::from_secs(END_SECS as u64);
+
     /// Reads a schedule: five fields or a name such as `@daily` (crontab), six or seven fields (Quartz), or
     /// `@every <duration>`. Blanks and tabs around and between fields don't matter.
     ///
@@ -71,20 +80,24 @@ impl Schedule {
             return Err(ParseError::Character(refused));
         }
         let parts: Vec<&str> = format.split_ascii_whitespace().collect();
-        let kind = match parts[..] {
+        Schedule::read(&parts).map_err(|error| foreign::recognise(&parts).unwrap_or(error))
+    }
+
+    fn read(parts: &[&str]) -> Result<Schedule, ParseError> {
+        Ok(Schedule(match *parts {
             ["@every", ..] => Kind::Every(Every::parse(&parts[1..].join(" "))?),
             [name, ..] if name.starts_with('@') => Kind::Crontab(crontab::parse_nickname(&parts.join(" "))?),
             [minute, hour, day, month, weekday] => Kind::Crontab(crontab::parse([minute, hour, day, month, weekday])?),
-            [_, _, _, _, _, _] | [_, _, _, _, _, _, _] => Kind::Quartz(Box::new(quartz::parse(&parts)?)),
+            [_, _, _, _, _, _] | [_, _, _, _, _, _, _] => Kind::Quartz(Box::new(quartz::parse(parts)?)),
             _ => return Err(ParseError::FieldCount { found: parts.len() }),
-        };
-        Ok(Schedule(kind))
+        }))
     }
 
     /// The first due time strictly later than `after`; `None`: never again.
     ///
     /// Crontab and Quartz schedules are due at whole seconds of `zone`'s clock. `@every` ignores the zone and counts
-    /// from `anchor`, the task's creation, which the others ignore. The result never decreases as `after` grows.
+    /// from `anchor`, the task's start or creation, which the others ignore; it is due at the anchor itself too, where
+    /// that is later than `after`. The result never decreases as `after` grows.
     /// "Never" includes the year 2200 and later, where the tables of the zones end.
     ///
     /// ```
@@ -105,7 +118,7 @@ impl Schedule {
             Kind::Quartz(quartz) => next_second(zone, quartz.pace(), second, |wall| quartz.next_after(wall)),
             Kind::Every(every) => every.next_after(anchor, after),
         };
-        due.filter(|due| due.as_secs() < END_SECS as u64)
+        due.filter(|due| *due < Schedule::END)
     }
 }
 
@@ -139,7 +152,7 @@ mod tests {
 
     #[test]
     fn nothing_is_due_at_the_end_of_time() {
-        let end = Timestamp::from_secs(END_SECS as u64);
+        let end = Schedule::END;
         for format in ["* * * * *", "0 0 1 1 *", "* * * * * ?", "0 0 0 1 1 ?", "@every 1s"] {
             for after in
                 [end, Timestamp(end.0 - 1), Timestamp(u64::MAX), Timestamp(u64::MAX / 2), Timestamp(i64::MAX as u64)]
@@ -172,6 +185,6 @@ mod tests {
         assert_eq!(Schedule::parse("0 0 * * \u{ff11}"), Err(ParseError::Character('\u{ff11}')));
         assert!(matches!(Schedule::parse(&"1,".repeat(600)), Err(ParseError::TooLong { bytes: 1200, .. })));
         assert!(matches!(Schedule::parse("@every"), Err(ParseError::Interval { .. })));
-        assert!(matches!(Schedule::parse("@everyday"), Err(ParseError::Nickname { .. })));
+        assert!(matches!(Schedule::parse("@everyday"), Err(ParseError::Foreign { .. })));
     }
 }

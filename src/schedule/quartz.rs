@@ -1,24 +1,22 @@
 //! The Quartz form: seconds first, an optional year last, `?` in a day field, Sunday is 1, `0/5` is a start and a step.
 //!
-//! The `cron` crate reads the text, and no more than that: its own search for the next time is not monotonic in a
-//! repeated hour, so that the sets it has read are moved into our masks. It also runs fields together when one is
-//! malformed and reports little; so each field's form is checked here first, with a message that says what to write.
+//! What is accepted, and what it means, is what `CronExpression` of Quartz 2.3.2 does: names, lists, ranges that run
+//! backwards (`22-2`), a step of any size behind a range, and the days that differ from month to month (`L`, `LW`,
+//! `L-3`, `15W`, `6L`, `6#3`), which [`days`](super::days) works out. Where Quartz passes over a part of what was
+//! written, it is refused here: `2#1,4`, `1-5W`, `15W,20`.
 //!
 //! Where Quartz leaves a choice:
 //!
 //! - `*` in both day fields is accepted, and `?` in both. Restricting both is refused, as Quartz does: a crontab would
-//!   take either, the `cron` crate both, and whoever wrote it meant one of the two.
-//! - `L`, `W` and `#` are refused, and so are ranges that run backwards.
-//! - A job follows the clock if its minute or hour starts with `*` or `0/`, which here is just another way to write `*/`.
+//!   take either, others both, and whoever wrote it meant one of the two.
+//! - A step behind names (`MON-FRI/2`) counts.
+//! - A job follows the clock if its minute or hour starts with `*`, `/` or `0/`, which here are ways to write `*/`.
 //!   The second doesn't count: `* 30 1 * * ?` is a minute at half past one.
 //!
 //! Called by [`Schedule::parse`](super::Schedule::parse).
 
-use std::str::FromStr;
-
-use cron::TimeUnitSpec;
-
-use super::error::{excerpt, FieldName, ParseError};
+use super::days::MonthDay;
+use super::error::{each_item, excerpt, FieldName, ParseError, Refused};
 use super::fields::{DayRule, Fields, Pace};
 
 /// A schedule with seconds, and perhaps with years.
@@ -46,139 +44,254 @@ struct Unit {
     name: FieldName,
     low: u32,
     high: u32,
-    /// How to write values of this field.
+    /// Names of the values from `low` on; three letters of one are enough.
+    value_names: &'static [&'static str],
+    /// How values of this field look.
     form: &'static str,
 }
 
-const UNITS: [Unit; 7] = [
-    Unit { name: FieldName::Second, low: 0, high: 59, form: "5, 0,30, 10-20, */15 or 0/15" },
-    Unit { name: FieldName::Minute, low: 0, high: 59, form: "5, 0,30, 10-20, */15 or 0/15" },
-    Unit { name: FieldName::Hour, low: 0, high: 23, form: "9, 9,17, 9-17, */2 or 0/2" },
-    Unit { name: FieldName::DayOfMonth, low: 1, high: 31, form: "?, 1, 1,15, 1-7 or 1/5" },
-    Unit { name: FieldName::Month, low: 1, high: 12, form: "6, JAN, 1,7, JAN-MAR or 1/3" },
-    Unit { name: FieldName::DayOfWeek, low: 1, high: 7, form: "?, 1 or SUN for Sunday, 2-6 or MON-FRI" },
-    Unit { name: FieldName::Year, low: 1970, high: 2100, form: "2030, 2030,2032 or 2030-2035" },
+const MONTHS: &[&str] = &[
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
+const WEEKDAYS: &[&str] = &["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+
+const fn unit(
+    name: FieldName,
+    (low, high): (u32, u32),
+    value_names: &'static [&'static str],
+    form: &'static str,
+) -> Unit {
+    Unit { name, low, high, value_names, form }
+}
+
+const SECOND: Unit = unit(FieldName::Second, (0, 59), &[], "5, 0,30, 10-20, */15 or 0/15");
+const MINUTE: Unit = unit(FieldName::Minute, (0, 59), &[], "5, 0,30, 10-20, */15 or 0/15");
+const HOUR: Unit = unit(FieldName::Hour, (0, 23), &[], "9, 9,17, 9-17, */2 or 0/2");
+const DAY: Unit = unit(FieldName::DayOfMonth, (1, 31), &[], "?, 1, 1,15, 1-7, 1/5, L, LW, L-3 or 15W");
+const MONTH: Unit = unit(FieldName::Month, (1, 12), MONTHS, "6, JAN, 1,7, JAN-MAR or 1/3");
+const WEEKDAY: Unit = unit(FieldName::DayOfWeek, (1, 7), WEEKDAYS, "?, 1 or SUN for Sunday, 2-6, MON-FRI, 6L or 6#3");
+const YEAR: Unit = unit(FieldName::Year, (1970, 2100), &[], "2030, 2030,2032 or 2030-2035");
 
 /// Reads six or seven fields.
 pub(super) fn parse(parts: &[&str]) -> Result<Quartz, ParseError> {
-    for (unit, text) in UNITS.iter().zip(parts) {
-        unit.check(text).map_err(|reason| unit.refused(text, reason))?;
-    }
-    let [_, minute, hour, day, _, weekday, rest @ ..] = parts else {
+    let [second, minute, hour, day, month, weekday, rest @ ..] = parts else {
         return Err(ParseError::FieldCount { found: parts.len() });
+    };
+    let seconds = SECOND.mask(second)?;
+    let (minutes, hours) = (MINUTE.mask(minute)?, HOUR.mask(hour)? as u32);
+    let (days, by_day) = DAY.days(day)?;
+    let months = MONTH.mask(month)? as u16;
+    let (weekdays, by_weekday) = WEEKDAY.days(weekday)?;
+    let years = match rest {
+        [] | ["*"] => None,
+        [years, ..] => Some(YEAR.years(years)?),
     };
     let open = |text: &str| text == "*" || text == "?";
     if !open(day) && !open(weekday) {
         let reason = format!("day-of-month is restricted too ({}); put ? in one of the two", excerpt(day));
-        return Err(UNITS[5].refused(weekday, reason));
+        return Err(Refused::from(reason).of(FieldName::DayOfWeek, weekday));
     }
-    let parsed = cron::Schedule::from_str(&parts.join(" ")).map_err(|_| blame(parts))?;
-    let by_clock = |text: &str| text.starts_with('*') || text.starts_with("0/");
-    let years = parsed.years().iter().map(|year| year as u16).collect();
+    let by_clock = |text: &str| text.starts_with('*') || text.starts_with('/') || text.starts_with("0/");
     Ok(Quartz {
         fields: Fields {
-            minutes: mask(parsed.minutes()),
-            hours: mask(parsed.hours()) as u32,
-            days: mask(parsed.days_of_month()) as u32,
-            months: mask(parsed.months()) as u16,
-            weekdays: (mask(parsed.days_of_week()) >> 1) as u8,
-            day_rule: DayRule::Both,
+            minutes,
+            hours,
+            days: days as u32,
+            months,
+            weekdays: (weekdays >> 1) as u8,
+            day_rule: by_day.or(by_weekday).map_or(DayRule::Both, DayRule::Only),
             pace: if by_clock(minute) || by_clock(hour) { Pace::FollowsClock } else { Pace::FixedTime },
         },
-        seconds: mask(parsed.seconds()),
-        years: rest.first().is_some_and(|year| *year != "*").then_some(years),
+        seconds,
+        years,
     })
 }
 
-fn mask(unit: &impl TimeUnitSpec) -> u64 {
-    unit.iter().fold(0, |mask, value| mask | 1 << value)
-}
-
-/// Which field the `cron` crate refuses: each is tried alone among stars.
-fn blame(parts: &[&str]) -> ParseError {
-    for (index, (unit, text)) in UNITS.iter().zip(parts).enumerate() {
-        let mut alone = ["*"; 7];
-        alone[index] = text;
-        if cron::Schedule::from_str(&alone.join(" ")).is_err() {
-            return unit.refused(text, format!("not understood; write {}", unit.form));
-        }
-    }
-    // Not reached as long as the crate reads its fields one by one; still an answer and no panic.
-    ParseError::FieldCount { found: parts.len() }
-}
-
 impl Unit {
-    fn refused(&self, text: &str, reason: String) -> ParseError {
-        ParseError::Field { field: self.name, text: excerpt(text), reason }
+    /// The values of a field, as bits.
+    fn mask(&self, text: &str) -> Result<u64, ParseError> {
+        let mut mask = 0;
+        each_item(self.name, text, |item| {
+            self.values(item)?.for_each(|value| mask |= 1 << value);
+            Ok(())
+        })?;
+        Ok(mask)
     }
 
-    /// Refuses what the crate would refuse without saying why, and all that it could read as more than one field.
-    fn check(&self, text: &str) -> Result<(), String> {
-        let day_field = matches!(self.name, FieldName::DayOfMonth | FieldName::DayOfWeek);
-        match text {
-            "*" => return Ok(()),
-            "?" if day_field => return Ok(()),
-            _ if text.contains('?') => return Err("? stands alone, and only in a day field; write *".to_owned()),
-            _ if day_field && has_extension(text) => {
-                return Err(format!("L, W and # are not supported; write {}", self.form));
-            }
-            _ => {}
-        }
-        // The crate spells out the set of each item: a list of 500 stars would keep it busy for milliseconds.
-        if text.split(',').count() > (self.high - self.low + 1) as usize {
-            return Err("the list has more items than the field has values; write each once".to_owned());
-        }
-        text.split(',').try_for_each(|item| self.check_item(item))
+    /// The years of the last field, ascending.
+    fn years(&self, text: &str) -> Result<Box<[u16]>, ParseError> {
+        let mut years = std::collections::BTreeSet::new();
+        each_item(self.name, text, |item| {
+            years.extend(self.values(item)?.map(|year| year as u16));
+            Ok(())
+        })?;
+        Ok(years.into_iter().collect())
     }
 
-    fn check_item(&self, item: &str) -> Result<(), String> {
-        let (base, step) = item.split_once('/').map_or((item, None), |(base, step)| (base, Some(step)));
-        if let Some(step) = step {
-            match number(step) {
-                Some(step) if (1..=self.high).contains(&step) => {}
-                _ => return Err(format!("the step {:?} is not a number in 1-{}", excerpt(step), self.high)),
-            }
+    /// What a day field asks for: bits, or one day of each month.
+    fn days(&self, text: &str) -> Result<(u64, Option<MonthDay>), ParseError> {
+        let any = (2u64 << self.high) - 2;
+        if text == "?" {
+            return Ok((any, None));
         }
-        if base == "*" {
-            return Ok(());
+        let upper = text.to_ascii_uppercase();
+        let is_month_day = |item: &str| match self.name {
+            FieldName::DayOfMonth => item.contains(['L', 'W', '#']),
+            // No name of a weekday ends so.
+            _ => item.contains('#') || item.ends_with(['L', 'W']),
+        };
+        if !upper.split(',').any(is_month_day) {
+            return match self.mask(text) {
+                Ok(days) => Ok((days, None)),
+                Err(ParseError::Field { field, text: shown, reason, instead: None }) if self.name == WEEKDAY.name => {
+                    let instead = by_name(text).filter(|_| counts_from_0(text));
+                    Err(ParseError::Field { field, text: shown, reason, instead })
+                }
+                Err(error) => Err(error),
+            };
         }
-        let (first, last) = base.split_once('-').map_or((base, None), |(first, last)| (first, Some(last)));
-        for value in [Some(first), last].into_iter().flatten() {
-            self.check_value(value)?;
+        let day = match self.name {
+            _ if upper.contains(',') => Err("L, W and # stand alone in their field; make a task for each".into()),
+            FieldName::DayOfMonth => month_day(&upper),
+            // The last day of the week, which is Saturday.
+            _ if upper == "L" => return Ok((1 << self.high, None)),
+            _ => self.weekday(&upper),
+        };
+        day.map(|day| (any, Some(day))).map_err(|refused: Refused| refused.of(self.name, text))
+    }
+
+    /// Reads `6L` and `6#3`.
+    fn weekday(&self, text: &str) -> Result<MonthDay, Refused> {
+        let from_0 = |day: u32| (day - 1) as u8;
+        if let Some((day, n)) = text.split_once('#') {
+            let weekday = from_0(self.value(day)?);
+            return match number(n) {
+                Some(n @ 1..=5) => Ok(MonthDay::NthWeekday(weekday, n as u8)),
+                _ => Err("behind # stands a number in 1-5: which of them in the month".into()),
+            };
         }
-        match (number(first), last.and_then(number)) {
-            (Some(first), Some(last)) if first > last => {
-                let (end, start) = (self.high, self.low);
-                Err(format!("the range {first}-{last} runs backwards; write {first}-{end},{start}-{last}"))
-            }
-            _ => Ok(()),
+        match text.strip_suffix('L') {
+            Some(day) => Ok(MonthDay::LastWeekday(from_0(self.value(day)?))),
+            None => Err("W (the nearest working day) belongs to the day-of-month field".into()),
         }
     }
 
-    fn check_value(&self, value: &str) -> Result<(), String> {
+    /// The values of one item of a list: `*`, a value or a range, each with an optional step.
+    fn values(&self, item: &str) -> Result<impl Iterator<Item = u32>, Refused> {
         let (low, high) = (self.low, self.high);
-        match number(value) {
-            Some(number) if (low..=high).contains(&number) => Ok(()),
-            Some(number) => Err(format!("{number} is outside {low}-{high}")),
-            // Whether it is the name of a month or day, the crate knows.
-            None if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphabetic()) => Ok(()),
-            None => Err(format!("{:?} is not a value; write {}", excerpt(value), self.form)),
+        let (base, step) = item.split_once('/').map_or((item, None), |(base, step)| (base, Some(step)));
+        let range = base.split_once('-');
+        let step = match step.map(|text| (text, number(text))) {
+            None => None,
+            Some((_, Some(step))) if step > 0 && (range.is_some() || step <= high) => Some(step),
+            Some((text, _)) => return Err(format!("the step {:?} is not a number in 1-{high}", excerpt(text)).into()),
+        };
+        let (first, last) = match range {
+            // Quartz takes no star for one.
+            _ if base == "*" || base.is_empty() && step.is_some() => (low, high),
+            Some((first, last)) => (self.value(first)?, self.value(last)?),
+            None if step.is_some() && number(base).is_none() => {
+                let (value, step) = (self.value(base)?, step.unwrap_or(1));
+                // Quartz passes over the step.
+                return Err(Refused::with("a step behind a name needs a range", format!("{value}-{high}/{step}")));
+            }
+            None if step.is_some() => (self.value(base)?, high),
+            None => (self.value(base)?, self.value(base)?),
+        };
+        if self.name == FieldName::Year && first > last {
+            let reason = format!("the range {first}-{last} runs backwards");
+            return Err(match step {
+                None => Refused::with(reason, format!("{last}-{first}")),
+                Some(_) => reason.into(),
+            });
+        }
+        // One that runs backwards goes on at the beginning of the unit.
+        let size = high - low + 1;
+        let count = if first <= last { last - first } else { last + size - first };
+        let steps = (0..=count).step_by(step.unwrap_or(1) as usize);
+        Ok(steps.map(move |n| low + (first - low + n) % size))
+    }
+
+    fn value(&self, text: &str) -> Result<u32, Refused> {
+        let (low, high) = (self.low, self.high);
+        let is_name = |name: &&str| {
+            text.len() >= 3 && name.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text))
+        };
+        match number(text) {
+            Some(number) if (low..=high).contains(&number) => Ok(number),
+            Some(0) if self.name == FieldName::DayOfWeek => Err("0 is outside 1-7: here Sunday is 1, or SUN".into()),
+            Some(24) if self.name == FieldName::Hour => Err("24 is outside 0-23; midnight is 0".into()),
+            Some(number) => Err(format!("{number} is outside {low}-{high}").into()),
+            None => match self.value_names.iter().position(is_name) {
+                Some(index) => Ok(low + index as u32),
+                None if text == "?" => Err(Refused::with("? stands alone, and only in a day field", "*")),
+                None => Err(format!("{:?} is not a value, such as {}", excerpt(text), self.form).into()),
+            },
         }
     }
 }
 
-/// Whether a day field uses what Quartz has beyond sets of values: `L`, `LW`, `L-3`, `15W`, `6L`, `FRIL`, `2#1`.
-fn has_extension(text: &str) -> bool {
-    let letters = |item: &str| item.trim_end_matches(['L', 'l', 'W', 'w']).len() < item.len();
-    let is_name = |item: &str| item.len() == 3 && item.bytes().all(|byte| byte.is_ascii_alphabetic());
-    text.contains('#')
-        || text
-            .split(',')
-            .any(|item| (letters(item) && !is_name(item)) || item.starts_with("L-") || item.starts_with("l-"))
+/// Reads `L`, `LW`, `L-3`, `L-3W` and `15W`.
+fn month_day(text: &str) -> Result<MonthDay, Refused> {
+    const OFFSET_MAX: u32 = 30;
+    let (day, is_near) = text.strip_suffix('W').map_or((text, false), |day| (day, true));
+    let offset = match day.strip_prefix('L') {
+        Some("") => Some(0),
+        Some(rest) => rest.strip_prefix('-').and_then(number),
+        None => None,
+    };
+    match (offset, is_near, number(day)) {
+        (Some(offset), ..) if offset > OFFSET_MAX => {
+            Err(format!("the last day less {offset} is in no month; {OFFSET_MAX} is the most").into())
+        }
+        (Some(offset), false, _) => Ok(MonthDay::Last(offset as u8)),
+        (Some(offset), true, _) => Ok(MonthDay::WorkdayNearLast(offset as u8)),
+        (None, true, Some(day)) if (DAY.low..=DAY.high).contains(&day) => Ok(MonthDay::WorkdayNear(day as u8)),
+        (None, true, Some(day)) => Err(format!("{day} is outside {}-{}", DAY.low, DAY.high).into()),
+        _ if text.contains('#') => Err("# (the n-th weekday) belongs to the day-of-week field".into()),
+        _ => Err("L, LW, L-3, L-3W and 15W are known here, each for one day".into()),
+    }
+}
+
+/// Weekdays of a field that counts Sunday as 0, or 7, with names in place of numbers.
+pub(super) fn by_name(field: &str) -> Option<String> {
+    const SHORT: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+    let name = |text: &str| match number(text) {
+        Some(day) => SHORT.get(day as usize % 7).filter(|_| day <= 7).copied(),
+        None => SHORT.into_iter().find(|name| text.eq_ignore_ascii_case(name)),
+    };
+    let item = |item: &str| {
+        let (base, step) = item.split_at(item.find('/').unwrap_or(item.len()));
+        let base = match base.split_once('-') {
+            _ if base == "*" => base.to_owned(),
+            Some((first, last)) => format!("{}-{}", name(first)?, name(last)?),
+            None if !step.is_empty() => format!("{}-SAT", name(base)?),
+            None => name(base)?.to_owned(),
+        };
+        Some(base + step)
+    };
+    field.split(',').map(item).collect::<Option<Vec<_>>>().map(|items| items.join(","))
+}
+
+fn counts_from_0(field: &str) -> bool {
+    let first =
+        |item: &str| item.split('/').next().is_some_and(|base| base.split('-').any(|day| number(day) == Some(0)));
+    field.split(',').any(first)
 }
 
 fn number(text: &str) -> Option<u32> {
+    // `parse` alone would take a sign.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
@@ -210,6 +323,7 @@ mod tests {
         assert_eq!(weekdays("2-6"), 0b011_1110);
         assert_eq!(weekdays("MON-FRI"), 0b011_1110);
         assert_eq!(weekdays("sun,Saturday"), 0b100_0001);
+        assert_eq!(weekdays("Tues,THURS"), 0b001_0100);
         assert_eq!(weekdays("?"), 0x7f);
     }
 
@@ -242,27 +356,86 @@ mod tests {
     #[test]
     fn a_refusal_names_the_field_and_proposes_the_right_form() {
         assert_eq!(reason("0 61 * * * ?"), "minute field \"61\": 61 is outside 0-59");
-        assert_eq!(reason("0 0 22-2 * * ?"), "hour field \"22-2\": the range 22-2 runs backwards; write 22-23,0-2");
-        assert!(reason("0 0 0 ? * 0").contains("day-of-week field \"0\": 0 is outside 1-7"));
-        assert!(reason("0 ? 0 * * ?").contains("minute field"));
+        assert_eq!(
+            reason("0 0 9 ? * 0-4"),
+            "day-of-week field \"0-4\": 0 is outside 1-7: here Sunday is 1, or SUN; write SUN-THU"
+        );
+        assert!(reason("0 ? 0 * * ?").contains("minute field \"?\": ? stands alone"));
         assert!(reason("0 0/0 0 * * ?").contains("step"));
-        assert!(reason("0 0 0 ? * 1,2,3,4,5,6,7,1").contains("more items"));
-        assert!(reason("0 0 0 ? * FRI-MON").contains("day-of-week field \"FRI-MON\": not understood"));
         assert!(reason("0 0 0 ? foo *").contains("month field \"foo\""));
         assert!(reason("0 0 0 1 1 ? 2500").contains("year field \"2500\": 2500 is outside 1970-2100"));
-        for day in ["L", "LW", "L-3", "15W", "1,15W"] {
-            assert!(reason(&format!("0 0 0 {day} * ?")).contains("L, W and # are not supported"), "{day}");
-        }
-        for weekday in ["6L", "FRIL", "2#1", "MON#2", "L"] {
-            assert!(reason(&format!("0 0 0 ? * {weekday}")).contains("L, W and # are not supported"), "{weekday}");
+        assert!(reason("0 0 0 1 1 ? 2030-2026").contains("runs backwards; write 2026-2030"));
+        assert!(reason("0 0 0 L-31 * ?").contains("30 is the most"));
+        assert!(reason("0 0 0 ? * 2#6").contains("a number in 1-5"));
+        for apart in ["0 0 0 L,15 * ?", "0 0 0 1,15W * ?", "0 0 0 ? * 2#1,4", "0 0 0 ? * 6L,2"] {
+            assert!(reason(apart).contains("stand alone"), "{apart}");
         }
     }
 
     #[test]
-    fn what_the_crate_could_read_as_two_fields_is_refused() {
-        for text in
-            ["** * * * * ?", "5* * * * * ?", "5MON * * * * ?", "0 0 0 ?? * *", "0 0 0 ? * MON/2", "1- * * * * ?"]
-        {
+    fn days_that_differ_from_month_to_month() {
+        let day = |day: &str| quartz(&format!("0 0 0 {day} * ?")).map(|read| read.fields.day_rule);
+        let weekday = |weekday: &str| quartz(&format!("0 0 0 ? * {weekday}")).map(|read| read.fields.day_rule);
+        for (text, read) in [
+            ("L", MonthDay::Last(0)),
+            ("l-3", MonthDay::Last(3)),
+            ("L-30", MonthDay::Last(30)),
+            ("LW", MonthDay::WorkdayNearLast(0)),
+            ("L-3W", MonthDay::WorkdayNearLast(3)),
+            ("15w", MonthDay::WorkdayNear(15)),
+        ] {
+            assert_eq!(day(text), Ok(DayRule::Only(read)), "{text}");
+        }
+        for (text, read) in [
+            ("6L", MonthDay::LastWeekday(5)),
+            ("fril", MonthDay::LastWeekday(5)),
+            ("1#5", MonthDay::NthWeekday(0, 5)),
+            ("SAT#2", MonthDay::NthWeekday(6, 2)),
+        ] {
+            assert_eq!(weekday(text), Ok(DayRule::Only(read)), "{text}");
+        }
+        assert_eq!(quartz("0 0 0 ? * L"), quartz("0 0 0 ? * SAT"));
+        for text in ["W", "WL", "LL", "L-", "L-x", "0W", "32W", "1-5W", "L-3-4", "2#1", "*L", "L/2"] {
+            assert!(day(text).is_err(), "{text}");
+        }
+        for text in ["LW", "2W", "#2", "2#", "0#1", "8L", "2#1#2", "2-3#1", "MON-FRIL", "L-1"] {
+            assert!(weekday(text).is_err(), "{text}");
+        }
+        for text in ["0 0 0 * L ?", "0 0 0 ? L MON", "0 0 L * * ?", "0 0 0 ? * ? L", "0 0 0 15W * MON"] {
+            assert!(quartz(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_range_that_runs_backwards_goes_on_at_the_beginning() {
+        assert_eq!(quartz("0 0 22-2 * * ?"), quartz("0 0 22,23,0,1,2 * * ?"));
+        assert_eq!(quartz("0 50-10/15 0 * * ?"), quartz("0 50,5 0 * * ?"));
+        assert_eq!(quartz("0 0 0 25-5/3 * ?"), quartz("0 0 0 25,28,31,3 * ?"));
+        assert_eq!(quartz("0 0 0 1 NOV-FEB ?"), quartz("0 0 0 1 11,12,1,2 ?"));
+        assert_eq!(quartz("0 0 0 ? * FRI-MON"), quartz("0 0 0 ? * 6,7,1,2"));
+        assert_eq!(quartz("0 0 0 ? * 2-1"), quartz("0 0 0 ? * *"));
+    }
+
+    #[test]
+    fn a_step_behind_a_range_may_be_larger_than_its_unit() {
+        assert_eq!(quartz("0 0-59/70 0 * * ?"), quartz("0 0 0 * * ?"));
+        assert_eq!(quartz("0 0 9-17/100 * * ?"), quartz("0 0 9 * * ?"));
+        assert!(reason("0 */60 * * * ?").contains("step \"60\" is not a number in 1-59"));
+        assert!(reason("0 0/60 * * * ?").contains("step \"60\" is not a number in 1-59"));
+        assert_eq!(quartz("0 /15 * * * ?"), quartz("0 */15 * * * ?"));
+    }
+
+    #[test]
+    fn what_could_be_read_as_two_fields_is_refused() {
+        for text in [
+            "** * * * * ?",
+            "5* * * * * ?",
+            "5MON * * * * ?",
+            "0 0 0 ?? * *",
+            "0 0 0 ? * MON/2",
+            "1- * * * * ?",
+            "0 0 0 / * ?",
+        ] {
             assert!(quartz(text).is_err(), "{text}");
         }
     }

@@ -207,13 +207,15 @@ impl State {
             Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms).max(earliest))),
             Timing::Periodic { format, timezone } => {
                 let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
-                let due = table.due_after(Some(&spec.options), created, now.max(latest.unwrap_or(now)));
+                let after = now.max(latest.unwrap_or(now));
+                let due = table.due_after(Some(&spec.options), created, after);
+                let due = due.ok_or_else(|| table.why_never(Some(&spec.options), created, after));
                 let rhythm = Rhythm::Periodic(table);
                 match due {
-                    Some(due) => Ok((rhythm, due)),
-                    None => {
+                    Ok(due) => Ok((rhythm, due)),
+                    Err(never) => {
                         self.drop_timetable(&rhythm);
-                        Err(Refusal::NeverFires)
+                        Err(Refusal::NeverFires(never))
                     }
                 }
             }

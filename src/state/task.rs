@@ -7,7 +7,7 @@ use super::earlier::{self, Earlier};
 use super::past::{Happened, Past};
 use super::record::{HotEarlier, HotRhythm, HotTask};
 use crate::clock::Timestamp;
-use crate::command::Refusal;
+use crate::command::{Never, Refusal};
 use crate::id::{RunId, RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun};
 use crate::schedule::{Schedule, Zone};
@@ -29,11 +29,29 @@ pub struct Timetable {
 impl Timetable {
     /// The first due time later than `after` that counts.
     pub fn due_after(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
-        let start = options.and_then(|o| o.start).map(|start| Timestamp(start.0.saturating_sub(1)));
-        let after = start.map_or(after, |start| after.max(start));
-        let due = self.schedule.next_after(&self.zone, created, after)?;
+        let due = self.due_without_end(options, created, after)?;
         let end = options.and_then(|o| o.end);
         end.is_none_or(|end| due <= end).then_some(due)
+    }
+
+    /// As [`Timetable::due_after`], whatever the task's end. An interval counts from the start, if there is one.
+    fn due_without_end(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
+        let start = options.and_then(|o| o.start);
+        let from = start.map_or(after, |start| after.max(Timestamp(start.0.saturating_sub(1))));
+        self.schedule.next_after(&self.zone, start.unwrap_or(created), from)
+    }
+
+    /// Why [`Timetable::due_after`] finds nothing.
+    pub(super) fn why_never(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Never {
+        let (start, end) = options.map_or((None, None), |o| (o.start, o.end));
+        if let (Some(first), Some(end)) = (self.due_without_end(options, created, after), end) {
+            return Never::AfterEnd { first, end };
+        }
+        match start {
+            Some(start) if self.schedule.next_after(&self.zone, created, after).is_some() => Never::FromStart { start },
+            _ if self.schedule.next_after(&self.zone, created, Timestamp(0)).is_some() => Never::Again,
+            _ => Never::AtAll,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod index;
 mod odd;
 
 use super::*;
-use crate::command::{Command, Refusal, Reply, Steering, Verdict};
+use crate::command::{Command, Never, Refusal, Reply, Steering, Verdict};
 use crate::id::RunKey;
 use crate::run::{Attempt, OpenPhase, RunState};
 use crate::task::{Callback, TaskSpec, TaskState, Timing};
@@ -87,7 +87,7 @@ fn a_time_that_is_past_and_a_schedule_that_never_fires_are_refused() {
     let past = Timestamp(T0.0 - 1);
     assert_eq!(create(&mut state, T0, "a", at(past.0)), Reply::Refused(Refusal::Past { due: past, now: T0 }));
     let never = Timing::Periodic { format: "0 0 30 2 *".into(), timezone: "UTC".into() };
-    assert_eq!(create(&mut state, T0, "b", never), Reply::Refused(Refusal::NeverFires));
+    assert_eq!(create(&mut state, T0, "b", never), Reply::Refused(Refusal::NeverFires(Never::AtAll)));
     assert!(state.is_empty());
     assert!(state.timetables.is_empty(), "what no task uses is not kept");
 }

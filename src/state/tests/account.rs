@@ -56,7 +56,8 @@ impl History {
         let due: Vec<Timestamp> = match &self.spec.timing {
             Timing::Periodic { format, timezone } => {
                 let (schedule, zone) = (Schedule::parse(format).unwrap(), Zone::get(timezone).unwrap());
-                let after = |after: &Timestamp| schedule.next_after(&zone, T0, *after);
+                let anchor = options.start.unwrap_or(T0);
+                let after = |after: &Timestamp| schedule.next_after(&zone, anchor, *after);
                 std::iter::successors(after(&from), after).take_while(|due| *due <= upto).collect()
             }
             _ => Vec::new(),

@@ -3,9 +3,12 @@
 use super::*;
 use crate::task::Options;
 
-fn bounded(state: &mut State, name: &str, options: Options) -> Reply {
-    let spec = TaskSpec { options, ..spec(minutely()) };
+fn create_spec(state: &mut State, name: &str, spec: TaskSpec) -> Reply {
     state.apply(T0, Command::Create { id: id(name), spec: Box::new(spec) })
+}
+
+fn bounded(state: &mut State, name: &str, options: Options) -> Reply {
+    create_spec(state, name, TaskSpec { options, ..spec(minutely()) })
 }
 
 fn end_next(state: &mut State, seq: Seq) {
@@ -102,9 +105,56 @@ fn start_end_and_number_of_runs_bound_a_schedule() {
     end_next(&mut state, 2);
     let task = state.task(2).unwrap();
     assert_eq!((task.next, task.state, task.past.run_count), (None, TaskState::Finished, 2));
+}
 
-    let past = Options { end: Some(T0), ..Options::default() };
-    assert_eq!(bounded(&mut state, "c", past), Reply::Refused(Refusal::NeverFires));
+#[test]
+fn a_schedule_that_never_fires_is_refused_with_the_reason() {
+    let mut state = State::new(T0);
+    let never = |state: &mut State, format: &str, options: Options| {
+        let timing = Timing::Periodic { format: format.into(), timezone: "UTC".into() };
+        match create_spec(state, "a", TaskSpec { options, ..spec(timing) }) {
+            Reply::Refused(Refusal::NeverFires(never)) => never,
+            other => panic!("{format}: {other:?}"),
+        }
+    };
+    let (none, year_2199) = (Options::default(), Timestamp::from_secs(7_258_118_399));
+    assert_eq!(never(&mut state, "0 0 30 2 *", none.clone()), Never::AtAll);
+    assert_eq!(never(&mut state, "0 0 0 30 2 ?", Options { end: Some(T0), ..none.clone() }), Never::AtAll);
+    assert_eq!(never(&mut state, "0 0 0 1 1 ? 2020", none.clone()), Never::Again);
+    let start = Some(year_2199);
+    assert_eq!(
+        never(&mut state, "0 0 * * *", Options { start, ..none.clone() }),
+        Never::FromStart { start: year_2199 }
+    );
+    let (first, end) = (T0.plus_ms(600_000), T0.plus_ms(599_999));
+    let ended = Never::AfterEnd { first, end };
+    assert_eq!(never(&mut state, "@every 10m", Options { end: Some(end), ..none.clone() }), ended);
+    assert!(ended.to_string().starts_with("end_time: the schedule never fires: its first due time, "), "{ended}");
+    assert!(state.is_empty() && state.timetables.is_empty());
+}
+
+#[test]
+fn an_interval_counts_from_the_start_and_is_due_at_it() {
+    let mut state = State::new(T0);
+    let every = |start: Option<Timestamp>| TaskSpec {
+        options: Options { start, ..Options::default() },
+        ..spec(Timing::Periodic { format: "@every 14d".into(), timezone: "UTC".into() })
+    };
+    let (fortnight, hour) = (14 * 86_400_000, 3_600_000);
+    let next = |state: &State, seq| state.task(seq).unwrap().next;
+    create_spec(&mut state, "from-creation", every(None));
+    assert_eq!(next(&state, 1), Some(T0.plus_ms(fortnight)));
+    create_spec(&mut state, "to-come", every(Some(T0.plus_ms(hour))));
+    assert_eq!(next(&state, 2), Some(T0.plus_ms(hour)));
+    end_next(&mut state, 2);
+    assert_eq!(next(&state, 2), Some(T0.plus_ms(hour + fortnight)));
+    // The first of them is past.
+    let past = Timestamp(T0.0 - 3 * fortnight - hour);
+    create_spec(&mut state, "past", every(Some(past)));
+    assert_eq!(next(&state, 3), Some(Timestamp(past.0 + 4 * fortnight)));
+    // At this very moment.
+    create_spec(&mut state, "now", every(Some(T0)));
+    assert_eq!(next(&state, 4), Some(T0.plus_ms(fortnight)));
 }
 
 #[test]
