@@ -701,10 +701,14 @@ async fn preview_shows_due_times_and_stores_nothing() {
     let preview = |body: Value| async move { client.post("/xcron/previewSchedule", &body).await };
     let body =
         json!({"type": 1, "format": "0 9 * * 1-5", "timezone": "Europe/Berlin", "after": 1_790_000_000, "count": 2});
-    assert_eq!(preview(body).await.ok(), json!({"fire_times": [1_790_060_400, 1_790_146_800]}));
+    let shown = json!({"fire_times": [1_790_060_400, 1_790_146_800],
+        "local_times": ["Tue 2026-09-22 09:00:00 +02:00", "Wed 2026-09-23 09:00:00 +02:00"],
+        "description": "at 09:00, on Monday to Friday; Europe/Berlin"});
+    assert_eq!(preview(body).await.ok(), shown);
     let body = json!({"type": 1, "format": "@every 90s", "after": 1_790_000_000, "count": 3});
     assert_eq!(preview(body).await.ok()["fire_times"], json!([1_790_000_090, 1_790_000_180, 1_790_000_270]));
-    assert_eq!(preview(json!({"type": 2, "format": "1000000000"})).await.ok()["fire_times"], json!([1_000_000_000]));
+    let once = json!({"fire_times": [1_000_000_000], "local_times": ["Sun 2001-09-09 01:46:40 +00:00"], "description": "once"});
+    assert_eq!(preview(json!({"type": 2, "format": "1000000000"})).await.ok(), once);
     let some = preview(json!({"type": 1, "format": "* * * * *"})).await.ok();
     assert_eq!(some["fire_times"].as_array().unwrap().len(), 10);
     let many = preview(json!({"type": 1, "format": "* * * * *", "count": 1000})).await.ok();

@@ -106,7 +106,8 @@ fn change(body: &[u8]) -> Result<(), Error> {
 }
 
 fn preview(sent: schedule::Sent) -> Result<(), Error> {
-    let times = schedule::fire_times(&rules(), NOW, sent)?;
+    let schedule::Preview { times, zone, description } = schedule::preview_of(&rules(), NOW, sent)?;
+    assert!(times.iter().all(|time| zone.local_time(*time).len() < 40) && description.len() < 4000, "{description}");
     assert!(!times.is_empty() && times.len() <= 1000 && times.is_sorted(), "{times:?}");
     Ok(())
 }

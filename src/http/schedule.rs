@@ -3,7 +3,7 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
 
-use super::answer::{answered, Data};
+use super::answer::{answered, write_text, Data};
 use super::define::{instant, known_type, schedule, zone, Rules};
 use super::error::{Code, Error};
 use super::extract::{given, json, Int};
@@ -11,7 +11,7 @@ use super::query::SECONDS_MAX;
 use super::Shared;
 use crate::clock::Timestamp;
 use crate::command::Never;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Zone};
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,15 +38,30 @@ pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
         // A thousand due times of a rare schedule take a while to find.
         let deadline = api.deadline();
         let own = api.clone();
-        let times = api.lists.run(deadline, move || fire_times(&own.rules, own.node.now(), sent)).await?;
+        let found = api.lists.run(deadline, move || preview_of(&own.rules, own.node.now(), sent)).await?;
         Ok(Data::object(|o| {
+            let Preview { times, zone, description } = found;
+            let local: Vec<String> = times.iter().map(|time| zone.local_time(*time)).collect();
             o.array("fire_times", times, |out, time| out.extend_from_slice(time.as_secs().to_string().as_bytes()));
+            o.array("local_times", local, |out, time| write_text(out, &time));
+            o.text("description", &description);
         }))
     })
     .await
 }
 
-pub(super) fn fire_times(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Vec<Timestamp>, Error> {
+/// What a schedule comes to.
+#[derive(Debug)]
+pub(super) struct Preview {
+    /// Ascending.
+    pub times: Vec<Timestamp>,
+    /// Whose clock shows them.
+    pub zone: Zone,
+    /// The schedule in words.
+    pub description: String,
+}
+
+pub(super) fn preview_of(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Preview, Error> {
     let kind = known_type(sent.kind)?;
     let after = within("after", sent.after, 0, SECONDS_MAX)?.map_or(now, Timestamp::from_secs);
     if kind == 1 && after >= Schedule::END {
@@ -56,7 +71,10 @@ pub(super) fn fire_times(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Ve
     if kind == 2 {
         return match sent.timezone {
             Some(_) => Err(Error::malformed("timezone: only for type 1")),
-            None => Ok(vec![instant(&sent.format)?]),
+            None => {
+                let (times, description) = (vec![instant(&sent.format)?], "once".to_owned());
+                Ok(Preview { times, zone: zone(&rules.timezone)?, description })
+            }
         };
     }
     let schedule = schedule(&sent.format)?;
@@ -69,7 +87,10 @@ pub(super) fn fire_times(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Ve
             let never = if comes { Never::Again } else { Never::AtAll };
             Err(Error::new(Code::NeverFires, never.to_string()))
         }
-        false => Ok(times),
+        false => {
+            let description = format!("{}; {}", schedule.in_words(), zone.name());
+            Ok(Preview { times, zone, description })
+        }
     }
 }
 

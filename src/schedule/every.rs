@@ -34,6 +34,10 @@ impl Every {
         }
     }
 
+    pub(super) fn period_ms(&self) -> u64 {
+        self.period_ms
+    }
+
     /// The first `anchor + k * period`, `k` from 0, that is later than `after`.
     pub(super) fn next_after(&self, anchor: Timestamp, after: Timestamp) -> Option<Timestamp> {
         if after < anchor {

@@ -20,9 +20,11 @@ mod error;
 mod every;
 mod fields;
 mod foreign;
+mod local;
 #[cfg(test)]
 mod proposals;
 mod quartz;
+mod words;
 mod zone;
 mod zone_hint;
 
@@ -91,6 +93,15 @@ impl Schedule {
             [_, _, _, _, _, _] | [_, _, _, _, _, _, _] => Kind::Quartz(Box::new(quartz::parse(parts)?)),
             _ => return Err(ParseError::FieldCount { found: parts.len() }),
         }))
+    }
+
+    /// What was understood, in English words.
+    pub fn in_words(&self) -> String {
+        match &self.0 {
+            Kind::Crontab(fields) => words::of_crontab(fields),
+            Kind::Quartz(quartz) => quartz.in_words(),
+            Kind::Every(every) => words::of_every(every),
+        }
     }
 
     /// The first due time strictly later than `after`; `None`: never again.

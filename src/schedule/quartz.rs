@@ -18,6 +18,7 @@
 use super::days::MonthDay;
 use super::error::{each_item, excerpt, FieldName, ParseError, Refused};
 use super::fields::{DayRule, Fields, Pace};
+use super::words;
 
 /// A schedule with seconds, and perhaps with years.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,11 @@ impl Quartz {
     /// The first matching wall second later than `wall`.
     pub(super) fn next_after(&self, wall: i64) -> Option<i64> {
         self.fields.next_after(self.seconds, self.years.as_deref(), wall)
+    }
+
+    /// What was understood, in words.
+    pub(super) fn in_words(&self) -> String {
+        words::of_fields(&self.fields, self.seconds, self.years.as_deref())
     }
 
     pub(super) fn pace(&self) -> Pace {

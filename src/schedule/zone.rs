@@ -20,6 +20,8 @@ use jiff::tz::TimeZoneDatabase;
 use thiserror::Error;
 
 use super::calendar::END_SECS;
+use super::local;
+use crate::clock::Timestamp;
 
 /// No name in the IANA database is longer than 32 bytes; what is, need not be looked up nor echoed.
 const NAME_BYTES_MAX: usize = 64;
@@ -104,6 +106,12 @@ impl Zone {
     /// The IANA name.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// What the clock shows at this instant, for people: `Mon 2026-09-21 09:00:00 +02:00`.
+    pub fn local_time(&self, at: Timestamp) -> String {
+        let second = i64::try_from(at.as_secs()).unwrap_or(END_SECS);
+        local::time(second, self.0.stretches[self.stretch_at(second)].offset)
     }
 
     /// The first UTC second after `after` at which the clock shows a match. `next_wall` gives the first matching wall
