@@ -127,6 +127,20 @@ async fn the_cases_of_the_others_work_as_written() {
     // From Sunday 2030-03-17 17:46:40 UTC on: Monday 00:30 in Berlin.
     assert_eq!(coming(&node, &tasks["dkron-http"], 1_900_000_000).await[0], 1_900_020_600);
 
+    // From that Sunday on; the third Friday of April is the 19th, and the clocks of Berlin have changed by then.
+    for (id, next) in [
+        ("xxl-demo", 1_901_124_000),
+        ("quartz-cron", 1_902_816_900),
+        ("eb-cron", 1_900_058_400),
+        ("k8s-cleanup", 1_900_000_200),
+        ("celery-report", 1_900_049_400),
+        ("systemd-backup", 1_900_027_800),
+        ("systemd-last-day", 1_901_142_000),
+    ] {
+        assert_eq!(coming(&node, &tasks[id], 1_900_000_000).await[0], next, "{id}");
+    }
+    assert_eq!(tasks["quartz-simple"]["next_time"], 1_900_000_000, "the start itself");
+
     // 01:00 in Shanghai is 17:00 UTC of the day before.
     assert_eq!(coming(&node, &tasks["clear-day"], 1_900_000_000).await[0] % 86_400, 17 * 3600);
     assert_eq!(coming(&node, &tasks["clear-month"], 1_900_000_000).await[0], 1_901_206_800, "2030-04-01 01:00 there");
