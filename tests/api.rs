@@ -740,6 +740,42 @@ async fn preview_shows_due_times_and_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn preview_of_a_task_shows_when_it_will_be_fired_as_it_stands() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let preview = |id: &'static str| async move {
+        client.post("/xcron/previewSchedule", &json!({"task_id": id, "count": 3})).await
+    };
+    let bounds =
+        json!({"task_id": "a", "start_time": 1_900_000_000, "end_time": 1_901_300_000, "timezone": "Asia/Tokyo"});
+    client.create(&with(periodic(URL, "@every 7d"), bounds)).await;
+    let shown = json!({"fire_times": [1_900_000_000, 1_900_604_800, 1_901_209_600],
+        "local_times": ["Mon 2030-03-18 02:46:40 +09:00", "Mon 2030-03-25 02:46:40 +09:00", "Mon 2030-04-01 02:46:40 +09:00"],
+        "description": "every 7d, counted from the start or the creation; Asia/Tokyo"});
+    assert_eq!(preview("a").await.ok(), shown);
+    client.post("/xcron/updateTask", &json!({"task_id": "a", "max_runs": 2})).await.ok();
+    assert_eq!(preview("a").await.ok()["fire_times"], json!([1_900_000_000, 1_900_604_800]));
+    client.post("/xcron/pauseTask", &json!({"task_id": "a"})).await.ok();
+    assert_eq!(preview("a").await.ok()["fire_times"], json!([]), "it is paused");
+
+    client.create(&with(periodic(URL, "0 0 1 1 *"), json!({"task_id": "j", "jitter_ms": 86_400_000}))).await;
+    let (moved, next) = (preview("j").await.ok(), client.task("j").await["next_time"].as_u64().expect("a time"));
+    let late = moved["fire_times"][0].as_u64().expect("a time") - next;
+    assert!(late > 0 && late < 86_400, "{late} s of jitter");
+    client.create(&with(once(URL, FAR_MS), json!({"task_id": "o"}))).await;
+    let shown = preview("o").await.ok();
+    assert_eq!(
+        (&shown["fire_times"][0], &shown["description"]),
+        (&client.task("o").await["next_time"], &json!("once"))
+    );
+
+    preview("none").await.is(1040, 404, "no such task");
+    let both = json!({"task_id": "a", "format": "* * * * *"});
+    client.post("/xcron/previewSchedule", &both).await.is(1000, 400, "format");
+    client.post("/xcron/previewSchedule", &json!({"task_id": "a", "count": 0})).await.is(1000, 400, "count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_is_shown_by_a_single_node_too() {
     let (_dir, node) = node().await;
     node.client.get("/xcron/queryTask?task_id=a&consistency=local").await.is(1040, 404, "task");

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::earlier::{self, Earlier, Left};
-use super::task::{Rhythm, Task};
+use super::task::{Rhythm, Task, Timetable};
 use crate::clock::Timestamp;
 use crate::id::{RunId, RunKey, TaskId};
 use crate::run::RunState;
@@ -80,6 +80,23 @@ impl Course {
         let first = first.filter(|first| Some(*first) >= self.next && self.next.is_some());
         let rest = std::iter::successors(first, |due| self.any_due_after(*due));
         rest.take_while(move |due| Some(*due) <= upto || Some(*due) == self.next)
+    }
+
+    /// The due times to come, as they will be fired, the jitter included; none while it is paused.
+    pub fn to_fire(&self, count: usize) -> Vec<Timestamp> {
+        let first = self.next.filter(|_| !self.paused);
+        let coming = std::iter::successors(first, |due| self.any_due_after(*due));
+        let last = self.last();
+        let coming = coming.take_while(|due| last.is_none_or(|last| *due <= last)).take(count);
+        coming.map(|due| due.plus_ms(self.jitter_ms)).collect()
+    }
+
+    /// Its schedule in its zone; none: it is due once.
+    pub fn timetable(&self) -> Option<&Timetable> {
+        match &self.rhythm {
+            Rhythm::Once => None,
+            Rhythm::Periodic(table) => Some(table),
+        }
     }
 
     /// The last due time that `max_runs` leaves, if that can be told.
