@@ -4,6 +4,9 @@
 //! silent (10 s by default), and on shared threads a few names would hold up everything else that blocks. There is one
 //! lookup of a name at a time; whoever asks meanwhile waits for its answer, for a bounded time. A name that was found
 //! before has its last known addresses then. doc/decisions/0025-last-known-addresses.md
+//!
+//! Half of the places are for lookups that take long: those of names that took long before, and those that have begun to.
+//! doc/decisions/0041-silent-names.md
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,10 +19,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::Name;
-use tokio::sync::{oneshot, watch, Semaphore, SemaphorePermit};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use self::places::Places;
 use crate::clock::monotonic;
+
+mod places;
 
 /// Asks what a name stands for.
 pub type Lookup = Arc<dyn Fn(&str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
@@ -28,6 +34,8 @@ pub type Lookup = Arc<dyn Fn(&str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>
 const NAMES_MAX: usize = 4096;
 /// Most addresses of a name that are kept as refused.
 const REFUSED_MAX: usize = 8;
+/// The addresses of a target do for this long without another lookup.
+const FRESH: Duration = Duration::from_secs(2);
 /// A lookup that takes longer is one of a name server that is silent, or nearly so.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -68,8 +76,10 @@ fn is_absence(text: &str) -> bool {
 struct Rule {
     /// Lookups at once.
     places: usize,
-    /// Names whose last lookup took longer have half of the places among them.
+    /// A lookup that takes longer is slow. Half of the places are for those.
     slow: Duration,
+    /// For how long what was found does without another lookup.
+    fresh: Duration,
     /// How long an answer is waited for where addresses are known.
     patience: Duration,
     /// How long where none are.
@@ -86,14 +96,21 @@ pub struct Names(Arc<Shared>);
 struct Shared {
     lookup: Lookup,
     rule: Rule,
-    places: Semaphore,
-    /// For names whose lookups take long: half of the places.
-    slow_places: Semaphore,
+    quick_places: Places,
+    slow_places: Places,
     names: Mutex<HashMap<String, Known>>,
 }
 
 /// What a lookup has come to: addresses, at least one, or why there are none.
 type Outcome = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
+
+/// What there is to go by for a name.
+enum Begun {
+    /// Addresses that were found a moment ago.
+    Fresh(Vec<IpAddr>),
+    /// A lookup; what is known that does without it; and whether the last one was late.
+    Going(watch::Receiver<Option<Outcome>>, Vec<IpAddr>, bool),
+}
 
 /// What is known of a name.
 #[derive(Default)]
@@ -133,19 +150,20 @@ impl Names {
     /// Names of the cluster's nodes: a node is called at its last known address for as long as nothing newer is known.
     pub fn of_peers(lookup: Lookup) -> Names {
         let (patience, wait_max) = (Duration::from_millis(50), Duration::from_millis(800));
-        Names::with(lookup, Rule { places: 8, slow: SLOW, patience, wait_max, stale_max: None })
+        Names::with(lookup, Rule { places: 8, slow: SLOW, fresh: Duration::ZERO, patience, wait_max, stale_max: None })
     }
 
     /// Names of targets, which are waited for no longer than `wait_max`. That a name does not exist is believed; while
     /// there is no answer, its last known addresses do for an hour.
     pub fn of_targets(lookup: Lookup, wait_max: Duration) -> Names {
         let (patience, stale_max) = (Duration::from_millis(200), Some(Duration::from_secs(3600)));
-        Names::with(lookup, Rule { places: 32, slow: SLOW, patience, wait_max, stale_max })
+        Names::with(lookup, Rule { places: 48, slow: SLOW, fresh: FRESH, patience, wait_max, stale_max })
     }
 
     fn with(lookup: Lookup, rule: Rule) -> Names {
-        let (places, slow_places) = (Semaphore::new(rule.places), Semaphore::new(rule.places.div_ceil(2)));
-        Names(Arc::new(Shared { lookup, rule, places, slow_places, names: Mutex::default() }))
+        let half = rule.places / 2;
+        let (quick_places, slow_places) = (Places::new(rule.places - half), Places::new(half));
+        Names(Arc::new(Shared { lookup, rule, quick_places, slow_places, names: Mutex::default() }))
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -158,11 +176,15 @@ impl Names {
     /// [`io::ErrorKind::NotFound`]: there is no such name. Others: there is no answer, and nothing is known.
     pub async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let rule = self.0.rule;
-        let (mut answer, known, is_late) = self.begin(name);
+        let (mut answer, known, is_late) = match self.begin(name) {
+            Begun::Fresh(known) => return Ok(known),
+            Begun::Going(answer, known, is_late) => (answer, known, is_late),
+        };
         if is_late && !known.is_empty() {
             return Ok(known);
         }
-        let patience = if known.is_empty() { rule.wait_max } else { rule.patience };
+        // Of a name that was late before the answer serves whoever asks next.
+        let patience = if known.is_empty() && !is_late { rule.wait_max } else { rule.patience };
         let outcome = match tokio::time::timeout(patience, answer.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone(),
             // Its task is gone, with the runtime.
@@ -187,14 +209,16 @@ impl Names {
         }
     }
 
-    /// Takes part in the lookup of this name, or begins one; and what is known that does without it, and whether the last
-    /// one was late.
-    fn begin(&self, name: &str) -> (watch::Receiver<Option<Outcome>>, Vec<IpAddr>, bool) {
+    /// Takes part in the lookup of this name, or begins one, unless what was found is fresh.
+    fn begin(&self, name: &str) -> Begun {
         let mut names = self.known();
         if names.len() >= NAMES_MAX && !names.contains_key(name) {
             names.retain(|_, known| known.going.strong_count() > 0);
         }
         let entry = names.entry(name.to_owned()).or_default();
+        if entry.found.as_ref().is_some_and(|(_, at)| at.elapsed() < self.0.rule.fresh) {
+            return Begun::Fresh(entry.addresses());
+        }
         let does = match (&entry.found, self.0.rule.stale_max) {
             (Some((_, at)), Some(stale_max)) => at.elapsed() <= stale_max,
             _ => true,
@@ -210,20 +234,34 @@ impl Names {
                 answer
             }
         };
-        (answer, known, entry.is_late)
+        Begun::Going(answer, known, entry.is_late)
     }
 
     async fn look_up(self, name: String, going: Arc<watch::Sender<Option<Outcome>>>, is_slow: bool) {
         let shared = &self.0;
-        // The slow ones wait among themselves first, so that they hold up no other.
-        let (_slow, waited_apart) = if is_slow { place(&shared.slow_places).await } else { (None, false) };
-        let (_place, waited) = place(&shared.places).await;
-        if (waited_apart || waited) && going.receiver_count() == 0 {
-            // Nobody waits for it any more, and others do for theirs.
-            return;
-        }
+        let places = if is_slow { &shared.slow_places } else { &shared.quick_places };
+        let mut place = loop {
+            match places.take(shared.rule.wait_max).await {
+                Some((_, waited)) if waited && going.receiver_count() == 0 => return,
+                Some((place, _)) => break place,
+                // Nobody waits for it any more, and others do for theirs.
+                None if going.receiver_count() == 0 => return,
+                None => {}
+            }
+        };
         let began = monotonic();
-        let outcome = match (shared.lookup)(&name).await {
+        let mut lookup = (shared.lookup)(&name);
+        let found = match tokio::time::timeout(shared.rule.slow, &mut lookup).await {
+            Ok(found) => found,
+            Err(_) => {
+                // It goes on among the slow ones, if there is room, so that the quick ones get their place.
+                let slow = if is_slow { None } else { shared.slow_places.free() };
+                place = slow.unwrap_or(place);
+                lookup.await
+            }
+        };
+        drop(place);
+        let outcome = match found {
             Ok(found) if found.is_empty() => Err((io::ErrorKind::NotFound, format!("{name} has no address"))),
             Ok(found) => Ok(found),
             Err(error) => Err((error.kind(), error.to_string())),
@@ -283,14 +321,6 @@ impl Names {
             entry.refused.push(ip);
             entry.proven = entry.proven.filter(|proven| *proven != ip);
         }
-    }
-}
-
-/// A place, and whether it had to be waited for. None: there are none any more, which does not happen.
-async fn place(places: &Semaphore) -> (Option<SemaphorePermit<'_>>, bool) {
-    match places.try_acquire() {
-        Ok(place) => (Some(place), false),
-        Err(_) => (places.acquire().await.ok(), true),
     }
 }
 

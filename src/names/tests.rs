@@ -74,16 +74,19 @@ const SILENCE: Duration = Duration::from_millis(600);
 const PATIENCE: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_millis(300);
 const STALE_MAX: Duration = Duration::from_secs(2);
+const FRESH: Duration = Duration::ZERO;
 
 fn of_peers(server: &Arc<Server>) -> Names {
     let (patience, wait_max) = (PATIENCE, WAIT_MAX);
-    Names::with(server.lookup(), Rule { places: 8, slow: 2 * PATIENCE, patience, wait_max, stale_max: None })
+    Names::with(
+        server.lookup(),
+        Rule { places: 8, slow: 2 * PATIENCE, fresh: FRESH, patience, wait_max, stale_max: None },
+    )
 }
 
 fn of_targets(server: &Arc<Server>) -> Names {
-    let rule =
-        Rule { places: 8, slow: 2 * PATIENCE, patience: PATIENCE, wait_max: WAIT_MAX, stale_max: Some(STALE_MAX) };
-    Names::with(server.lookup(), rule)
+    let (slow, patience, stale_max) = (2 * PATIENCE, PATIENCE, Some(STALE_MAX));
+    Names::with(server.lookup(), Rule { places: 8, slow, fresh: FRESH, patience, wait_max: WAIT_MAX, stale_max })
 }
 
 #[tokio::test]
@@ -189,6 +192,44 @@ async fn names_whose_server_is_silent_do_not_hold_up_the_others() {
     assert_eq!(going.len(), going.iter().collect::<HashSet<_>>().len(), "{going:?}");
     assert!(going.len() <= places.div_ceil(2) && server.most.load(Ordering::Relaxed) <= places, "{going:?}");
     asking.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_asked_for_is_found_while_many_others_are_silent() {
+    let server = Server::new();
+    let names = of_targets(&server);
+    let ask = |n: usize| {
+        let names = names.clone();
+        tokio::spawn(async move { names.addresses(&format!("silent-{n}")).await })
+    };
+    // Many times as many as there are places, all at once, and none was asked for before.
+    let asking: Vec<_> = (0..500).map(ask).collect();
+    tokio::time::sleep(PATIENCE).await;
+    let began = monotonic();
+    server.says("new", &["10.0.0.1"]);
+    let mut tries = 0;
+    while names.addresses("new").await.is_err() {
+        tries += 1;
+        assert!(tries < 20, "it is not found among {} silent ones", asking.len());
+    }
+    assert!(began.elapsed() < 3 * SILENCE, "{:?}", began.elapsed());
+    for silent in asking {
+        assert_eq!(silent.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+    // Nobody waits long for one that was silent a moment ago.
+    let began = monotonic();
+    assert!(names.addresses("silent-7").await.is_err() && began.elapsed() < WAIT_MAX, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_was_found_a_moment_ago_needs_no_lookup() {
+    let server = Server::new();
+    server.says("a", &["10.0.0.1"]);
+    let names = Names::of_targets(server.lookup(), WAIT_MAX);
+    for _ in 0..100 {
+        assert_eq!(found(&names, "a").await, ips(&["10.0.0.1"]));
+    }
+    assert_eq!(server.asked(), 1);
 }
 
 #[tokio::test]
