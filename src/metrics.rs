@@ -32,6 +32,10 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Attempts that are due and wait for a place.
     pub queued: Gauge,
+    /// Attempts that waited since this process had no descriptor for a connection.
+    pub without_descriptor: Counter,
+    /// Connections to targets, idle ones among them.
+    pub target_connections: Gauge,
     /// Targets whose attempts wait until they can be reached.
     pub targets_held: Gauge,
     /// Commands that this node, as the leader, proposed.
@@ -56,6 +60,8 @@ impl Default for Metrics {
             duration: seconds(),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
+            without_descriptor: Counter::default(),
+            target_connections: Gauge::default(),
             targets_held: Gauge::default(),
             commands: Counter::default(),
             batches: Counter::default(),
@@ -77,6 +83,10 @@ impl Metrics {
         registry.register_with_unit("attempt_duration", duration, Unit::Seconds, self.duration.clone());
         registry.register("attempts_in_flight", "Attempts in flight", self.in_flight.clone());
         registry.register("attempts_queued", "Attempts that are due and wait for a place", self.queued.clone());
+        let without = "Attempts that waited, for want of a descriptor for a connection";
+        registry.register("attempts_without_descriptor", without, self.without_descriptor.clone());
+        let open = "Connections to targets, idle ones among them";
+        registry.register("target_connections", open, self.target_connections.clone());
         let held = "Targets that cannot be reached and whose attempts wait";
         registry.register("targets_held", held, self.targets_held.clone());
         registry.register("commands", "Commands proposed by this node as the leader", self.commands.clone());

@@ -123,7 +123,10 @@ impl Server {
     /// Each variant of [`Error`]. A node that waits for its peers has started.
     pub async fn start(config: Config) -> Result<Server, Error> {
         let clock = Clock::system();
-        let transport = Http::new(&config.callback, guard(&config)?)?;
+        let mut callback = config.callback.clone();
+        let Shares { targets, callbacks, .. } = Shares::of(&config, descriptors::limit());
+        (callback.in_flight_max, callback.idle_connections_max) = (callbacks, targets - callbacks);
+        let transport = Http::new(&callback, guard(&config)?)?;
         Self::start_with(config, clock, transport).await
     }
 
@@ -172,7 +175,7 @@ impl Server {
             calls.learn(host, port);
             creates.learn(OwnHost::of(host), port);
         });
-        transport.know(node.names());
+        transport.know(node.names(), node.metrics());
         let dispatcher = Dispatcher::new(node.clone(), transport);
         let (close, closing) = watch::channel(false);
         let closed = || {

@@ -14,7 +14,7 @@ use support::{
     assert_distinct, config, named, node, node_with, now, once, pass, periodic, until, with, Hit, Say, Sink, TestNode,
 };
 use xcron::clock::Clock;
-use xcron::dispatcher::transport::{Answer, Failure, Request, Transport};
+use xcron::dispatcher::transport::{Failure, Found, Over, Request, Transport};
 
 const EVERY_SECOND: &str = "* * * * * *";
 
@@ -553,10 +553,10 @@ struct Panics {
 }
 
 impl Transport for Panics {
-    fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
+    fn connect(&self, request: &Request, over: Over) -> BoxFuture<'static, Found> {
         let left = self.sends.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
         assert!(left.is_err(), "as planned: an attempt");
-        self.inner.send(request)
+        self.inner.connect(request, over)
     }
 
     fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>> {

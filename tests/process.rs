@@ -22,6 +22,8 @@ mod sink;
 mod cli;
 #[path = "process/cluster.rs"]
 mod cluster;
+#[path = "process/descriptors.rs"]
+mod descriptors;
 #[path = "process/output.rs"]
 mod output;
 #[path = "process/single.rs"]

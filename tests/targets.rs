@@ -206,8 +206,9 @@ async fn a_name_that_comes_to_stand_for_another_address_gains_nothing() {
     let http = Http::resolving(&callback, guard, lookup).unwrap();
     let url = sink.url("/").replace("127.0.0.1", "moving.example");
     assert_eq!(send(&http, &url).await.unwrap().status, 200, "by the address that is left");
-    not_sent(send(&http, &url).await, "169.254.169.254, for which moving.example stands, is a cloud's metadata");
-    assert_eq!(sink.count(), 1);
+    // What was found a moment ago does for a while without asking.
+    let refused = until("another answer", || async { Some(send(&http, &url).await).filter(Result::is_err) }).await;
+    not_sent(refused, "169.254.169.254, for which moving.example stands, is a cloud's metadata");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -521,7 +522,7 @@ async fn an_answer_without_end_ends_the_attempt_and_is_not_kept() {
         ("a dripping head", ok, b"x".to_vec(), some, false),
         ("a body", b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n", large("", ""), none, true),
         ("chunks", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", chunk, none, true),
-        ("a dripping body", b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n", b"x".to_vec(), some, false),
+        ("a dripping body", b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n", b"x".to_vec(), some, true),
     ];
     let http = Http::new(&Config::default().callback, Arc::default()).unwrap();
     for (kind, head, piece, pause, answers) in kinds {
@@ -532,7 +533,8 @@ async fn an_answer_without_end_ends_the_attempt_and_is_not_kept() {
         match outcome {
             Ok(answer) => {
                 assert!(answers, "{kind}: {answer:?}");
-                assert_eq!((answer.status.as_u16(), answer.start.len()), (200, 256), "{kind}");
+                assert_eq!(answer.status.as_u16(), 200, "{kind}");
+                assert!(answer.start.len() == 256 || answer.cut.is_some(), "{kind}: {answer:?}");
             }
             Err(failure) => assert!(!answers, "{kind}: {failure}"),
         }

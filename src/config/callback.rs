@@ -17,6 +17,8 @@ pub struct Callback {
     pub in_flight_max: usize,
     /// Most attempts in flight to one host and port; more than `in_flight_max` are never. Default: 64.
     pub in_flight_per_host_max: usize,
+    /// Most connections, to all targets together, that are kept open for the next attempt. Default: 3072. 16 to 1000000.
+    pub idle_connections_max: usize,
     /// How much of an answer is read. Default: 65536.
     pub answer_bytes_max: usize,
     /// How much of an answer is kept in the history. Default: 256. Maximum: 4096.
@@ -63,6 +65,7 @@ impl Default for Callback {
             connect_timeout_ms: 5000,
             in_flight_max: 512,
             in_flight_per_host_max: 64,
+            idle_connections_max: 3072,
             answer_bytes_max: 65_536,
             answer_kept_bytes: 256,
             misfire_window_ms: 60_000,
@@ -91,6 +94,7 @@ impl Callback {
         within("callback.connect_timeout_ms", self.connect_timeout_ms, 10, 600_000)?;
         within("callback.in_flight_max", self.in_flight_max as u64, 1, 100_000)?;
         within("callback.in_flight_per_host_max", self.in_flight_per_host_max as u64, 1, 100_000)?;
+        within("callback.idle_connections_max", self.idle_connections_max as u64, 16, 1_000_000)?;
         within("callback.answer_bytes_max", self.answer_bytes_max as u64, 1024, 16 << 20)?;
         within("callback.answer_kept_bytes", self.answer_kept_bytes as u64, 0, 4096)?;
         within("callback.misfire_window_ms", self.misfire_window_ms, 0, 365 * DAY_MS)?;

@@ -1,20 +1,23 @@
 //! One attempt, from the last look at the state to the record of its outcome.
 
+use std::pin::pin;
 use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
 
 use super::definitions::{Definition, NoDefinition};
 use super::health::Reach;
 use super::outcome::Told;
 use super::request;
 use super::retry::Policy;
-use super::transport::{Answer, Failure, Request};
+use super::transport::{Answer, Failure, Over, Request};
 use super::Dispatcher;
 use crate::clock::{monotonic, Timestamp};
 use crate::command::{Command, Steering, Verdict};
 use crate::id::RunId;
 use crate::run::Attempt;
 use crate::seam::bug::{self, Bug};
-use crate::state::Job;
+use crate::state::{Job, State};
 use crate::storage::machine::Cause;
 use crate::task::{Delivery, Expect};
 
@@ -22,10 +25,15 @@ use crate::task::{Delivery, Expect};
 const RECORDED_AFTER: Duration = Duration::from_millis(50);
 /// How long a record may take before it is proposed again.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before a job is taken again for which this node had no socket, or no fence.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before a job is taken again for which this node had no fence.
+const FENCE_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before an outcome is proposed again.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an attempt that was recorded as going was not sent.
+const NOT_SENDABLE: &str = "not sent: the task had changed, or the node led no longer, before the request could leave";
+
+const FENCE: HeaderName = HeaderName::from_static("xcron-fence");
 
 /// Frees the place of a request, once, and tells what it has shown of its target.
 struct Place<'a>(&'a Dispatcher, &'a Job, Reach);
@@ -45,6 +53,23 @@ pub(super) enum Outcome {
     Undone,
 }
 
+/// What came of connecting and sending.
+enum Step {
+    /// The request was sent, or there was no connection for it.
+    Sent(Result<Answer, Failure>),
+    /// It was not to be sent any more.
+    NotSent(Outcome),
+}
+
+/// The definition under which the attempt is to be sent, if it still is; `going` names the node and the term that may have
+/// recorded it as going by now.
+fn wanted(state: &State, job: &Job, going: Option<(u64, u64)>) -> Option<u128> {
+    let Job { seq, key, attempt, .. } = *job;
+    let has_started = || going.is_some_and(|(node, term)| state.has_started(seq, key, attempt, node, term));
+    let is_wanted = state.wants(seq, key, attempt) || has_started();
+    state.task(seq).filter(|_| is_wanted).map(|task| task.digest)
+}
+
 pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let node = &dispatcher.0.node;
     let mut place = Place(dispatcher, &job, Reach::NotSent);
@@ -60,15 +85,14 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
             return Outcome::Done;
         }
     };
-    // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here. From here
-    // on to the sending nothing may be awaited, unless all of it is asked again afterwards.
+    // Asked before a connection is made, so that none is made for nothing, and again when there is one.
     let Some(term) = early.or_else(|| node.may_fire()) else {
         // It may lead again before anyone has noticed that it did not.
         return Outcome::Undone;
     };
-    if !node.machine().with_state(|s| s.wants(job.seq, job.key, job.attempt)) {
+    let Some(digest) = node.machine().with_state(|state| wanted(state, &job, None)) else {
         return Outcome::Done;
-    }
+    };
     let (started, clock) = (node.now(), monotonic());
     let lateness_ms = started.ms_since(job.at).min(u32::MAX.into()) as u32;
     let start = Command::RunStarted {
@@ -81,41 +105,85 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
         lateness_ms,
     };
     let at_most_once = spec.options.delivery == Delivery::AtMostOnce && !is_alert;
-    if at_most_once {
-        match commit(dispatcher, &job, &start).await {
-            Commit::Sendable => {}
-            Commit::NotSent => return Outcome::Done,
-            Commit::Unrecorded => return Outcome::Undone,
-        }
-    }
-    let Some(fence) = dispatcher.next_fence(term) else {
-        return unsent(dispatcher, &start, at_most_once, "too much was sent since the last entry of the log").await;
-    };
-    let Some(mut request) = request::build(dispatcher, &job, &spec, (parent, alerted), &fence) else {
-        return Outcome::Done;
-    };
     let secrets = if spec.secrets.is_empty() { &node.config().callback.secrets } else { &spec.secrets };
-    request.sign(secrets, started);
-    node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
-    let again = bug::is_planted(Bug::DeleteKeepsRetry).then(|| request.clone());
-    let mut sending = dispatcher.0.transport.send(request);
-    let early = tokio::time::timeout(RECORDED_AFTER, &mut sending).await;
-    let outcome = match early {
-        Ok(outcome) => outcome,
+    let request = || request::build(dispatcher, &job, &spec, (parent, alerted.clone()));
+    let again = bug::is_planted(Bug::DeleteKeepsRetry).then(request).flatten();
+    let is_leased = || early.is_some() || node.may_fire() == Some(term);
+    let going = (!at_most_once).then(|| (node.id(), term));
+    let mut exchange = pin!(async {
+        let mut over = if at_most_once { Over::Alone } else { Over::Any };
+        loop {
+            let Some(mut request) = request() else { return Step::NotSent(Outcome::Done) };
+            let way = match dispatcher.0.transport.connect(&request, over).await {
+                Ok(way) => way,
+                Err(failure) => return Step::Sent(Err(failure)),
+            };
+            // Asked as late as can be: a lease that has run out, or a delete that has been acknowledged, stops it here. From here
+            // on to the sending nothing may be awaited, unless all of it is asked again afterwards.
+            if !is_leased() {
+                return Step::NotSent(Outcome::Undone);
+            }
+            match node.machine().with_state(|state| wanted(state, &job, going)) {
+                Some(now) if now == digest => {}
+                // The task has changed meanwhile: what is sent, and where, is as it says now.
+                Some(_) => return Step::NotSent(Outcome::Undone),
+                None => return Step::NotSent(Outcome::Done),
+            }
+            if at_most_once {
+                match commit(dispatcher, &job, &start).await {
+                    Commit::Sendable => {}
+                    Commit::NotSent => return Step::NotSent(Outcome::Done),
+                    Commit::Unrecorded => return Step::NotSent(Outcome::Undone),
+                }
+            }
+            let Some(fence) = dispatcher.next_fence(term) else {
+                let why = "too much was sent since the last entry of the log";
+                return Step::NotSent(unsent(dispatcher, &start, at_most_once, why).await);
+            };
+            // It has digits and a point.
+            request.headers.extend(HeaderValue::try_from(fence).map(|fence| (FENCE, fence)));
+            request.sign(secrets, node.now());
+            if over != Over::New {
+                node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
+            }
+            match way.send(request).await {
+                // No byte of an answer came: the target had closed the connection before it read the request.
+                Err(Failure::Stale(_)) if !at_most_once && over == Over::Any => over = Over::New,
+                outcome => return Step::Sent(outcome),
+            }
+        }
+    });
+    let early = tokio::time::timeout(RECORDED_AFTER, &mut exchange).await;
+    let is_recorded = early.is_err() && !at_most_once;
+    let step = match early {
+        Ok(step) => step,
         Err(_) => {
-            if !at_most_once {
+            if is_recorded {
                 record_start(dispatcher, start.clone());
             }
-            sending.await
+            exchange.await
         }
     };
+    let outcome = match step {
+        Step::Sent(outcome) => outcome,
+        Step::NotSent(_) if is_recorded => {
+            drop(place);
+            not_sent(dispatcher, &start, NOT_SENDABLE.to_owned()).await;
+            return Outcome::Done;
+        }
+        Step::NotSent(outcome) => return outcome,
+    };
     place.2 = reach(&outcome);
-    if let Err(failure @ Failure::Exhausted(_)) = &outcome {
-        // No attempt: the target has had no chance to answer. The place is kept meanwhile, which slows down the others.
-        tracing::warn!(task = %job.id, %failure, "an attempt waits");
-        return unsent(dispatcher, &start, at_most_once, &failure.to_string()).await;
-    }
     drop(place);
+    if let Err(failure @ Failure::Exhausted(_)) = &outcome {
+        // No attempt: the target has had no chance to answer.
+        dispatcher.0.exhausted.wait(node.metrics(), &failure.to_string()).await;
+        if is_recorded {
+            not_sent(dispatcher, &start, failure.to_string()).await;
+            return Outcome::Done;
+        }
+        return Outcome::Undone;
+    }
     let took = clock.elapsed();
     node.metrics().duration.observe(took.as_secs_f64());
     let duration_ms = Some(took.as_millis().min(u32::MAX.into()) as u32);
@@ -202,14 +270,13 @@ async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> Commit {
     if stands && node.may_fire() == Some(term) {
         return Commit::Sendable;
     }
-    let reason = "not sent: the task had changed, or the node led no longer, before the start was recorded";
-    not_sent(dispatcher, start, reason.to_owned()).await;
+    not_sent(dispatcher, start, NOT_SENDABLE.to_owned()).await;
     Commit::NotSent
 }
 
 /// Nothing has left for want of something that this node lacks: the job is taken again a little later.
 async fn unsent(dispatcher: &Dispatcher, start: &Command, at_most_once: bool, reason: &str) -> Outcome {
-    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+    tokio::time::sleep(FENCE_PAUSE).await;
     if !at_most_once {
         return Outcome::Undone;
     }
@@ -250,7 +317,9 @@ async fn record_end(dispatcher: &Dispatcher, ended: Command) {
 fn reach(outcome: &Result<Answer, Failure>) -> Reach {
     match outcome {
         Ok(_) | Err(Failure::Broken(_)) => Reach::Reached,
-        Err(Failure::Timeout(_) | Failure::Refused(_) | Failure::Exhausted(_)) => Reach::Unclear,
+        // Stale: nothing was heard from it for this attempt.
+        Err(Failure::Timeout(_) | Failure::NotConnected(_) | Failure::Stale(_)) => Reach::Unclear,
+        Err(Failure::Refused(_) | Failure::Exhausted(_)) => Reach::Unclear,
         Err(error @ Failure::Connect(_)) => Reach::Unreached(error.to_string()),
     }
 }

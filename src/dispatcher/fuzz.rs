@@ -54,6 +54,7 @@ pub(crate) fn answer(data: &[u8]) {
         steering,
         no_retry,
         start: choices.bytes(40).to_vec().into(),
+        cut: choices.flag().then(|| "cut".to_owned()),
     };
     let told = Told::by(Ok(answer), &expect);
     applied(told, policy, chance, &format);

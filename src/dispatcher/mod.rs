@@ -17,6 +17,7 @@ mod alert;
 mod attempt;
 mod definitions;
 mod elsewhere;
+mod exhausted;
 mod fence;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -44,6 +45,7 @@ use crate::node::Node;
 use crate::state::Job;
 use crate::view::{Page, TargetFilter, TargetView};
 use definitions::Definitions;
+use exhausted::Exhausted;
 use fence::Fences;
 use health::{Patience, Reach};
 pub use late::Gap;
@@ -73,6 +75,7 @@ struct Shared {
     room: Notify,
     definitions: Definitions,
     fences: Fences,
+    exhausted: Exhausted,
     /// Attempts that are under way or whose outcomes are not written yet.
     active: watch::Sender<usize>,
     probes: Semaphore,
@@ -117,6 +120,7 @@ impl Dispatcher {
             room: Notify::new(),
             definitions: Definitions::default(),
             fences: Fences::default(),
+            exhausted: Exhausted::default(),
             active: watch::Sender::new(0),
             probes: Semaphore::new(PROBES_MAX),
             gaps: Gaps::default(),

@@ -32,7 +32,8 @@ impl Told {
         let answer = match outcome {
             Ok(answer) => answer,
             Err(failure) => {
-                let may_have_arrived = matches!(failure, Failure::Timeout(_) | Failure::Broken(_));
+                use Failure::{Broken, Stale, Timeout};
+                let may_have_arrived = matches!(failure, Timeout(_) | Broken(_) | Stale(_));
                 let error = Some(failure.to_string());
                 let steering = Steering::default();
                 return Told { error, answer: None, wait_ms: None, steering, no_retry: false, may_have_arrived };
@@ -68,13 +69,14 @@ fn judge(answer: &Answer, expect: &Expect) -> Option<String> {
     let wanted = expect.body_contains.as_deref().unwrap_or_default().as_bytes();
     let contains = || wanted.is_empty() || answer.start.windows(wanted.len()).any(|window| window == wanted);
     let status = answer.status.as_u16();
+    let cut = answer.cut.as_ref().map(|why| format!("; its body broke off: {why}")).unwrap_or_default();
     match expect.takes(status) {
         true if contains() => None,
-        true => Some("the answer does not contain what is expected of it".to_owned()),
+        true => Some(format!("the answer does not contain what is expected of it{cut}")),
         false if answer.status.is_redirection() => {
             Some(format!("the target answered {status}; redirects are not followed"))
         }
-        false => Some(format!("the target answered {status}")),
+        false => Some(format!("the target answered {status}{cut}")),
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
         let headers = headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
         let (steering, no_retry) = steering(&headers);
         let status = StatusCode::from_u16(status).unwrap();
-        Answer { status, retry_after: None, steering, no_retry, start: bytes::Bytes::from_static(b"hello") }
+        Answer { status, retry_after: None, steering, no_retry, start: bytes::Bytes::from_static(b"hello"), cut: None }
     }
 
     fn told(status: u16, headers: &[(&'static str, &'static str)]) -> Told {
@@ -154,5 +156,18 @@ mod tests {
         assert_eq!(Told::by(Ok(answer(200, &[])), &expect("ell")).error, None);
         assert!(Told::by(Ok(answer(200, &[])), &expect("no")).error.is_some());
         assert!(told(302, &[]).error.unwrap().contains("redirects"));
+    }
+
+    #[test]
+    fn an_answer_whose_body_broke_off_counts_by_what_has_come() {
+        let cut = |status, headers: &[_]| Answer { cut: Some("reset".into()), ..answer(status, headers) };
+        let by = |answer, expect: &Expect| Told::by(Ok(answer), expect);
+        assert_eq!(by(cut(200, &[]), &Expect::default()).error, None);
+        let expect = |text: &str| Expect { status: vec![], body_contains: Some(text.into()) };
+        assert_eq!(by(cut(200, &[]), &expect("hell")).error, None);
+        assert!(by(cut(200, &[]), &expect("world")).error.unwrap().contains("broke off: reset"));
+        let gone = by(cut(410, &[("xcron-delete", "true")]), &Expect::default());
+        assert!(gone.steering.end && gone.steering.delete && gone.answer.is_some());
+        assert!(matches!(by(cut(500, &[]), &Expect::default()).last_word(true), Some(Verdict::Failed { .. })));
     }
 }

@@ -21,9 +21,9 @@ pub(super) async fn run(dispatcher: Dispatcher, target: Arc<str>, mut probe: Pro
             return;
         }
         let error = match dispatcher.0.transport.reach(&target).await {
-            Err(error @ (Failure::Connect(_) | Failure::Timeout(_) | Failure::Exhausted(_))) => Some(error.to_string()),
             // What the guard refuses fails by itself, with its reason in the run.
             Ok(()) | Err(Failure::Refused(_) | Failure::Broken(_)) => None,
+            Err(error) => Some(error.to_string()),
         };
         let reached = error.is_none();
         if !reached {

@@ -15,13 +15,13 @@ use crate::state::Job;
 use crate::task::{Callback, ContentType, Method, TaskSpec};
 use crate::view::RunView;
 
-/// The request of an attempt; none, where there is nothing to send: an alert whose definition is gone.
+/// The request of an attempt, but for its fence and its signature, which it gets when it is sent; none, where there is
+/// nothing to send: an alert whose definition is gone.
 pub(super) fn build(
     dispatcher: &Dispatcher,
     job: &Job,
     spec: &TaskSpec,
     (parent, alerted): (Option<RunId>, Option<RunView>),
-    fence: &str,
 ) -> Option<Request> {
     let run = RunId::new(&job.id, job.key).to_string();
     let mut own = OwnHeaders::default();
@@ -29,7 +29,6 @@ pub(super) fn build(
     own.put("xcron-run-id", &run);
     own.put("xcron-scheduled-at", job.key.due.0);
     own.put("xcron-attempt", job.attempt);
-    own.put("xcron-fence", fence);
     if let Some((of, event)) = job.key.alerted() {
         own.put("idempotency-key", format_args!("{run}-{}", event.name()));
         let alert = spec.options.alert.as_ref()?;

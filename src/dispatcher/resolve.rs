@@ -2,11 +2,9 @@
 //! address that was checked is the one that is connected to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::guard::{Guard, Refused};
 use crate::names::{Lookup, Names};
@@ -55,38 +53,18 @@ impl Book {
     }
 }
 
-/// Resolves names and leaves out what is refused.
-#[derive(Clone)]
-pub(super) struct Resolver {
-    book: Book,
-    guard: Arc<Guard>,
-    /// The port that is connected to, where it is one of the cluster's own; else 0.
+/// What the name of a target stands for, without what is refused, for a connection to this port.
+pub(super) async fn addresses(
+    book: &Book,
+    guard: &Guard,
+    name: &str,
     port: u16,
-}
-
-impl Resolver {
-    /// For connections to this port; 0 stands for every one that is not the cluster's own. A resolver is asked for a
-    /// name alone, hence one for each of the cluster's ports.
-    pub fn new(book: Book, guard: Arc<Guard>, port: u16) -> Arc<Resolver> {
-        Arc::new(Resolver { book, guard, port })
-    }
-
-    /// What this name stands for, without what is refused.
-    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        let found = self.book.targets.addresses(name).await?;
-        let own = self.book.own_addresses(&self.guard, self.port).await?;
-        filter(&self.guard, name, found, self.port, &own)
-    }
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let resolver = self.clone();
-        Box::pin(async move {
-            let allowed = resolver.addresses(name.as_str()).await?.into_iter();
-            Ok(Box::new(allowed.map(|ip| SocketAddr::new(ip, 0))) as Addrs)
-        })
-    }
+) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    // Only a port of the cluster's own takes a look at where its nodes are.
+    let port = if guard.own().has_port(port) { port } else { 0 };
+    let found = book.targets.addresses(name).await?;
+    let own = book.own_addresses(guard, port).await?;
+    filter(guard, name, found, port, &own)
 }
 
 /// What is left of `found`.

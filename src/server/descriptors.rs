@@ -23,7 +23,9 @@ pub struct Shares {
     pub monitor: usize,
     /// Connections to `peer_port`.
     pub peers: usize,
-    /// Attempts in flight.
+    /// Connections to targets: those of attempts, of probes, and those that are kept for the next attempt.
+    pub targets: usize,
+    /// Attempts in flight, each of which has one of these.
     pub callbacks: usize,
 }
 
@@ -34,11 +36,15 @@ impl Shares {
         let segments = (2 * config.raft.snapshot_log_bytes / config.storage.log_segment_bytes.max(1)) as usize;
         let own = (FILES + segments).min(limit / 4);
         let rest = limit.saturating_sub(own);
-        let callbacks = config.callback.in_flight_max.min(rest / 3);
+        let wanted = config.callback.in_flight_max.saturating_add(config.callback.idle_connections_max);
+        let targets = wanted.min(rest / 3).max(2);
+        // The others are for probes, and for what is kept.
+        let callbacks = config.callback.in_flight_max.min(targets * 3 / 4);
         let peers = PEERS_MAX.min(rest / 4);
         let monitor = MONITOR_MAX.min(rest / 16);
-        let api = config.limits.connections_max.min(rest.saturating_sub(callbacks + peers + monitor));
-        Shares { api: api.max(1), monitor: monitor.max(1), peers: peers.max(1), callbacks: callbacks.max(1) }
+        let api = config.limits.connections_max.min(rest.saturating_sub(targets + peers + monitor));
+        let [api, monitor, peers, callbacks] = [api, monitor, peers, callbacks].map(|share| share.max(1));
+        Shares { api, monitor, peers, targets, callbacks }
     }
 
     /// What is lowered, with both numbers.
@@ -53,7 +59,9 @@ impl Shares {
         };
         let api = lowered("limits.connections_max", config.limits.connections_max, self.api);
         let callbacks = lowered("callback.in_flight_max", config.callback.in_flight_max, self.callbacks);
-        api.into_iter().chain(callbacks).collect()
+        let idle = self.targets - self.callbacks;
+        let idle = lowered("callback.idle_connections_max", config.callback.idle_connections_max, idle);
+        api.into_iter().chain(callbacks).chain(idle).collect()
     }
 }
 
@@ -84,10 +92,11 @@ mod tests {
         let config = Config::default();
         for limit in [64, 100, 256, 1024, 4096, 10_000, 20_000, 1 << 20] {
             let shares = Shares::of(&config, limit);
-            let Shares { api, monitor, peers, callbacks } = shares;
-            let given = api + monitor + peers + callbacks;
+            let Shares { api, monitor, peers, targets, callbacks } = shares;
+            let given = api + monitor + peers + targets;
             assert!(limit - given >= FILES.min(limit / 4), "{limit}: {shares:?}");
             assert!(api > 0 && monitor > 0 && peers > 0 && callbacks > 0, "{limit}: {shares:?}");
+            assert!(callbacks < targets, "{limit}: {shares:?}");
         }
     }
 
@@ -97,7 +106,14 @@ mod tests {
         let told = |limit| Shares::of(&config, limit).warnings(&config, limit);
         assert_eq!(told(20_000), Vec::<String>::new());
         let low = told(1024).join("\n");
-        for part in ["limits.connections_max", "10000", "1024", "callback.in_flight_max", "512"] {
+        for part in [
+            "limits.connections_max",
+            "10000",
+            "1024",
+            "callback.in_flight_max",
+            "512",
+            "callback.idle_connections_max",
+        ] {
             assert!(low.contains(part), "{part} is not in {low}");
         }
     }

@@ -37,8 +37,8 @@ pub(super) async fn call(node: usize, method: &str, path: &str, body: Option<&Va
     let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
     let request = request.body(Full::new(body)).map_err(|_| Failed::NotSent)?;
     let (_, body) = wire::exchange(&to, request, PATIENCE).await.map_err(|failure| match failure {
-        wire::Failure::Connect(_) => Failed::NotSent,
-        wire::Failure::Timeout | wire::Failure::Broken(_) => Failed::NoAnswer,
+        wire::Failure::Connect => Failed::NotSent,
+        wire::Failure::Timeout | wire::Failure::Broken => Failed::NoAnswer,
     })?;
     let answer: Value = serde_json::from_slice(&body).map_err(|_| Failed::NoAnswer)?;
     match answer["code"].as_u64() {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use http_body_util::Full;
+use tokio::time::Instant;
+use turmoil::net::TcpStream;
 use url::Url;
 
 use super::history::Sent;
 use super::{wire, World};
-use crate::clock::simulated_ms;
+use crate::clock::{monotonic, simulated_ms};
 use crate::command::Steering;
-use crate::dispatcher::transport::{Answer, Failure, Request, Transport};
+use crate::dispatcher::transport::{Answer, Failure, Found, Over, Request, Transport, Way};
 
 /// The transport of one node.
 pub(super) struct Simulated {
@@ -44,31 +46,51 @@ impl Simulated {
     }
 }
 
-impl Transport for Simulated {
-    fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
-        self.record(&request.headers);
+/// A connection, and what is left of the attempt's time.
+struct Connected {
+    of: Simulated,
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Way for Connected {
+    fn send(self: Box<Self>, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
+        self.of.record(&request.headers);
         Box::pin(async move {
             let Request { method, url, headers, body, timeout, answer_bytes } = request;
             let broken = |e: &dyn std::fmt::Display| Failure::Broken(e.to_string());
             let url = Url::parse(&url).map_err(|e| broken(&e))?;
-            let to = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80));
             let request = http::Request::builder().method(method).uri(url.path());
             let mut request = request.body(Full::new(body.unwrap_or_default())).map_err(|e| broken(&e))?;
             *request.headers_mut() = headers;
-            let (status, body) = wire::exchange(&to, request, timeout).await.map_err(|failure| match failure {
-                wire::Failure::Timeout => Failure::Timeout(timeout),
-                wire::Failure::Connect(why) => Failure::Connect(why),
-                wire::Failure::Broken(why) => Failure::Broken(why),
-            })?;
+            let exchange = tokio::time::timeout_at(self.until, wire::exchange_over(self.stream, request)).await;
+            let (status, body) = exchange.map_err(|_| Failure::Timeout(timeout))?.map_err(|e| broken(&e))?;
             let start = body.slice(..body.len().min(answer_bytes));
-            Ok(Answer { status, retry_after: None, steering: Steering::default(), no_retry: false, start })
+            let steering = Steering::default();
+            Ok(Answer { status, retry_after: None, steering, no_retry: false, start, cut: None })
+        })
+    }
+}
+
+impl Transport for Simulated {
+    fn connect(&self, request: &Request, _: Over) -> BoxFuture<'static, Found> {
+        let of = Simulated { node: self.node, world: self.world.clone() };
+        let (url, timeout, until) = (request.url.clone(), request.timeout, monotonic() + request.timeout);
+        Box::pin(async move {
+            let url = Url::parse(&url).map_err(|e| Failure::Broken(e.to_string()))?;
+            let to = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80));
+            match tokio::time::timeout_at(until, TcpStream::connect(to)).await {
+                Ok(Ok(stream)) => Ok(Box::new(Connected { of, stream, until }) as Box<dyn Way>),
+                Ok(Err(error)) => Err(Failure::Connect(error.to_string())),
+                Err(_) => Err(Failure::NotConnected(timeout)),
+            }
         })
     }
 
     fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>> {
         let target = target.to_owned();
         Box::pin(async move {
-            let connecting = turmoil::net::TcpStream::connect(target);
+            let connecting = TcpStream::connect(target);
             match tokio::time::timeout(Duration::from_secs(1), connecting).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(Failure::Connect(error.to_string())),

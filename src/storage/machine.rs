@@ -37,6 +37,11 @@ use crate::raft::{LogId, Membership};
 use crate::seam;
 use crate::state::State;
 
+/// How often, and after which pause, a checkpoint looks again whether there are descriptors for it.
+const SPARE_TRIES: u32 = 100;
+/// As above.
+const SPARE_PAUSE: Duration = Duration::from_millis(100);
+
 /// How the machine stores.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -288,6 +293,16 @@ impl Machine {
     /// # Errors
     /// What the disk refuses.
     pub async fn checkpoint(&self) -> Result<(), Error> {
+        let mut told = false;
+        for _ in 0..SPARE_TRIES {
+            if self.store().has_spare() {
+                break;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("a checkpoint waits: this process has no descriptor left");
+            }
+            tokio::time::sleep(SPARE_PAUSE).await;
+        }
         let mut keeper = self.0.keeper.lock().await;
         self.checkpoint_with(&mut keeper, false).await
     }

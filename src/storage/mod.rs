@@ -28,6 +28,7 @@ mod note;
 mod rescue;
 mod scan;
 mod snapshot;
+mod spare;
 mod store;
 
 pub use kept::Kept;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use sled::IVec as Sealed;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::spare::{self, Spare};
 use super::{envelope, fsutil, Error};
 use crate::clock::Timestamp;
 use crate::raft::{LogId, Membership};
@@ -126,6 +127,7 @@ pub(super) struct Store {
     dir: PathBuf,
     db: sled::Db,
     file: File,
+    spare: Spare,
     /// An operation has failed.
     failed: AtomicBool,
 }
@@ -171,7 +173,9 @@ impl Store {
             File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("sync", &path))?;
         }
         fsutil::sync_dir(&dir).map_err(Error::io("sync", &dir))?;
-        Ok(Store { dir, db, file, failed: AtomicBool::new(false) })
+        let spare = Spare::default();
+        spare.fill(&file);
+        Ok(Store { dir, db, file, spare, failed: AtomicBool::new(false) })
     }
 
     fn sled_error(&self, action: &'static str) -> impl FnOnce(sled::Error) -> Error + '_ {
@@ -186,7 +190,17 @@ impl Store {
 
     /// A record as it is stored, and the mark under [`MARK_KEY`].
     pub fn sealed(&self, key: &[u8]) -> Result<Option<Sealed>, Error> {
-        self.db.get(key).map_err(self.sled_error("read"))
+        let read = || self.db.get(key);
+        let found = match read() {
+            Err(sled::Error::Io(error)) if spare::is_exhausted(&error) => self.spare.lend(&self.file, read),
+            found => found,
+        };
+        found.map_err(self.sled_error("read"))
+    }
+
+    /// Whether there are descriptors for what a write may open.
+    pub fn has_spare(&self) -> bool {
+        self.spare.fill(&self.file)
     }
 
     /// The payload of a record.
@@ -241,12 +255,12 @@ impl Store {
             let payload = record::encode(mark).map_err(|e| Error::damaged(&self.dir, e))?;
             batch.insert(MARK_KEY, envelope::seal(&payload));
         }
-        self.db.apply_batch(batch).map_err(self.sled_error("write"))
+        self.spare.lend(&self.file, || self.db.apply_batch(batch)).map_err(self.sled_error("write"))
     }
 
     /// Makes what was written durable: sled's flush, and the fsync that it leaves out.
     pub fn sync(&self) -> Result<(), Error> {
-        self.db.flush().map_err(self.sled_error("flush"))?;
+        self.spare.lend(&self.file, || self.db.flush()).map_err(self.sled_error("flush"))?;
         self.file.sync_data().map_err(Error::io("sync", &self.dir))?;
         #[cfg(feature = "sim")]
         crate::seam::simulated::disk::keep_copy(&self.dir).map_err(Error::io("copy", &self.dir))?;

@@ -49,6 +49,8 @@ struct Looks {
     store: Held,
     room: Held,
     descriptors: Held,
+    /// Attempts that had waited for a descriptor by the last look.
+    waited: u64,
 }
 
 impl Looks {
@@ -61,6 +63,7 @@ impl Looks {
             store: Held::new(HOLD),
             room: Held::new(ROOM_HOLD),
             descriptors: Held::new(HOLD),
+            waited: 0,
         }
     }
 
@@ -78,6 +81,10 @@ impl Looks {
         // The thing itself: asked for, and given back.
         let descriptors = self.descriptor.as_ref().and_then(|file| file.try_clone().err());
         let descriptors = descriptors.map(|error| format!("no file can be opened: {error}"));
+        // Between two looks there may have been some, and not enough to fire.
+        let waited = node.metrics().without_descriptor.get();
+        let unsent = waited > std::mem::replace(&mut self.waited, waited);
+        let descriptors = descriptors.or_else(|| unsent.then(|| "callbacks wait for a descriptor".to_owned()));
 
         let now = monotonic();
         let (slow, store) = (self.slow.look(slow, now), self.store.look(store, now));
