@@ -1,5 +1,7 @@
 //! The connections to targets: which one a request goes over, when it is sent, and what counts of an answer that breaks off.
 
+#![allow(clippy::unwrap_used, reason = "most of it is what tests have in common")]
+
 mod support;
 
 use std::net::SocketAddr;
