@@ -293,7 +293,15 @@ pub(super) fn instant(format: &str) -> Result<Timestamp, Error> {
         (10, Some(seconds)) => Ok(Timestamp::from_secs(seconds)),
         (13, Some(ms)) => Ok(Timestamp(ms)),
         _ => {
-            let message = format!("format: 10 digits (unix seconds) or 13 (milliseconds) are expected, not {format:?}");
+            const SHOWN_MAX: usize = 64;
+            let instant = format.parse().map(jiff::Timestamp::as_second);
+            let hint = match instant {
+                Ok(second @ 1_000_000_000..10_000_000_000) => format!("; write {second}"),
+                _ => String::new(),
+            };
+            let shown: String = format.chars().take(SHOWN_MAX).collect();
+            let message =
+                format!("format: 10 digits (unix seconds) or 13 (milliseconds) are expected, not {shown:?}{hint}");
             Err(Error::new(Code::NotATime, message))
         }
     }

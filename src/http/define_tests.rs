@@ -136,6 +136,11 @@ fn a_task_that_runs_once_has_a_time_or_a_delay() {
     for bad in ["", "179000000", "17900000011", "-790000001", "+790000001", " 790000001", "١790000001", "* * * * *"] {
         refused(once(json!({"format": bad})), 1001, "10 digits");
     }
+    for date in ["2030-03-17T17:46:40Z", "2030-03-17 19:46:40+02"] {
+        refused(once(json!({"format": date})), 1001, "; write 1900000000");
+    }
+    let long = once(json!({"format": "9".repeat(50_000)})).unwrap_err();
+    assert!(long.to_string().len() < 300, "{long}");
     refused(once(json!({"format": "1999999999"})), 1006, "1000000000 ms");
     refused(once(json!({"format": null, "delay_ms": 1_000_000_001})), 1006, "1000000000 ms");
     refused(once(json!({"format": null, "delay_ms": -1})), 1000, "negative");

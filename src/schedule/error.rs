@@ -87,7 +87,7 @@ impl Refused {
 }
 
 /// Nothing longer is proposed, as the message must stay readable.
-const INSTEAD_BYTES_MAX: usize = 200;
+pub(super) const INSTEAD_BYTES_MAX: usize = 200;
 
 impl From<String> for Refused {
     fn from(reason: String) -> Refused {

@@ -3,7 +3,7 @@
 //! The duration is written as Go's `time.ParseDuration` reads it (`1h30m`, `1.5h`), without its signs and without the
 //! units below a millisecond, and with `d` for days of 24 hours. No zone and no clock change touches it.
 
-use super::error::{excerpt, ParseError};
+use super::error::{excerpt, ParseError, INSTEAD_BYTES_MAX};
 use crate::clock::Timestamp;
 
 const PERIOD_MS_MIN: u64 = 1000;
@@ -23,7 +23,9 @@ impl Every {
         let refused = |reason: String| {
             let is_period =
                 |short: &str| duration_ms(short).is_ok_and(|ms| (PERIOD_MS_MIN..=PERIOD_MS_MAX).contains(&ms));
-            let instead = in_short(text).filter(|short| is_period(short)).map(|short| format!("@every {short}"));
+            let instead = in_short(text)
+                .filter(|short| short.len() <= INSTEAD_BYTES_MAX && is_period(short))
+                .map(|short| format!("@every {short}"));
             ParseError::Interval { text: excerpt(text), reason, instead }
         };
         let period_ms = duration_ms(text).map_err(refused)?;

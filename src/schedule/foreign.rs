@@ -4,7 +4,7 @@
 //! Asked only for a format that was refused. Called by [`Schedule::parse`].
 
 use super::crontab::NICKNAMES;
-use super::error::{excerpt, ParseError};
+use super::error::{excerpt, ParseError, INSTEAD_BYTES_MAX};
 use super::{every, quartz, Schedule};
 
 /// The better refusal for a format that was refused, if it is one of those that are known here. What it proposes can be
@@ -12,7 +12,7 @@ use super::{every, quartz, Schedule};
 pub(super) fn recognise(parts: &[&str]) -> Option<ParseError> {
     let whole = parts.join(" ");
     let refused = |text: &str, reason: &str, instead: Option<String>| {
-        let instead = instead.filter(|format| reads(format));
+        let instead = instead.filter(|format| format.len() <= INSTEAD_BYTES_MAX && reads(format));
         Some(ParseError::Foreign { text: excerpt(text), reason: reason.to_owned(), instead })
     };
     let (first, rest) = parts.split_first()?;
@@ -159,6 +159,13 @@ mod tests {
     fn a_zone_in_front_is_named() {
         let error = Schedule::parse("CRON_TZ=Asia/Tokyo 0 9 * * *").expect_err("refused").to_string();
         assert!(error.contains("as timezone, here \"Asia/Tokyo\"; write 0 9 * * *"), "{error}");
+    }
+
+    #[test]
+    fn a_long_format_is_not_repeated_whole() {
+        let list: Vec<String> = (0..300).map(|n| (n % 60).to_string()).collect();
+        let error = Schedule::parse(&format!("TZ=UTC {} * * * *", list.join(","))).expect_err("refused").to_string();
+        assert!(error.len() < 300 && error.contains("timezone"), "{error}");
     }
 
     #[test]
