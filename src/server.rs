@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::descriptors::raise as raise_descriptors;
 use self::descriptors::Shares;
 use crate::clock::Clock;
 use crate::collector;

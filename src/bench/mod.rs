@@ -12,6 +12,7 @@ mod figures;
 mod limits;
 mod scenarios;
 mod sink;
+mod trouble;
 
 use std::path::PathBuf;
 
@@ -108,6 +109,12 @@ pub struct Mixed {
     /// Creates per second beside the fires.
     #[arg(long, default_value_t = 100)]
     creates: u64,
+    /// Hosts beside that take callbacks and never answer; the first one takes all the places that a host may have.
+    #[arg(long, default_value_t = 0)]
+    hanging: usize,
+    /// Names beside that do not resolve; whether the name server is silent about them or denies them is the machine's.
+    #[arg(long, default_value_t = 0)]
+    silent_dns: usize,
 }
 
 /// A leader that dies.

@@ -7,6 +7,7 @@ use super::client::{Client, Tasks, SHARE};
 use super::cluster::{Cluster, Usage};
 use super::figures::{Quantiles, Report, Times};
 use super::sink::{Seen, Sink};
+use super::trouble::Trouble;
 use super::{limits, progress, tell_usage, Create, Failover, Fire, Load, Mixed};
 use crate::clock::{monotonic, Clock};
 
@@ -222,6 +223,7 @@ pub(super) async fn mixed(mixed: &Mixed) -> Result<Report, String> {
     let mut report = Report::default();
     let sink = Sink::start()?;
     let cluster = load.cluster(&client).await?;
+    let _trouble = Trouble::begin(&client, &cluster, mixed.hanging, mixed.silent_dns).await?;
     let far = load.tasks(Some(&cluster), NOWHERE.to_owned(), now_ms() + DAY_MS);
     let (wanted, end_ms) = match mixed.periodic {
         false => {
