@@ -1,14 +1,16 @@
 //! Definitions of tasks, read for the attempts that are about to be made.
 //!
-//! One that is in memory is there at once. The others are in the store, whose disk may be slow: they are read on threads
-//! that may block, several in one go, so that an attempt does not pay for a change of threads of its own while many are
-//! made.
+//! One that is in memory is there at once. The others are in the store, whose disk may be slow. While many attempts are
+//! made and reads are quick, an attempt reads its definition where it runs, one at a time (`in_place`): two changes of
+//! threads cost more than such a read. The others are read on threads that may block, several in one go.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::in_place::InPlace;
 use super::Dispatcher;
+use crate::clock::monotonic;
 use crate::command::Seq;
 use crate::id::{RunId, RunKey, TaskId};
 use crate::seam;
@@ -45,13 +47,16 @@ struct Waiting {
     readers: usize,
 }
 
-/// Those that wait to be read.
+/// Those that wait to be read, and the place of the one that need not wait.
 #[derive(Default)]
-pub(super) struct Definitions(Mutex<Waiting>);
+pub(super) struct Definitions {
+    waiting: Mutex<Waiting>,
+    in_place: InPlace,
+}
 
 impl Definitions {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether another reader is to begin, which is counted then.
@@ -99,11 +104,19 @@ impl Dispatcher {
                     return Ok(known.map(|cause| Definition { cause, alerted: None }));
                 }
             }
+            let digest = || machine.with_state(|state| state.task(job.seq).map(|task| task.digest));
+            let before = digest();
+            if let Some(place) = self.0.definitions.in_place.enter().await {
+                let found = read(machine, job.seq, job.key, &job.id).map_err(NoDefinition::Unreadable)?;
+                drop(place);
+                if digest() == before {
+                    return Ok(found);
+                }
+                continue;
+            }
             if self.0.node.may_fire().is_none() {
                 return Err(NoDefinition::NotLeading);
             }
-            let digest = || machine.with_state(|state| state.task(job.seq).map(|task| task.digest));
-            let before = digest();
             let (found, reply) = oneshot::channel();
             if self.0.definitions.add(Wanted { seq: job.seq, key: job.key, id: job.id.clone(), found }) {
                 let dispatcher = self.clone();
@@ -123,8 +136,15 @@ impl Dispatcher {
         loop {
             let (dispatcher, machine) = (self.clone(), self.0.node.machine().clone());
             let next = move || {
-                let wanted = dispatcher.0.definitions.next()?;
-                Some(wanted.into_iter().map(|wanted| (read(&machine, &wanted), wanted.found)).collect::<Vec<_>>())
+                let definitions = &dispatcher.0.definitions;
+                let wanted = definitions.next()?;
+                let read_one = |Wanted { seq, key, id, found }| {
+                    let began = monotonic();
+                    let read = read(&machine, seq, key, &id);
+                    definitions.in_place.took(began.elapsed());
+                    (read, found)
+                };
+                Some(wanted.into_iter().map(read_one).collect::<Vec<_>>())
             };
             let give = |read: Vec<(Found, oneshot::Sender<Found>)>| {
                 for (found, asker) in read {
@@ -141,10 +161,10 @@ impl Dispatcher {
     }
 }
 
-fn read(machine: &Machine, wanted: &Wanted) -> Found {
-    let Some(cause) = machine.cause_of_run(wanted.seq, wanted.key)? else { return Ok(None) };
-    let alerted = wanted.key.alerted().and_then(|(of, _)| {
-        machine.run(RunId::new(&wanted.id, of)).unwrap_or_else(|error| {
+fn read(machine: &Machine, seq: Seq, key: RunKey, id: &TaskId) -> Found {
+    let Some(cause) = machine.cause_of_run(seq, key)? else { return Ok(None) };
+    let alerted = key.alerted().and_then(|(of, _)| {
+        machine.run(RunId::new(id, of)).unwrap_or_else(|error| {
             tracing::debug!(%error, "an alert goes without its run's attempts");
             None
         })

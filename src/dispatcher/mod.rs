@@ -22,6 +22,7 @@ mod fence;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod health;
+mod in_place;
 mod late;
 mod outcome;
 mod probe;
