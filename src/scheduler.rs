@@ -3,15 +3,18 @@
 //! One loop on every node moves the alarms on. On the leader it takes what is due; on the others it stays due until the
 //! leader's outcome has been applied, and a new leader starts from it.
 
+mod record;
+
 use std::time::Duration;
 
 use crate::clock::{monotonic, Timestamp};
 use crate::command::Command;
-use crate::dispatcher::{Dispatcher, Gap, Taken};
+use crate::dispatcher::{Dispatcher, Gap};
 use crate::node::Node;
-use crate::state::{Job, State, NOTHING_FIRED};
+use crate::state::{Job, State};
 use crate::task::{Misfire, MisfirePolicy};
 use crate::wheel::Progress;
+use record::Recorder;
 
 /// Wheel work in one hold of the state.
 const ADVANCE_LIMIT: usize = 4096;
@@ -23,7 +26,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const STEP_BACK_MS: u64 = 20;
 /// How often the leader looks for runs that are recorded as going and that nobody sends.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
-const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs for as long as the node.
 pub async fn run(node: Node, dispatcher: Dispatcher) {
@@ -34,12 +36,14 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
     let mut reconciled = monotonic();
     // Whether it has led for as long as a reconciliation takes.
     let mut settled = false;
+    let recorder = Recorder::new(node.clone(), dispatcher.clone());
     loop {
         let now = node.now();
         let progress = node.machine().with_alarms(|state| advance(state, now));
         let fires = node.may_fire();
         if fires != term {
             dispatcher.clear();
+            recorder.clear();
             node.machine().with_alarms(State::release_taken);
             match fires {
                 Some(term) => {
@@ -59,11 +63,11 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
         if fires.is_some() {
             let mut more = true;
             while more && !held_up {
-                more = take(&node, &dispatcher, now);
+                more = take(&node, &dispatcher, &recorder, now);
                 held_up = dispatcher.room() == 0;
             }
             if reconciled.elapsed() >= RECONCILE_EVERY {
-                reconcile(&node, &dispatcher, now, settled);
+                reconcile(&node, &dispatcher, &recorder, now, settled);
                 (reconciled, settled) = (monotonic(), true);
             }
         } else {
@@ -105,7 +109,7 @@ fn advance(state: &mut State, now: Timestamp) -> Progress {
 }
 
 /// Takes some of what is due and submits it; whether there may be more.
-fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
+fn take(node: &Node, dispatcher: &Dispatcher, recorder: &Recorder, now: Timestamp) -> bool {
     let limit = dispatcher.room().min(TAKE_LIMIT);
     let mut jobs: Vec<Job> = Vec::new();
     let taken = node.machine().with_alarms(|state| {
@@ -117,16 +121,11 @@ fn take(node: &Node, dispatcher: &Dispatcher, now: Timestamp) -> bool {
         }
         taken
     });
-    let mut ready = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        match exception(node, &job, now) {
-            None => ready.push(job),
-            Some(mut command) => {
-                blame(dispatcher, &job, &mut command);
-                record(node, job, command);
-            }
-        }
-    }
+    // One that is in the dispatcher's hands may have been sent by now: it is passed over, whatever the time is.
+    let is_exception =
+        |job: &Job| exception(node, job, now).is_some() && !dispatcher.holds(job.seq, job.key, job.attempt);
+    let (exceptions, ready): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_exception);
+    recorder.add(exceptions.iter().map(record::Entry::due));
     dispatcher.submit(ready);
     taken == limit && limit > 0
 }
@@ -137,43 +136,23 @@ fn exception(node: &Node, job: &Job, now: Timestamp) -> Option<Command> {
     node.machine().with_state(|state| state.instead_of(job, now, default))
 }
 
-/// Says why due times were missed, where this node knows better.
-fn blame(dispatcher: &Dispatcher, job: &Job, command: &mut Command) {
-    let Command::Misfire { reason, .. } = command else { return };
-    if reason == NOTHING_FIRED {
-        if let Some(cause) = dispatcher.cause(job, job.at) {
-            *reason = cause;
-        }
-    }
-}
-
-fn record(node: &Node, job: Job, command: Command) {
-    let node = node.clone();
-    tokio::spawn(async move {
-        let taken = Taken::new(node.clone(), job.seq);
-        if let Err(error) = node.propose(command, monotonic() + RECORD_TIMEOUT).await {
-            tracing::debug!(%error, "what became of a due time is not recorded yet");
-        }
-        // If it changed nothing, the task is looked at again.
-        taken.end(true);
-    });
-}
-
 /// Runs that are recorded as going and that this node is not sending: whoever sent them leads no more, or has died. The
 /// attempt that follows is made; where none may follow, the outcome is unknown, though not before the sender, should it
 /// live, has had the time to tell it (`give_up`).
-fn reconcile(node: &Node, dispatcher: &Dispatcher, now: Timestamp, give_up: bool) {
+fn reconcile(node: &Node, dispatcher: &Dispatcher, recorder: &Recorder, now: Timestamp, give_up: bool) {
     let mut running = node.machine().with_state(|s| s.running(now));
     // The job is the attempt that would follow the one that is recorded as going. Asked before the jobs are submitted:
     // both take the dispatcher's lock.
     running.retain(|job| !dispatcher.holds(job.seq, job.key, job.attempt - 1));
     let mut again = Vec::with_capacity(running.len());
+    let mut lost = Vec::new();
     for job in running {
         match node.machine().with_state(|state| state.lost(job.seq, job.key)) {
             None => again.push(job),
-            Some(command) if give_up => record(node, job, command),
+            Some(_) if give_up => lost.push(record::Entry::lost(&job)),
             Some(_) => {}
         }
     }
+    recorder.add(lost);
     dispatcher.resume(again);
 }

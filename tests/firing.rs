@@ -591,3 +591,26 @@ async fn a_panic_in_an_attempt_or_in_a_probe_holds_up_nothing_for_good() {
     let late = Sink::open(address).await;
     late.await_of("third", 1).await;
 }
+
+/// A start that cannot be recorded at once is recorded a little later: until then the task's later due times wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_for_which_the_log_has_no_room_is_recorded_later() {
+    let (_dir, node) = node_with(|config| {
+        config.limits.queue_max = 1;
+        config.callback.in_flight_per_host_max = 512;
+        config.callback.timeout_ms = 60_000;
+    })
+    .await;
+    let sink = Sink::saying(|_| Say::ok().after(40_000)).await;
+    let start = json!({"start_time": now().as_secs() + 4});
+    for i in 0..10 {
+        node.client
+            .create(&named(with(periodic(&sink.url("/"), "*/2 * * * * *"), start.clone()), &format!("t{i}")))
+            .await;
+    }
+    for i in 0..10 {
+        let hits = sink.await_of(&format!("t{i}"), 3).await;
+        let late = hits[..3].iter().map(Hit::lateness_ms).max().unwrap();
+        assert!(late < 20_000, "t{i}: {late} ms late, as if a due time waited for the callback of the one before");
+    }
+}

@@ -27,7 +27,9 @@ const RECORDED_AFTER: Duration = Duration::from_millis(50);
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a job is taken again for which this node had no fence.
 const FENCE_PAUSE: Duration = Duration::from_millis(200);
-/// Pause before an outcome is proposed again.
+/// Pause before an attempt that must be recorded first is proposed again, or taken again.
+const UNRECORDED_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before an outcome, or a start, is proposed again.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why an attempt that was recorded as going was not sent.
@@ -157,12 +159,14 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let is_recorded = early.is_err() && !at_most_once;
     let step = match early {
         Ok(step) => step,
-        Err(_) => {
-            if is_recorded {
-                record_start(dispatcher, start.clone());
+        Err(_) if is_recorded => {
+            tokio::select! {
+                biased;
+                step = &mut exchange => step,
+                () = record_start(dispatcher, &job, &start) => exchange.await,
             }
-            exchange.await
         }
+        Err(_) => exchange.await,
     };
     let outcome = match step {
         Step::Sent(outcome) => outcome,
@@ -261,12 +265,21 @@ enum Commit {
 async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> Commit {
     let node = &dispatcher.0.node;
     let Command::RunStarted { node: id, term, .. } = *start else { return Commit::NotSent };
-    if let Err(error) = node.propose(start.clone(), monotonic() + RECORD_TIMEOUT).await {
-        tracing::debug!(%error, "an attempt is not sent, since it could not be recorded before");
-        return Commit::Unrecorded;
-    }
     let Job { seq, key, attempt: number, .. } = *job;
-    let stands = node.machine().with_state(|state| state.has_started(seq, key, number, id, term));
+    let has_started = || node.machine().with_state(|state| state.has_started(seq, key, number, id, term));
+    while let Err(error) = node.propose(start.clone(), monotonic() + RECORD_TIMEOUT).await {
+        tracing::debug!(%error, "an attempt waits, since it could not be recorded before");
+        // The place is kept meanwhile: nothing else that must be recorded first could go either.
+        tokio::time::sleep(UNRECORDED_PAUSE).await;
+        if has_started() {
+            break;
+        }
+        let wanted = node.machine().with_state(|state| state.wants(seq, key, number));
+        if !wanted || node.may_fire() != Some(term) {
+            return Commit::Unrecorded;
+        }
+    }
+    let stands = has_started();
     if stands && node.may_fire() == Some(term) {
         return Commit::Sendable;
     }
@@ -310,8 +323,13 @@ async fn record_end(dispatcher: &Dispatcher, ended: Command) {
         if error == crate::node::Error::Stopping {
             return;
         }
-        tokio::time::sleep(RECORD_PAUSE).await;
+        tokio::time::sleep(record_pause()).await;
     }
+}
+
+/// Of many that were refused at once, not all come again at once.
+fn record_pause() -> Duration {
+    RECORD_PAUSE.mul_f64(0.5 + crate::seam::random::<f64>())
 }
 
 fn reach(outcome: &Result<Answer, Failure>) -> Reach {
@@ -324,12 +342,16 @@ fn reach(outcome: &Result<Answer, Failure>) -> Reach {
     }
 }
 
-/// Has every node know that the attempt is going. Its end may overtake this, which does no harm.
-fn record_start(dispatcher: &Dispatcher, start: Command) {
-    let node = dispatcher.0.node.clone();
-    tokio::spawn(async move {
-        if let Err(error) = node.propose(start, monotonic() + RECORD_TIMEOUT).await {
-            tracing::debug!(%error, "the start of an attempt is not recorded");
+/// Has every node know that the attempt is going: it is proposed until that is recorded, or the attempt has ended, which
+/// drops this. Until then the task's later due times wait behind this one. The end may overtake it, which does no harm.
+async fn record_start(dispatcher: &Dispatcher, job: &Job, start: &Command) {
+    let node = &dispatcher.0.node;
+    while let Err(error) = node.propose(start.clone(), monotonic() + RECORD_TIMEOUT).await {
+        tracing::debug!(%error, "the start of an attempt is not recorded yet");
+        tokio::time::sleep(record_pause()).await;
+        let moot = !node.machine().with_state(|state| state.wants(job.seq, job.key, job.attempt));
+        if moot || error == crate::node::Error::Stopping {
+            return;
         }
-    });
+    }
 }

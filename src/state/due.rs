@@ -99,6 +99,12 @@ impl State {
         Some((seq, jobs))
     }
 
+    /// The first attempt at this due time, if it is the one that the task has next.
+    pub fn next_job(&self, seq: Seq, key: RunKey) -> Option<Job> {
+        let task = self.pages.get(seq).filter(|task| task.next == Some(key.due) && key.is_scheduled())?;
+        Some(Job::new(seq, task, key, 1, task.next_fire()?))
+    }
+
     /// What is to be recorded of a due time in place of firing it: it is too old, or as many runs of its task are going as
     /// may. `default` is what becomes of those that are missed, where the task says nothing.
     pub fn instead_of(&self, job: &Job, now: Timestamp, default: Misfire) -> Option<Command> {
