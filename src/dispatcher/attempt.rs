@@ -10,6 +10,7 @@ use super::health::Reach;
 use super::outcome::Told;
 use super::request;
 use super::retry::Policy;
+use super::share::Pace;
 use super::transport::{Answer, Failure, Over, Request};
 use super::Dispatcher;
 use crate::clock::{monotonic, Timestamp};
@@ -38,11 +39,11 @@ const NOT_SENDABLE: &str = "not sent: the task had changed, or the node led no l
 const FENCE: HeaderName = HeaderName::from_static("xcron-fence");
 
 /// Frees the place of a request, once, and tells what it has shown of its target.
-struct Place<'a>(&'a Dispatcher, &'a Job, Reach);
+struct Place<'a>(&'a Dispatcher, &'a Job, Reach, Pace);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.free(self.1, std::mem::replace(&mut self.2, Reach::NotSent));
+        self.0.free(self.1, std::mem::replace(&mut self.2, Reach::NotSent), self.3);
     }
 }
 
@@ -74,7 +75,7 @@ fn wanted(state: &State, job: &Job, going: Option<(u64, u64)>) -> Option<u128> {
 
 pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let node = &dispatcher.0.node;
-    let mut place = Place(dispatcher, &job, Reach::NotSent);
+    let mut place = Place(dispatcher, &job, Reach::NotSent, Pace::Unknown);
     let is_alert = job.key.is_alert();
     let early = bug::is_planted(Bug::LeaseAskedEarly).then(|| node.may_fire()).flatten();
     let Definition { cause: Cause { spec, parent }, alerted } = match dispatcher.definition(&job).await {
@@ -177,7 +178,8 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
         }
         Step::NotSent(outcome) => return outcome,
     };
-    place.2 = reach(&outcome);
+    let took = clock.elapsed();
+    (place.2, place.3) = (reach(&outcome), pace(&outcome, took));
     drop(place);
     if let Err(failure @ Failure::Exhausted(_)) = &outcome {
         // No attempt: the target has had no chance to answer.
@@ -188,7 +190,6 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
         }
         return Outcome::Undone;
     }
-    let took = clock.elapsed();
     node.metrics().duration.observe(took.as_secs_f64());
     let duration_ms = Some(took.as_millis().min(u32::MAX.into()) as u32);
     let expect = if is_alert { Expect::default() } else { spec.callback.expect.clone() };
@@ -339,6 +340,15 @@ fn reach(outcome: &Result<Answer, Failure>) -> Reach {
         Err(Failure::Timeout(_) | Failure::NotConnected(_) | Failure::Stale(_)) => Reach::Unclear,
         Err(Failure::Refused(_) | Failure::Exhausted(_)) => Reach::Unclear,
         Err(error @ Failure::Connect(_)) => Reach::Unreached(error.to_string()),
+    }
+}
+
+fn pace(outcome: &Result<Answer, Failure>, took: Duration) -> Pace {
+    match outcome {
+        Ok(_) => Pace::Answered(took),
+        Err(Failure::Timeout(_) | Failure::NotConnected(_)) => Pace::TimedOut,
+        Err(Failure::Connect(_)) => Pace::Unreached,
+        Err(Failure::Broken(_) | Failure::Stale(_) | Failure::Refused(_) | Failure::Exhausted(_)) => Pace::Unknown,
     }
 }
 

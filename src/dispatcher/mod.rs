@@ -1,7 +1,7 @@
 //! Attempts: sent at their time, a bounded number at once in all and to each target, their outcomes recorded.
 //!
 //! ```text
-//!  scheduler ── jobs ──► queue (by target, earliest first) ── a place ──► attempt
+//!  scheduler ── jobs ──► queue (by target, fewest first) ──── a place ──► attempt
 //!                                                                            │ still wanted? lease? POST
 //!                                     state ◄── RunStarted, if it takes long ┤
 //!                                     state ◄── RunEnded ◄── verdict ◄── outcome
@@ -24,12 +24,14 @@ pub(crate) mod fuzz;
 mod health;
 mod in_place;
 mod late;
+mod line;
 mod outcome;
 mod probe;
 mod queue;
 mod request;
 mod resolve;
 pub mod retry;
+mod share;
 mod taken;
 pub mod transport;
 
@@ -53,6 +55,7 @@ pub use late::Gap;
 use late::Gaps;
 use queue::{Bounds, Queue};
 use retry::Policy;
+use share::Pace;
 pub use taken::Taken;
 use transport::Transport;
 
@@ -238,11 +241,11 @@ impl Dispatcher {
     }
 
     /// The request is over: its place is free, and something may be known of its target.
-    fn free(&self, job: &Job, reach: Reach) {
+    fn free(&self, job: &Job, reach: Reach, pace: Pace) {
         let (probe, returned) = {
             // Told under the lock, or of two that end at once the larger number could be told last, and stay.
             let mut table = self.table();
-            let probe = table.queue.release(job, reach, self.0.node.now());
+            let probe = table.queue.release(job, reach, pace, self.0.node.now());
             self.0.node.metrics().in_flight.set(table.queue.in_flight() as i64);
             self.0.node.metrics().targets_held.set(table.queue.held() as i64);
             (probe, table.queue.returns(Some(&job.target), monotonic()))

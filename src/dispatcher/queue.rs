@@ -1,9 +1,9 @@
-//! Jobs that wait for a place: one line for each target, so that a slow one holds up its own jobs only.
+//! Jobs that wait for a place: one line for each target, so that a slow one holds up its own jobs only. Which target has
+//! the next place is the business of `share`, which of its jobs that of `line`.
 //!
 //! What a line keeps is bounded. What is over is *spilled*: only its task's number and its time are kept, and the task
 //! is given back to the state, which offers the job again, when the line has room: the earliest first.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,36 +11,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::health::{Health, Patience, Probe, Reach};
+use super::line::{rank, Rank, Waiting};
+use super::share::{may_have, Class, Pace, Proven, Share, CLASSES};
 use crate::clock::Timestamp;
 use crate::command::Seq;
-use crate::id::RunKey;
 use crate::state::Job;
 use crate::view::{TargetState, TargetView};
-
-type Rank = (Timestamp, Seq, RunKey, u32);
-
-fn rank(job: &Job) -> Rank {
-    (job.at, job.seq, job.key, job.attempt)
-}
-
-struct Waiting(Job);
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        rank(&self.0) == rank(&other.0)
-    }
-}
-impl Eq for Waiting {}
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        rank(&self.0).cmp(&rank(&other.0))
-    }
-}
 
 /// Bounds on what is kept.
 #[derive(Clone, Copy, Debug)]
@@ -75,19 +51,45 @@ const OUTAGES_MAX: usize = 1000;
 
 #[derive(Default)]
 struct Line {
-    waiting: BinaryHeap<Reverse<Waiting>>,
+    waiting: Waiting,
     spilled: BTreeSet<(Timestamp, Seq)>,
     /// Given back and not here again, and until when they are waited for.
     returning: Option<(usize, Instant)>,
     in_flight: usize,
     health: Health,
+    share: Share,
+    /// Its turn among those that have as many in flight: when it became ready, or had a place last.
+    turn: u64,
+}
+
+/// A target that has a job and may have a place: first the one with the fewest in flight, of those with as many the one
+/// that has waited longest.
+type Ready = (usize, u64, Arc<str>);
+
+/// What the queue counts of a line.
+struct Told {
+    class: Class,
+    /// Whether it may have a place.
+    ready: bool,
+    in_flight: usize,
+    turn: u64,
+    held: bool,
+    waiting: usize,
+    spilled: usize,
 }
 
 impl Line {
-    /// The rank of its first job, if it has one and a place.
-    fn readiness(&self, places: usize) -> Option<Rank> {
-        let Reverse(Waiting(first)) = self.waiting.peek()?;
-        (self.in_flight < places && self.health.lets_go()).then(|| rank(first))
+    fn tell(&self, most: usize) -> Told {
+        let may = self.in_flight < self.share.places(most) && self.health.lets_go();
+        Told {
+            class: self.share.class(),
+            ready: may && !self.waiting.is_empty(),
+            in_flight: self.in_flight,
+            turn: self.turn,
+            held: self.health.is_held(),
+            waiting: self.waiting.len(),
+            spilled: self.spilled.len(),
+        }
     }
 
     fn has_jobs(&self) -> bool {
@@ -107,14 +109,17 @@ impl Line {
 
 pub(super) struct Queue {
     lines: HashMap<Arc<str>, Line>,
-    /// The targets that have a job and a place, by what is due first.
-    ready: BTreeSet<(Rank, Arc<str>)>,
+    /// The targets of each class that have a job and may have a place.
+    ready: [BTreeSet<Ready>; CLASSES],
+    turns: u64,
+    proven: Proven,
     /// The targets that have something spilled.
     spilling: BTreeSet<Arc<str>>,
     /// Jobs in lines that are not held, and in those that are.
     waiting: [usize; 2],
     spilled: usize,
-    in_flight: usize,
+    /// The places that are taken by targets of each class.
+    taken: [usize; CLASSES],
     in_flight_max: usize,
     per_target_max: usize,
     patience: Patience,
@@ -130,11 +135,13 @@ impl Queue {
     pub fn new(in_flight_max: usize, per_target_max: usize, patience: Patience, bounds: Bounds) -> Self {
         Queue {
             lines: HashMap::new(),
-            ready: BTreeSet::new(),
+            ready: Default::default(),
+            turns: 0,
+            proven: Proven::default(),
             spilling: BTreeSet::new(),
             waiting: [0, 0],
             spilled: 0,
-            in_flight: 0,
+            taken: [0; CLASSES],
             in_flight_max,
             per_target_max,
             patience,
@@ -152,7 +159,7 @@ impl Queue {
     }
 
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.taken.iter().sum()
     }
 
     /// How many targets are held.
@@ -166,36 +173,57 @@ impl Queue {
     }
 
     fn change<T>(&mut self, target: &Arc<str>, act: impl FnOnce(&mut Line) -> T) -> T {
-        let many = self.lines.len();
-        let line = self.lines.entry(target.clone()).or_default();
-        let tell = |line: &Line| {
-            (line.readiness(self.per_target_max), line.health.is_held(), line.waiting.len(), line.spilled.len())
-        };
-        let before = tell(line);
+        let (many, most) = (self.lines.len(), self.per_target_max);
+        let proven = &self.proven;
+        let line = self
+            .lines
+            .entry(target.clone())
+            .or_insert_with(|| Line { share: Share::of(proven.has(target)), ..Line::default() });
+        let before = line.tell(most);
         let result = act(line);
-        let after = tell(line);
-        // A hold that no probe goes on with is over when nothing is left to try.
-        let probed = after.1 && !line.health.lets_go();
-        let known = probed || !after.1 && line.health.failures() > 0 && many <= IDLE_LINES_MAX;
-        let idle = !line.has_jobs() && line.in_flight == 0 && !known;
-        if before.0 != after.0 {
-            before.0.map(|rank| self.ready.remove(&(rank, target.clone())));
-            after.0.map(|rank| self.ready.insert((rank, target.clone())));
+        let mut after = line.tell(most);
+        if after.ready && !before.ready {
+            self.turns += 1;
+            line.turn = self.turns;
+            after.turn = self.turns;
         }
-        self.waiting[usize::from(before.1)] -= before.2;
-        self.waiting[usize::from(after.1)] += after.2;
-        self.held = self.held + usize::from(after.1) - usize::from(before.1);
-        self.spilled = self.spilled + after.3 - before.3;
-        match (before.3, after.3) {
+        // A hold that no probe goes on with is over when nothing is left to try.
+        let probed = after.held && !line.health.lets_go();
+        let remembered = line.health.failures() > 0 || line.share.is_remembered();
+        let known = probed || !after.held && remembered && many <= IDLE_LINES_MAX;
+        let idle = !line.has_jobs() && line.in_flight == 0 && !known;
+        self.count(target, &before, &after);
+        if idle {
+            self.held -= usize::from(after.held);
+            self.lines.remove(target);
+        }
+        result
+    }
+
+    fn count(&mut self, target: &Arc<str>, before: &Told, after: &Told) {
+        let key = |told: &Told| (told.ready, told.class, told.in_flight, told.turn);
+        if key(before) != key(after) {
+            if before.ready {
+                self.ready[before.class as usize].remove(&(before.in_flight, before.turn, target.clone()));
+            }
+            if after.ready {
+                self.ready[after.class as usize].insert((after.in_flight, after.turn, target.clone()));
+            }
+        }
+        if (before.class == Class::Quick) != (after.class == Class::Quick) {
+            self.proven.set(target, after.class == Class::Quick);
+        }
+        self.taken[before.class as usize] -= before.in_flight;
+        self.taken[after.class as usize] += after.in_flight;
+        self.waiting[usize::from(before.held)] -= before.waiting;
+        self.waiting[usize::from(after.held)] += after.waiting;
+        self.held = self.held + usize::from(after.held) - usize::from(before.held);
+        self.spilled = self.spilled + after.spilled - before.spilled;
+        match (before.spilled, after.spilled) {
             (0, 1..) => drop(self.spilling.insert(target.clone())),
             (1.., 0) => drop(self.spilling.remove(target)),
             _ => {}
         }
-        if idle {
-            self.held -= usize::from(after.1);
-            self.lines.remove(target);
-        }
-        result
     }
 
     /// Takes a job. False: its line is full. Then it is spilled, if the state can offer it again (`again`), or else not
@@ -209,41 +237,48 @@ impl Queue {
             let place = (job.at, job.seq);
             // Behind what is spilled already: it would overtake it.
             let behind = line.spilled.first().is_some_and(|first| *first < place);
-            let full = line.waiting.len() >= line.room(&bounds, waiting);
-            if full || behind && again {
+            let room = line.room(&bounds, waiting);
+            let full = line.waiting.len() >= room;
+            // A few that are due now come in all the same: they do not wait until the backlog is worked off.
+            let now = line.waiting.is_newest(job.at) && line.waiting.overtook() < bounds.line_min;
+            let overtakes = (full || behind) && now && !line.health.is_held();
+            if (full || behind && again) && !overtakes {
                 if again {
                     line.spilled.insert(place);
                 }
                 return false;
             }
-            line.waiting.push(Reverse(Waiting(job)));
+            line.waiting.push(job, overtakes);
             true
         })
     }
 
-    /// The job that has been due longest, of those for which there is a place. The place is taken.
+    /// The next job, of those for which there is a place. The place is taken.
     pub fn pop(&mut self) -> Option<Job> {
-        if self.in_flight >= self.in_flight_max {
-            return None;
-        }
-        let (_, target) = self.ready.first().cloned()?;
-        let job = self.change(&target, |line| {
-            let Reverse(Waiting(job)) = line.waiting.pop()?;
+        let first = |class: Class| {
+            let (in_flight, ..) = self.ready[class as usize].first()?;
+            let may = may_have(class, *in_flight, &self.taken, self.in_flight_max);
+            self.ready[class as usize].first().filter(|_| may)
+        };
+        let (.., target) = [Class::Quick, Class::New, Class::Troubled].into_iter().filter_map(first).min()?.clone();
+        self.turns += 1;
+        let turn = self.turns;
+        self.change(&target, |line| {
+            let job = line.waiting.pop()?;
             line.in_flight += 1;
+            line.turn = turn;
             line.health.goes(&job);
             Some(job)
-        });
-        self.in_flight += usize::from(job.is_some());
-        job
+        })
     }
 
     /// Gives a place back, and learns of the target. The probe that is to be made, if there is one.
-    pub fn release(&mut self, job: &Job, reach: Reach, now: Timestamp) -> Option<Probe> {
-        self.in_flight -= 1;
+    pub fn release(&mut self, job: &Job, reach: Reach, pace: Pace, now: Timestamp) -> Option<Probe> {
         self.holds += 1;
-        let (id, patience) = (self.holds, self.patience);
+        let (id, patience, most) = (self.holds, self.patience, self.per_target_max);
         self.with_health(&job.target, now, |line| {
             line.in_flight -= 1;
+            line.share.ended(pace, most);
             line.health.ended(job, reach, now, &patience, id)
         })
     }
@@ -299,31 +334,22 @@ impl Queue {
 
     /// All jobs that wait, but for those that are spilled.
     pub fn waiting(&self) -> impl Iterator<Item = &Job> {
-        self.lines.values().flat_map(|line| line.waiting.iter().map(|Reverse(Waiting(job))| job))
+        self.lines.values().flat_map(|line| line.waiting.iter())
     }
 
     /// The jobs that wait in a line.
     pub fn jobs(&self, target: &Arc<str>) -> Vec<Job> {
         let line = self.lines.get(target);
-        line.map(|line| line.waiting.iter().map(|Reverse(Waiting(job))| job.clone()).collect()).unwrap_or_default()
+        line.map(|line| line.waiting.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Lets go of some of the jobs that wait in a line: those that did.
     pub fn remove(&mut self, target: &Arc<str>, jobs: &[Job]) -> Vec<Job> {
-        let mut removed = Vec::new();
-        if self.lines.contains_key(target) {
-            let ranks: BTreeSet<Rank> = jobs.iter().map(rank).collect();
-            self.change(target, |line| {
-                line.waiting.retain(|Reverse(Waiting(job))| {
-                    let stays = !ranks.contains(&rank(job));
-                    if !stays {
-                        removed.push(job.clone());
-                    }
-                    stays
-                });
-            });
+        if !self.lines.contains_key(target) {
+            return Vec::new();
         }
-        removed
+        let ranks: BTreeSet<Rank> = jobs.iter().map(rank).collect();
+        self.change(target, |line| line.waiting.remove(|job| ranks.contains(&rank(job))))
     }
 
     /// The tasks of what was spilled for which there is room by now, in all lines or in this one: they are forgotten
@@ -360,16 +386,19 @@ impl Queue {
 
     /// All that wait; what is in flight stays, what is spilled and what is known of the targets is forgotten.
     pub fn drain(&mut self) -> Vec<Job> {
-        self.ready.clear();
+        self.ready.iter_mut().for_each(BTreeSet::clear);
         self.spilling.clear();
         self.outages.clear();
+        self.proven.clear();
         (self.waiting, self.spilled, self.held) = ([0, 0], 0, 0);
         let mut jobs = Vec::new();
         for line in self.lines.values_mut() {
-            jobs.extend(line.waiting.drain().map(|Reverse(Waiting(job))| job));
+            jobs.extend(line.waiting.iter().cloned());
             *line = Line { in_flight: line.in_flight, ..Line::default() };
         }
         self.lines.retain(|_, line| line.in_flight > 0);
+        self.taken = [0; CLASSES];
+        self.taken[Class::New as usize] = self.lines.values().map(|line| line.in_flight).sum();
         // A map has no order, and what happens must not depend on chance that nobody sees.
         jobs.sort_unstable_by_key(rank);
         jobs

@@ -1,6 +1,7 @@
 //! Unit tests of the queue.
 
 use super::*;
+use crate::id::RunKey;
 
 fn job(seq: Seq, target: &str, at: u64) -> Job {
     let (id, key) = (crate::id::TaskId::generate(), RunKey::scheduled(Timestamp(at)));
@@ -8,6 +9,7 @@ fn job(seq: Seq, target: &str, at: u64) -> Job {
 }
 
 const NOW: Timestamp = Timestamp(1_000_000);
+const SOON: Pace = Pace::Answered(Duration::from_millis(5));
 const SMALL: Bounds = Bounds { all: 20, line: 8, held_line: 4, line_min: 2 };
 const PATIENCE: Patience =
     Patience { hold_after: 2, probe_min: Duration::from_millis(500), probe_max: Duration::from_secs(30) };
@@ -22,7 +24,7 @@ fn small(in_flight_max: usize, per_target_max: usize) -> Queue {
 
 /// Ends a job of which nothing but its target counts.
 fn free(queue: &mut Queue, target: &str) {
-    assert_eq!(queue.release(&job(0, target, 0), Reach::Reached, NOW), None);
+    assert_eq!(queue.release(&job(0, target, 0), Reach::Reached, SOON, NOW), None);
 }
 
 /// Jobs that are due at the times of their numbers.
@@ -37,13 +39,111 @@ fn pop(queue: &mut Queue) -> Option<Seq> {
 }
 
 #[test]
-fn what_has_been_due_longest_goes_first_whatever_its_target() {
-    let mut queue = queue(10, 10);
-    for (seq, target, at) in [(1, "a", 30), (2, "b", 10), (3, "a", 20), (4, "b", 40)] {
-        assert!(queue.push(job(seq, target, at), true));
-    }
+fn the_target_with_the_fewest_in_flight_goes_first_and_of_equals_the_one_that_waits_longest() {
+    let mut queue = queue(100, 10);
+    fill(&mut queue, "a", 1..=4);
+    assert_eq!((pop(&mut queue), pop(&mut queue)), (Some(1), Some(2)));
+    fill(&mut queue, "b", 5..=6);
+    fill(&mut queue, "c", 7..=8);
     let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
-    assert_eq!(order, [2, 3, 1, 4]);
+    assert_eq!(order, [5, 7, 6, 8, 3, 4]);
+}
+
+#[test]
+fn targets_that_hang_leave_places_to_the_others_however_many_they_are() {
+    for hosts in [8, 200, 1000] {
+        let mut queue = queue(512, 64);
+        queue.push(job(1, "quick", 1), true);
+        assert_eq!(pop(&mut queue), Some(1));
+        free(&mut queue, "quick");
+        (0..hosts).for_each(|host| fill(&mut queue, &format!("hangs{host}"), 1..=64));
+        let mut hanging: Vec<Job> = std::iter::from_fn(|| queue.pop()).collect();
+        for round in 0..50 {
+            queue.push(job(9, "quick", 1_000 + round), true);
+            assert_eq!(pop(&mut queue), Some(9), "{hosts} hosts, round {round}, {} hang", hanging.len());
+            free(&mut queue, "quick");
+            // All of them time out, and the next ones go.
+            for job in hanging.drain(..) {
+                assert_eq!(queue.release(&job, Reach::Unclear, Pace::TimedOut, NOW), None);
+            }
+            hanging.extend(std::iter::from_fn(|| queue.pop()));
+            if round > 10 && !hanging.is_empty() {
+                assert!(hanging.len() <= 256 && hanging.len() <= 2 * hosts, "{} of {hosts} hosts", hanging.len());
+                fill(&mut queue, &format!("new{round}"), 7..=7);
+                assert_eq!(pop(&mut queue), Some(7), "one that is new has its place too");
+                free(&mut queue, &format!("new{round}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backlog_at_many_targets_lets_what_is_due_now_wait_one_round_at_most() {
+    let mut queue = queue(512, 64);
+    for target in 0..5000 {
+        fill(&mut queue, &format!("t{target}"), 1..=20);
+    }
+    let mut flying: std::collections::VecDeque<Job> = std::iter::from_fn(|| queue.pop()).collect();
+    queue.push(job(99, "healthy", 9_000), true);
+    let mut waited = 0;
+    loop {
+        let ended = flying.pop_front().unwrap();
+        queue.release(&ended, Reach::Reached, SOON, NOW);
+        let next = queue.pop().expect("a place is free");
+        if next.seq == 99 {
+            break;
+        }
+        waited += 1;
+        flying.push_back(next);
+    }
+    assert!(waited <= 5000, "{waited} went before it");
+}
+
+#[test]
+fn one_that_is_due_now_comes_in_where_the_line_is_full() {
+    let mut queue = small(100, 1);
+    fill(&mut queue, "a", 1..=100);
+    assert_eq!(pop(&mut queue), Some(1));
+    assert!(queue.push(job(500, "a", 60_000), true) && queue.push(job(501, "a", 60_001), true));
+    assert!(!queue.push(job(502, "a", 60_002), true), "so many as the least that any line may have");
+    assert_eq!(queue.len(), 102);
+    free(&mut queue, "a");
+    assert_eq!(pop(&mut queue), Some(500));
+}
+
+/// Whatever happens to the queue, what it counts is what there is, and nothing gets lost.
+#[test]
+fn what_is_counted_is_what_there_is() {
+    let mut seed = 1_u64;
+    let mut random = move |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for _ in 0..20 {
+        let mut queue = Queue::new(12, 5, Patience { hold_after: 0, ..PATIENCE }, SMALL);
+        let (mut flying, mut pushed, mut popped) = (Vec::new(), 0, 0);
+        for n in 1..=2000 {
+            match random(5) {
+                0 | 1 => {
+                    let target = format!("t{}", random(6));
+                    pushed += usize::from(queue.push(job(n, &target, random(10_000)), random(2) == 0));
+                }
+                2 | 3 => flying.extend(queue.pop().inspect(|_| popped += 1)),
+                _ if flying.is_empty() => {}
+                _ => {
+                    let ended: Job = flying.swap_remove(random(flying.len() as u64) as usize);
+                    let paces = [SOON, Pace::TimedOut, Pace::Unknown, Pace::Answered(Duration::from_secs(9))];
+                    queue.release(&ended, Reach::Unclear, paces[random(4) as usize], NOW);
+                }
+            }
+            let ready: usize = queue.ready.iter().map(BTreeSet::len).sum();
+            let waits = queue.lines.values().filter(|line| line.tell(5).ready).count();
+            assert_eq!((queue.in_flight(), ready), (flying.len(), waits));
+            let waiting: usize = queue.lines.values().map(|line| line.waiting.len()).sum();
+            assert_eq!((pushed - popped, queue.waiting, queue.len()), (waiting, [waiting, 0], waiting + queue.spilled));
+            assert!(flying.len() <= 12);
+        }
+    }
 }
 
 #[test]
@@ -54,7 +154,7 @@ fn a_target_without_a_place_holds_up_only_its_own() {
     }
     assert_eq!((pop(&mut queue), pop(&mut queue)), (Some(1), Some(3)));
     free(&mut queue, "quick");
-    assert_eq!((pop(&mut queue), pop(&mut queue)), (Some(4), Some(5)));
+    assert_eq!((pop(&mut queue), pop(&mut queue)), (Some(5), Some(4)));
     assert_eq!(queue.in_flight(), 3);
     free(&mut queue, "quick");
     assert_eq!(pop(&mut queue), None, "the slow one has no place");
@@ -74,7 +174,7 @@ fn what_waits_can_be_let_go_of_while_something_is_in_flight() {
 }
 
 fn fail(queue: &mut Queue, job: &Job) -> Option<Probe> {
-    queue.release(job, Reach::Unreached("refused".into()), NOW)
+    queue.release(job, Reach::Unreached("refused".into()), Pace::Unreached, NOW)
 }
 
 /// A queue in which "dead" is held, and the id of its hold.
@@ -108,7 +208,7 @@ fn a_held_target_waits_and_one_job_goes_before_the_others() {
     let second = queue.pop().unwrap();
     assert_eq!(second.seq, 2);
     queue.push(job(1, "dead", 10), true);
-    assert_eq!(queue.release(&second, Reach::Reached, NOW), None);
+    assert_eq!(queue.release(&second, Reach::Reached, SOON, NOW), None);
     assert_eq!((pop(&mut queue), pop(&mut queue), queue.held()), (Some(1), Some(3), 0), "the earliest first");
     assert_eq!(queue.outage(&"dead".into(), Timestamp(5)), Some((NOW, Some(NOW))));
     assert_eq!(queue.outage(&"dead".into(), NOW.plus_ms(1)), None);
@@ -147,7 +247,7 @@ fn what_was_spilled_comes_back_earliest_first_when_there_is_room() {
     assert!(queue.returns(None, now).is_empty(), "no room yet");
     while let Some(job) = queue.pop() {
         order.push(job.seq);
-        queue.release(&job, Reach::Reached, NOW);
+        queue.release(&job, Reach::Reached, SOON, NOW);
         let returned = queue.returns(Some(&"a".into()), now);
         assert!(queue.returns(Some(&"a".into()), now).is_empty(), "not asked for twice");
         // The last to be spilled comes first: it must not overtake.
@@ -162,7 +262,7 @@ fn what_was_spilled_comes_back_earliest_first_when_there_is_room() {
 
 #[test]
 fn what_is_given_back_and_does_not_come_is_not_waited_for_long() {
-    let mut queue = small(10, 10);
+    let mut queue = small(100, 100);
     fill(&mut queue, "a", 1..=30);
     while pop(&mut queue).is_some() {}
     let now = crate::clock::monotonic();
