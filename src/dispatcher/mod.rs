@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{watch, Notify, Semaphore};
+use tokio::sync::{watch, Notify};
 
 use crate::clock::{monotonic, Timestamp};
 use crate::command::Seq;
@@ -53,6 +53,7 @@ use fence::Fences;
 use health::{Patience, Reach};
 pub use late::Gap;
 use late::Gaps;
+use probe::Probes;
 use queue::{Bounds, Queue};
 use retry::Policy;
 use share::Pace;
@@ -61,8 +62,6 @@ use transport::Transport;
 
 /// Most attempts that are under way or whose outcomes wait to be written: where the log stalls, no more are made.
 const ACTIVE_MAX: usize = 20_000;
-/// Most probes at once.
-const PROBES_MAX: usize = 64;
 /// Tasks that are given back in one hold of the state.
 const RELEASE_STEP: usize = 128;
 
@@ -82,7 +81,7 @@ struct Shared {
     exhausted: Exhausted,
     /// Attempts that are under way or whose outcomes are not written yet.
     active: watch::Sender<usize>,
-    probes: Semaphore,
+    probes: Probes,
     gaps: Gaps,
 }
 
@@ -126,7 +125,7 @@ impl Dispatcher {
             fences: Fences::default(),
             exhausted: Exhausted::default(),
             active: watch::Sender::new(0),
-            probes: Semaphore::new(PROBES_MAX),
+            probes: Probes::default(),
             gaps: Gaps::default(),
         });
         // The node outlives this dispatcher, and must not keep it.

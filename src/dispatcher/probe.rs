@@ -1,11 +1,55 @@
 //! Looking whether a target that is held can be reached again.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use super::health::Probe;
 use super::transport::Failure;
 use super::{hold, Dispatcher};
 use crate::state::Job;
+
+/// Probes at once, each for as long as `SOON`.
+const PLACES: usize = 64;
+/// Most hosts answer within this, or never. Those that take longer are waited for in places of their own.
+const SOON: Duration = Duration::from_millis(200);
+/// Probes at once that take longer. Where all of these are taken, a probe has failed when it takes longer.
+const LONG_PLACES: usize = 192;
+
+/// Places of probes: hosts that do not answer must not delay the probe of one that does by now.
+pub(super) struct Probes {
+    all: Semaphore,
+    long: Semaphore,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Probes { all: Semaphore::new(PLACES), long: Semaphore::new(LONG_PLACES) }
+    }
+}
+
+impl Probes {
+    /// Makes a probe, once there is a place for it and if it is still wanted then.
+    async fn make(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        reach: impl Future<Output = Result<(), Failure>>,
+    ) -> Option<Result<(), Failure>> {
+        let place = self.all.acquire().await.ok()?;
+        if !wanted() {
+            return None;
+        }
+        tokio::pin!(reach);
+        if let Ok(reached) = tokio::time::timeout(SOON, &mut reach).await {
+            return Some(reached);
+        }
+        let Ok(_long) = self.long.try_acquire() else { return Some(Err(Failure::Timeout(SOON))) };
+        drop(place);
+        Some(reach.await)
+    }
+}
 
 /// Jobs looked at in one hold of the state.
 const SWEEP_STEP: usize = 256;
@@ -16,11 +60,10 @@ pub(super) async fn run(dispatcher: Dispatcher, target: Arc<str>, mut probe: Pro
     let _again = Again { dispatcher: dispatcher.clone(), target: target.clone(), id: probe.id };
     loop {
         tokio::time::sleep(probe.pause).await;
-        let Ok(_place) = dispatcher.0.probes.acquire().await else { return };
-        if !dispatcher.table().queue.probes(&target, probe.id) {
-            return;
-        }
-        let error = match dispatcher.0.transport.reach(&target).await {
+        let wanted = || dispatcher.table().queue.probes(&target, probe.id);
+        let reached = dispatcher.0.probes.make(wanted, dispatcher.0.transport.reach(&target)).await;
+        let Some(reached) = reached else { return };
+        let error = match reached {
             // What the guard refuses fails by itself, with its reason in the run.
             Ok(()) | Err(Failure::Refused(_) | Failure::Broken(_)) => None,
             Err(error) => Some(error.to_string()),
@@ -90,4 +133,36 @@ fn sweep(dispatcher: &Dispatcher, target: &Arc<str>) {
         removed
     };
     dispatcher.give_back(&removed.iter().map(|job| job.seq).collect::<Vec<_>>());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::monotonic;
+
+    #[tokio::test]
+    async fn hosts_that_do_not_answer_do_not_delay_the_probe_of_one_that_does() {
+        let probes = Arc::new(Probes::default());
+        let began = monotonic();
+        for _ in 0..300 {
+            let probes = probes.clone();
+            tokio::spawn(async move { drop(probes.make(|| true, std::future::pending()).await) });
+        }
+        while probes.all.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(probes.make(|| true, std::future::ready(Ok(()))).await, Some(Ok(()))));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_host_that_takes_long_is_waited_for() {
+        let probes = Probes::default();
+        let slow = async {
+            tokio::time::sleep(2 * SOON).await;
+            Ok(())
+        };
+        assert!(matches!(probes.make(|| true, slow).await, Some(Ok(()))));
+        assert!(probes.make(|| false, std::future::ready(Ok(()))).await.is_none(), "nobody wants it any more");
+    }
 }
