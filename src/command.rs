@@ -326,9 +326,14 @@ pub enum Refusal {
     /// A task would trigger itself.
     #[error("on_success, on_failure: by way of {0} the task would trigger itself")]
     Cycle(TaskId),
-    /// More tasks follow each other than are looked through for a cycle.
-    #[error("on_success, on_failure: over the limit of {0} tasks that follow each other")]
+    /// The change connects chains of tasks that are both too large to be searched for a cycle.
+    #[error(
+        "on_success, on_failure: more than {0} links lead to and from the task, the limit of the search for a cycle"
+    )]
     ChainTooLong(usize),
+    /// The changes of one log entry connect so many chains that this one was not searched.
+    #[error("on_success, on_failure: too many changes connect large chains at the same time; nothing was written; try again")]
+    ChainsAtOnce,
     /// A task has this id and another definition.
     #[error("a task with this task_id exists and its definition is another")]
     Conflict,

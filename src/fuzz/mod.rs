@@ -6,6 +6,8 @@
 //! right: most of what goes wrong lies a step beside what is right. `doc/testing.md` has the commands.
 
 mod guard;
+#[cfg(test)]
+mod histories;
 mod peer;
 mod schedule;
 mod schedule_slowly;

@@ -246,7 +246,7 @@ impl From<Refusal> for Error {
             Refusal::NoSuchTask | Refusal::NoSuchRun => Code::NotFound,
             Refusal::Finished | Refusal::Conflict | Refusal::Cycle(_) | Refusal::OtherStore { .. } => Code::Conflict,
             Refusal::ChainTooLong(_) => Code::OverLimit,
-            Refusal::TooManyRuns(_) => Code::TooMany,
+            Refusal::TooManyRuns(_) | Refusal::ChainsAtOnce => Code::TooMany,
             Refusal::Past { .. } => Code::Past,
             Refusal::NeverFires(_) => Code::NeverFires,
             Refusal::Unreadable(_) => return Error::internal(refusal.to_string()),
@@ -291,6 +291,7 @@ mod tests {
         assert_eq!(told(Refusal::TooManyRuns(7)), (1070, 429));
         assert_eq!(told(Refusal::Cycle(crate::id::TaskId::generate())), (1041, 409));
         assert_eq!(told(Refusal::ChainTooLong(7)), (1006, 400));
+        assert_eq!(told(Refusal::ChainsAtOnce), (1070, 429));
         assert_eq!(told(Refusal::Unreadable("x".into())), (1004, 500));
         assert_eq!(told(Refusal::OtherStore { node: 1, bound: uuid::Uuid::nil() }), (1041, 409));
     }

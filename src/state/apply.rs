@@ -21,11 +21,18 @@ impl State {
     pub fn apply_batch(&mut self, batch: Batch) -> Vec<Reply> {
         let now = batch.now;
         self.last_written = self.last_written.max(Some(now));
-        batch.commands.into_iter().map(|command| self.apply(now, command)).collect()
+        (self.links, self.steps) = (0, 0);
+        batch.commands.into_iter().map(|command| self.apply_one(now, command)).collect()
     }
 
-    /// Applies one command that the leader stamped with `now`.
+    /// Applies one command that the leader stamped with `now`, as if it were alone in its log entry.
     pub fn apply(&mut self, now: Timestamp, command: Command) -> Reply {
+        (self.links, self.steps) = (0, 0);
+        self.apply_one(now, command)
+    }
+
+    fn apply_one(&mut self, now: Timestamp, command: Command) -> Reply {
+        self.steps += 1;
         let result = match command {
             Command::Create { id, spec } => self.create(now, id, *spec),
             Command::Delete { id } => self.delete(&id),
@@ -109,6 +116,7 @@ impl State {
             self.open.insert(seq);
         }
         self.alarms.set(seq, &mut task);
+        self.hold_names(seq, task.options.as_deref());
         let hash = task.id.stable_hash();
         self.pages.insert(seq, task);
         self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);
@@ -165,7 +173,8 @@ impl State {
         };
         let kept = task.go_on_at(now, then, Some(old.clone()), left).then(|| task.rhythm.clone());
         task.digest = digest;
-        task.options = (spec.options != Options::default()).then(|| Box::new(spec.options.clone()));
+        let options = (spec.options != Options::default()).then(|| Box::new(spec.options.clone()));
+        let old_options = std::mem::replace(&mut task.options, options);
         let old_target = std::mem::replace(&mut task.target, target);
         let mut old_rhythm = None;
         task.came_up = true;
@@ -180,6 +189,8 @@ impl State {
             }
         }
         let next = task.shown_next();
+        self.drop_names(seq, old_options.as_deref());
+        self.hold_names(seq, Some(&spec.options));
         self.drop_target(&old_target);
         if let Some(rhythm) = &kept {
             self.hold_timetable(rhythm);
@@ -231,6 +242,7 @@ impl State {
     /// Removes a task, its definition and its runs.
     pub(super) fn forget(&mut self, seq: Seq) {
         let Some(mut task) = self.pages.remove(seq) else { return };
+        self.steps += 1;
         self.alarms.clear(seq, &mut task);
         self.open.remove(&seq);
         self.finished.remove(&(task.past.finished, seq));
@@ -242,6 +254,7 @@ impl State {
         self.changes.put_spec(seq, None);
         let oldest = task.past.runs_recorded.saturating_sub(super::RUNS_KEPT_MAX);
         self.changes.drop_runs(seq, task.is_once(), oldest, task.past.runs_recorded);
+        self.drop_names(seq, task.options.as_deref());
         self.drop_timetable(&task.rhythm);
         task.past.earlier.iter().for_each(|course| self.drop_timetable(&course.rhythm));
         self.drop_target(&task.target);
@@ -305,6 +318,7 @@ impl State {
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
         self.drop_earlier(seq);
         let Some(task) = self.pages.get_mut(seq) else { return };
+        self.steps += 1 + task.past.open.len();
         if task.past.ahead.is_some() && task.come_upto(Timestamp(0)).is_none() {
             task.past.latest = task.past.floor();
             task.past.ahead = None;

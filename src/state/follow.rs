@@ -1,6 +1,5 @@
 //! What follows from a run's outcome: other tasks are triggered, someone is told, the target's answer steers its task.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::earlier::Left;
@@ -8,13 +7,11 @@ use super::record::Pause;
 use super::runs::last_due_times;
 use super::State;
 use crate::clock::Timestamp;
-use crate::command::{Refusal, Seq, Steering};
+use crate::command::{Seq, Steering};
 use crate::id::{RunId, RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun, Run, RunState};
-use crate::task::{AlertEvent, Options, TaskSpec, TaskState};
+use crate::task::{AlertEvent, TaskSpec, TaskState};
 
-/// Tasks that are looked through for a cycle.
-const CHAIN_MAX: usize = 10_000;
 /// Alerts of one task that wait to be delivered. While their receiver is away, further ones are not made: what they
 /// would tell is in the history.
 const ALERTS_MAX: usize = 100;
@@ -67,29 +64,11 @@ impl State {
             let key = RunKey::triggered(now, task.past.triggers);
             let run = Run::unfired(key, RunState::Skipped, refusal.to_string(), now);
             self.record(seq, Run { parent: Some(parent), ..run });
+            // Nothing has come up, and there are many open runs that need not be looked at.
+            self.changes.touch(seq);
+            return;
         }
         self.settle(now, seq);
-    }
-
-    /// Refuses options under which the task `id` would, by way of others, trigger itself.
-    pub(super) fn check_chain(&self, id: &TaskId, options: &Options) -> Result<(), Refusal> {
-        // What leads from one of them to nowhere does so from the next one too.
-        let mut seen = BTreeSet::new();
-        for first in options.on_success.iter().chain(&options.on_failure) {
-            let mut ahead = vec![first];
-            while let Some(next) = ahead.pop() {
-                if next == id {
-                    return Err(Refusal::Cycle(first.clone()));
-                }
-                let Some(seq) = self.find(next).filter(|seq| seen.insert(*seq)) else { continue };
-                if seen.len() > CHAIN_MAX {
-                    return Err(Refusal::ChainTooLong(CHAIN_MAX));
-                }
-                let options = self.pages.get(seq).and_then(|task| task.options.as_deref());
-                ahead.extend(options.into_iter().flat_map(|o| o.on_success.iter().chain(&o.on_failure)));
-            }
-        }
-        Ok(())
     }
 
     /// Does what the answer to an attempt of the run `key` asks for.

@@ -21,6 +21,11 @@ impl Task {
 }
 
 impl State {
+    /// What the log entry that was applied last has cost, in steps of any kind.
+    pub(crate) fn steps(&self) -> usize {
+        self.steps
+    }
+
     /// Checks that all parts of the state agree.
     ///
     /// # Panics
@@ -28,7 +33,7 @@ impl State {
     pub(crate) fn check(&self) {
         let tasks: Vec<_> = self.tasks_from(0).collect();
         assert_eq!(tasks.len(), self.len(), "tasks and ids");
-        let (mut open, mut finished) = (BTreeSet::new(), BTreeSet::new());
+        let (mut open, mut finished, mut namers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut timetables: HashMap<(String, String), usize> = HashMap::new();
         let mut targets: HashMap<Arc<str>, usize> = HashMap::new();
         for &(seq, task) in &tasks {
@@ -47,6 +52,9 @@ impl State {
             }
             task.check_earlier();
             *targets.entry(task.target.clone()).or_default() += 1;
+            namers.extend(
+                task.options.iter().flat_map(|o| o.on_success.iter().chain(&o.on_failure)).map(|id| (id.clone(), seq)),
+            );
             let keys: BTreeSet<_> = task.past.open.iter().map(|run| run.key).collect();
             assert_eq!(
                 keys.len(),
@@ -67,6 +75,7 @@ impl State {
         assert_eq!(open, self.open, "tasks with open runs");
         assert_eq!(finished, self.finished, "finished tasks");
         assert_eq!(targets, self.targets, "targets");
+        assert_eq!(namers, self.namers, "tasks that name others");
         let known = self.timetables.iter().map(|(key, (_, tasks))| (key.clone(), *tasks)).collect();
         assert_eq!(timetables, known, "timetables");
         self.check_alarms();

@@ -17,6 +17,7 @@
 mod alarms;
 mod apply;
 pub mod audit;
+mod chains;
 mod changes;
 mod due;
 mod earlier;
@@ -43,6 +44,7 @@ use crate::id::{RunId, TaskId};
 use crate::schedule::{Schedule, Zone};
 
 pub use alarms::Alarm;
+pub use chains::{LINKS_MAX, LINKS_PER_ENTRY_MAX};
 pub use changes::{Changes, IndexChanges, RunChanges};
 pub use due::{Job, NOTHING_FIRED};
 pub use earlier::{Earlier, Left};
@@ -72,6 +74,12 @@ pub struct State {
     /// too, and who makes an attempt the name of its target.
     timetables: HashMap<(String, String), (Arc<Timetable>, usize)>,
     targets: HashMap<Arc<str>, usize>,
+    /// Which tasks name which among those that follow them.
+    namers: chains::Namers,
+    /// Links between tasks that the present log entry has had looked at.
+    links: usize,
+    /// What the present log entry has cost so far, in steps of any kind; for tests.
+    steps: usize,
     changes: Changes,
     cluster: Option<Uuid>,
     claims: BTreeMap<u64, Uuid>,
@@ -94,6 +102,9 @@ impl State {
             finished: BTreeSet::new(),
             timetables: HashMap::new(),
             targets: HashMap::new(),
+            namers: chains::Namers::new(),
+            links: 0,
+            steps: 0,
             changes: Changes::default(),
             cluster: None,
             claims: BTreeMap::new(),
@@ -291,6 +302,7 @@ impl State {
         if task.past.finished.is_some() {
             self.finished.insert((task.past.finished, seq));
         }
+        self.hold_names(seq, task.options.as_deref());
         self.pages.insert(seq, task);
         self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);
         self.next_seq = self.next_seq.max(seq + 1);

@@ -178,6 +178,7 @@ impl State {
 
     /// Writes an ended run into the task's history and into the index, and drops the oldest beyond what is kept.
     pub(super) fn record(&mut self, seq: Seq, run: Run) {
+        self.steps += 1;
         let Some(task) = self.pages.get_mut(seq) else { return };
         let number = task.past.runs_recorded;
         task.past.runs_recorded += 1;

@@ -3,6 +3,7 @@
 mod account;
 mod audit;
 mod calls;
+mod chains;
 mod changes;
 mod follow;
 mod index;
