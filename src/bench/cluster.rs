@@ -154,10 +154,29 @@ impl Cluster {
         Err("no node leads".to_owned())
     }
 
-    /// Ends a node as a crash would.
-    pub fn kill(&mut self, at: usize) -> Result<(), String> {
-        let mut node = self.nodes.remove(at);
-        node.child.kill().and_then(|()| node.child.wait()).map(|_| ()).map_err(|e| e.to_string())
+    /// Ends a node as a crash would, or has it stop.
+    pub fn end(&mut self, at: usize, stop: bool) -> Result<(), String> {
+        let node = self.nodes.get_mut(at).ok_or("there is no such node")?;
+        if !stop {
+            return node.child.kill().map_err(|e| e.to_string());
+        }
+        let process = i32::try_from(node.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let process = process.ok_or("the node has no process")?;
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).map_err(|e| e.to_string())
+    }
+
+    /// Starts a node that was ended, once it is gone, and waits until all serve.
+    pub async fn start_again(&mut self, client: &Client, at: usize) -> Result<(), String> {
+        let node = self.nodes.get_mut(at).ok_or("there is no such node")?;
+        let deadline = monotonic() + PATIENCE;
+        while node.child.try_wait().map_err(|e| e.to_string())?.is_none() {
+            if monotonic() > deadline {
+                return Err("a node does not stop".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        node.child = start(&node.dir)?;
+        self.ready(client).await
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod client;
 mod cluster;
+mod failover;
 mod figures;
 mod limits;
 mod scenarios;
@@ -33,7 +34,7 @@ pub enum Bench {
     Fire(Fire),
     /// Fires at a steady rate while tasks are created: lateness, and latency of the creates.
     Mixed(Mixed),
-    /// Kills the leader while tasks fire: the longest gap and the worst lateness.
+    /// Kills the leader while tasks fire, or has it stop: how long nothing is fired and nothing created.
     Failover(Failover),
     /// Receives callbacks and measures them; started by the others.
     #[command(hide = true)]
@@ -125,9 +126,15 @@ pub struct Failover {
     /// Fires per second.
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// For how long; the leader is killed after half of it.
+    /// For how long, in each round; the leader is killed after half of it.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// How many leaders are killed, one after the other; each is started again, and awaited.
+    #[arg(long, default_value_t = 1)]
+    rounds: u64,
+    /// The leader is told to stop (SIGTERM) in place of being killed.
+    #[arg(long)]
+    stop: bool,
 }
 
 /// Runs a bench; what went wrong, in words.
@@ -169,7 +176,7 @@ async fn measure(bench: Bench) -> Result<(), String> {
         Bench::Create(create) => scenarios::create(&create).await.map(|report| report.print(create.load.json)),
         Bench::Fire(fire) => scenarios::fire(&fire).await.map(|report| report.print(fire.load.json)),
         Bench::Mixed(mixed) => scenarios::mixed(&mixed).await.map(|report| report.print(mixed.load.json)),
-        Bench::Failover(failover) => scenarios::failover(&failover).await.map(|r| r.print(failover.load.json)),
+        Bench::Failover(failover) => failover::failover(&failover).await.map(|r| r.print(failover.load.json)),
     }
 }
 

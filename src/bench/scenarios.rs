@@ -8,16 +8,16 @@ use super::cluster::{Cluster, Usage};
 use super::figures::{Quantiles, Report, Times};
 use super::sink::{Seen, Sink};
 use super::trouble::Trouble;
-use super::{limits, progress, tell_usage, Create, Failover, Fire, Load, Mixed};
+use super::{limits, progress, tell_usage, Create, Fire, Load, Mixed};
 use crate::clock::{monotonic, Clock};
 
 /// Where nobody listens: those that are due far ahead do not come to it.
-const NOWHERE: &str = "http://127.0.0.1:9/";
-const DAY_MS: u64 = 86_400_000;
+pub(super) const NOWHERE: &str = "http://127.0.0.1:9/";
+pub(super) const DAY_MS: u64 = 86_400_000;
 /// Beyond the last due time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     Clock::system().now().as_ms()
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn create(create: &Create) -> Result<Report, String> {
 }
 
 /// What each minute of a long load was like.
-struct Minutes<'a> {
+pub(super) struct Minutes<'a> {
     cluster: &'a Cluster,
     next: tokio::time::Instant,
     rows: Vec<(Quantiles, Usage)>,
@@ -74,7 +74,7 @@ impl<'a> Minutes<'a> {
         if monotonic() >= self.next {
             self.next += Duration::from_secs(60);
             let usage = self.cluster.usage(client).await.unwrap_or_default();
-            self.rows.push((sink.lately(client).await?, usage));
+            self.rows.push((sink.lately(client).await?.lateness, usage));
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ impl<'a> Minutes<'a> {
 }
 
 /// Waits until the sink has seen so many runs, or has waited for too long.
-async fn await_runs(
+pub(super) async fn await_runs(
     client: &Client,
     sink: &Sink,
     runs: u64,
@@ -114,7 +114,7 @@ async fn await_runs(
     }
 }
 
-fn tell_seen(report: &mut Report, seen: &Seen, wanted: u64) {
+pub(super) fn tell_seen(report: &mut Report, seen: &Seen, wanted: u64) {
     report.number("runs that were to arrive", wanted as f64, "");
     report.number("runs that arrived", seen.runs as f64, "");
     report.number("callbacks", seen.callbacks as f64, "");
@@ -149,22 +149,30 @@ pub(super) async fn fire(fire: &Fire) -> Result<Report, String> {
 }
 
 /// Creates tasks at a steady rate until it is stopped, and measures each call. Where a call fails the next node is tried.
-struct Creator {
-    work: tokio::task::JoinHandle<Result<(), String>>,
+pub(super) struct Creator {
+    work: tokio::task::JoinHandle<Result<u64, String>>,
     stop: tokio::sync::watch::Sender<bool>,
     latency: Arc<Times>,
     longest_gap: Arc<Times>,
 }
 
+/// What a [`Creator`] has measured.
+pub(super) struct CreatedBeside {
+    pub latency: Quantiles,
+    pub longest_gap: Quantiles,
+    /// Refused, or without an answer in time.
+    pub failed: u64,
+}
+
 impl Creator {
-    fn start(client: &Client, tasks: Tasks, per_second: u64) -> Result<Creator, String> {
+    pub fn start(client: &Client, tasks: Tasks, per_second: u64) -> Result<Creator, String> {
         let (latency, longest_gap) = (Arc::new(Times::new()?), Arc::new(Times::new()?));
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let (client, times, gaps) = (client.clone(), latency.clone(), longest_gap.clone());
         let work = tokio::spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_nanos(1_000_000_000 / per_second.max(1)));
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut last = monotonic();
+            let (mut last, mut failed) = (monotonic(), 0);
             for n in 0.. {
                 tick.tick().await;
                 if *stopped.borrow() {
@@ -173,28 +181,29 @@ impl Creator {
                 let sent = monotonic();
                 let url = format!("{}/xcron/createTask", tasks.nodes[n as usize % tasks.nodes.len()]);
                 let wait = Duration::from_secs(1);
-                if let Ok(Ok(_)) = tokio::time::timeout(wait, client.post(&url, tasks.one(n))).await {
-                    times.add(sent.elapsed().as_micros() as u64);
-                    gaps.add(last.elapsed().as_micros() as u64);
-                    last = monotonic();
+                match tokio::time::timeout(wait, client.post(&url, tasks.one(n))).await {
+                    Ok(Ok(_)) => {
+                        times.add(sent.elapsed().as_micros() as u64);
+                        gaps.add(last.elapsed().as_micros() as u64);
+                        last = monotonic();
+                    }
+                    Ok(Err(_)) | Err(_) => failed += 1,
                 }
             }
-            Ok(())
+            Ok(failed)
         });
         Ok(Creator { work, stop, latency, longest_gap })
     }
 
-    async fn end(self, report: &mut Report) -> Result<(), String> {
+    pub async fn end(self) -> Result<CreatedBeside, String> {
         self.stop.send_replace(true);
-        self.work.await.map_err(|e| e.to_string())??;
-        report.times("latency of a create beside", self.latency.quantiles());
-        report.number("longest time between two creates", self.longest_gap.quantiles().max, "ms");
-        Ok(())
+        let failed = self.work.await.map_err(|e| e.to_string())??;
+        Ok(CreatedBeside { failed, latency: self.latency.quantiles(), longest_gap: self.longest_gap.quantiles() })
     }
 }
 
 /// Tasks that fire at a steady rate for so long, created ahead; and when the first is due.
-async fn steady(
+pub(super) async fn steady(
     client: &Client,
     load: &Load,
     cluster: &Cluster,
@@ -242,43 +251,12 @@ pub(super) async fn mixed(mixed: &Mixed) -> Result<Report, String> {
     let creator = Creator::start(&client, far, mixed.creates)?;
     let mut minutes = Minutes::new(&cluster);
     let seen = await_runs(&client, &sink, wanted, end_ms, Some(&mut minutes)).await?;
-    creator.end(&mut report).await?;
+    let beside = creator.end().await?;
+    report.times("latency of a create beside", beside.latency);
+    report.number("longest time between two creates", beside.longest_gap.max, "ms");
     tell_seen(&mut report, &seen, wanted);
     minutes.tell(&mut report);
     report.number("longest time between two callbacks", seen.longest_gap_ms as f64, "ms");
     tell_usage(&mut report, &cluster, &client, before, wanted).await;
-    Ok(report)
-}
-
-pub(super) async fn failover(failover: &Failover) -> Result<Report, String> {
-    let (client, load) = (Client::new(), &failover.load);
-    let mut report = Report::default();
-    let sink = Sink::start()?;
-    let load = Load { nodes: load.nodes.max(3), node: Vec::new(), ..load.clone() };
-    let mut cluster = load.cluster(&client).await?;
-    let mut far = load.tasks(Some(&cluster), NOWHERE.to_owned(), now_ms() + DAY_MS);
-    (far.batch, far.connections) = (load.batch.max(100), 16);
-    let bar = progress();
-    far.create(&client, &bar).await?;
-    bar.finish_and_clear();
-    let (wanted, due) = steady(&client, &load, &cluster, &sink, failover.rate, failover.seconds).await?;
-    let end_ms = due + failover.seconds * 1000;
-    let half = due + failover.seconds * 500;
-    tokio::time::sleep(Duration::from_millis(half.saturating_sub(now_ms() + 1000))).await;
-    let leader = cluster.leader(&client).await?;
-    let mut nodes = cluster.addresses();
-    nodes.remove(leader);
-    let creator = Creator::start(&client, Tasks { nodes, batch: 1, ..far }, 100)?;
-    tokio::time::sleep(Duration::from_millis(half.saturating_sub(now_ms()))).await;
-    let killed = now_ms();
-    cluster.kill(leader)?;
-    let seen = await_runs(&client, &sink, wanted, end_ms, None).await?;
-    creator.end(&mut report).await?;
-    tell_seen(&mut report, &seen, wanted);
-    report.number("tasks pending beside", load.tasks as f64, "");
-    report.number("longest time without a callback", seen.longest_gap_ms as f64, "ms");
-    let began = seen.gap_began_ms as f64 - killed as f64;
-    report.number("it began after the kill by", began, "ms");
-    tell_usage(&mut report, &cluster, &client, Usage::default(), wanted).await;
     Ok(report)
 }

@@ -39,17 +39,33 @@ pub(super) struct Seen {
     pub lateness: Quantiles,
 }
 
+/// What it has seen since it was last asked for this.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Lately {
+    pub lateness: Quantiles,
+    /// The longest time without a request.
+    pub gap_ms: u64,
+}
+
 struct Kept {
     seen: Seen,
     runs: HashSet<Bytes>,
     lateness: Times,
     /// Since it was last asked for.
     lately: Times,
+    /// As above: the longest time without a request, in ms.
+    gap_ms: u64,
 }
 
 impl Kept {
     fn new() -> Result<Kept, String> {
-        Ok(Kept { seen: Seen::default(), runs: HashSet::new(), lateness: Times::new()?, lately: Times::new()? })
+        Ok(Kept {
+            seen: Seen::default(),
+            runs: HashSet::new(),
+            lateness: Times::new()?,
+            lately: Times::new()?,
+            gap_ms: 0,
+        })
     }
 }
 
@@ -72,6 +88,10 @@ async fn callback(State(shared): State<Shared>, headers: HeaderMap, _body: Bytes
     kept.lateness.add(now.saturating_sub(due) * 1000);
     kept.lately.add(now.saturating_sub(due) * 1000);
     kept.runs.insert(run);
+    let last = kept.seen.last_ms;
+    if last > 0 {
+        kept.gap_ms = kept.gap_ms.max(now.saturating_sub(last));
+    }
     let seen = &mut kept.seen;
     seen.callbacks += 1;
     seen.early += u64::from(now < due);
@@ -89,8 +109,10 @@ async fn figures(State(shared): State<Shared>) -> Json<Seen> {
     Json(Seen { runs: kept.runs.len() as u64, lateness: kept.lateness.quantiles(), ..kept.seen })
 }
 
-async fn lately(State(shared): State<Shared>) -> Json<Quantiles> {
-    Json(shared.lock().lately.take())
+async fn lately(State(shared): State<Shared>) -> Json<Lately> {
+    let mut kept = shared.lock();
+    let lateness = kept.lately.take();
+    Json(Lately { lateness, gap_ms: std::mem::take(&mut kept.gap_ms) })
 }
 
 async fn echo(Json(body): Json<Value>) -> Json<Value> {
@@ -140,8 +162,8 @@ impl Sink {
         serde_json::from_slice(&client.get(&self.url("/figures")).await?).map_err(|e| e.to_string())
     }
 
-    /// The lateness of what has come since this was last asked.
-    pub async fn lately(&self, client: &Client) -> Result<Quantiles, String> {
+    /// What has come since this was last asked.
+    pub async fn lately(&self, client: &Client) -> Result<Lately, String> {
         serde_json::from_slice(&client.get(&self.url("/lately")).await?).map_err(|e| e.to_string())
     }
 }
