@@ -143,7 +143,16 @@ async fn run(config: Config, file: &Path) -> u8 {
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), dir = %config.raft_dir.display(), "starting");
     let running = config.clone();
-    let mut server = match Server::start(config).await {
+    // A start can take long: a large log, or a snapshot that another node is to give. Nothing has been acknowledged by then.
+    let started = tokio::select! {
+        started = Box::pin(Server::start(config)) => started,
+        () = signals.stop() => {
+            tracing::info!("stopped before the start had ended");
+            telemetry::flush();
+            std::process::exit(EXIT_SUCCESS.into())
+        }
+    };
+    let mut server = match started {
         Ok(server) => server,
         Err(error) => {
             tracing::error!(%error, "cannot start");

@@ -230,8 +230,8 @@ async fn a_follower_whose_directory_was_wiped_does_not_come_back_as_its_old_self
     assert!(cluster.all_ready(READY_MAX).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot() {
+/// Three nodes, and which of them is down: the others' logs no longer reach back to what it has missed.
+async fn away_while_the_log_was_purged() -> (Cluster, usize) {
     let more = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
     let mut cluster = Cluster::start(3, more).await;
     let sink = Sink::start().await;
@@ -262,6 +262,12 @@ async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot(
     create(&cluster, "second", 250).await;
     eventually("another is taken", Duration::from_secs(20), async || snapshots(&cluster).await > between).await;
     sleep_ms(1000).await;
+    (cluster, away)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot() {
+    let (mut cluster, away) = away_while_the_log_was_purged().await;
     cluster.nodes[away].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
     cluster.caught_up(CATCH_UP_MAX).await;
@@ -276,6 +282,29 @@ async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot(
     assert!(cluster.all_ready(READY_MAX).await);
     cluster.caught_up(CATCH_UP_MAX).await;
     agree(&cluster, &tasks).await;
+}
+
+/// It has lost its state, and those who could give it a snapshot are down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_a_snapshot_of_another_node_ends_when_it_is_told_to() {
+    let (mut cluster, away) = away_while_the_log_was_purged().await;
+    cluster.nodes[away].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    cluster.caught_up(CATCH_UP_MAX).await;
+    cluster.nodes.iter_mut().for_each(|node| node.kill());
+    for entry in std::fs::read_dir(&cluster.nodes[away].data).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("state-") || name == "snapshots" {
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+    }
+    let node = &mut cluster.nodes[away];
+    node.spawn();
+    let waits = "this node has lost its state and asks the others for a snapshot";
+    eventually("it asks", Duration::from_secs(10), async || node.log_text().contains(waits)).await;
+    node.signal("TERM");
+    assert_eq!(node.exit(Duration::from_secs(5)).await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
