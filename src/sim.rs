@@ -115,7 +115,7 @@ fn simulate(options: Options, dir: &Path, world: &Arc<World>) -> Result<(), Stri
     {
         let mut history = world.history();
         history.faults = plan.len();
-        history.slow_reads = plan.iter().any(|planned| matches!(planned.fault, Fault::SlowReads(_)));
+        history.slow_reads = plan.iter().any(|planned| matches!(planned.fault, Fault::SlowReads(..)));
         history.in_order = plan.iter().all(|planned| matches!(planned.fault, Fault::Stop(_)));
         history.clocks_off = plan.iter().any(|planned| matches!(planned.fault, Fault::Clock(..)));
         history.healed = crate::clock::SIMULATION_EPOCH.0 + work_ms;

@@ -324,7 +324,7 @@ impl Cluster<'_> {
             Fault::Apart(n, other) => self.sim.partition(name(n), name(other)),
             Fault::SlowDisk(n, ms) => self.disk_of(n, |dir| disk::slow(dir, Duration::from_millis(ms))),
             Fault::FailingDisk(n) => self.disk_of(n, |dir| disk::fail(dir, true)),
-            Fault::SlowReads(ms) => self.slow_reads(ms),
+            Fault::SlowReads(n, ms) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::from_millis(ms))),
             Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
             Fault::Lossy(n) => self.loss(n, 0.02),
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
@@ -371,7 +371,7 @@ impl Cluster<'_> {
             }
             Fault::Apart(n, other) => self.sim.repair(name(n), name(other)),
             Fault::SlowDisk(n, _) => self.disk_of(n, |dir| disk::slow(dir, Duration::ZERO)),
-            Fault::SlowReads(_) => self.slow_reads(0),
+            Fault::SlowReads(n, _) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::ZERO)),
             Fault::FailingDisk(n) => {
                 let failed = self.machines.get(&n).is_some_and(|machine| disk::has_failed(&machine.dir));
                 self.disk_of(n, |dir| disk::fail(dir, false));
@@ -395,10 +395,6 @@ impl Cluster<'_> {
             }
         }
         Ok(())
-    }
-
-    fn slow_reads(&self, ms: u64) {
-        self.machines.values().for_each(|machine| disk::slow_reads(&machine.dir, Duration::from_millis(ms)));
     }
 
     fn disk_of(&self, number: usize, act: impl Fn(&Path)) {

@@ -34,8 +34,8 @@ pub enum Fault {
     SlowDisk(usize, u64),
     /// Each write and sync of this node's disk fails.
     FailingDisk(usize),
-    /// Each read of a definition from the disk of any node takes so many ms.
-    SlowReads(u64),
+    /// Each read of a definition from this node's disk takes so many ms.
+    SlowReads(usize, u64),
     /// This process is killed, and started when the others have purged what it lacks; and killed again, up to a few
     /// times, while it installs a snapshot.
     Behind(usize),
@@ -59,6 +59,9 @@ pub struct Planned {
     pub turns_until: Option<u64>,
 }
 
+/// How many times are tried for slow reads at which their leader can be cut off.
+const SLOW_READS_TRIES: usize = 20;
+
 /// The faults of a seed: one after the other and some at once, all over by `end`.
 pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     let mut chance = StdRng::seed_from_u64(seed ^ 0x00fa_0175);
@@ -77,7 +80,7 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
         let of = if turns_until.is_some() { (1..=nodes).collect() } else { nodes_of(&fault) };
         if !plan.iter().any(|other| clash(other, &fault, &of, at, to)) {
             // Cut links harm most where they are the leader's: it may believe for a while that it leads.
-            let of_leader = of_another(&fault).is_some() && (turns_until.is_some() || chance.random_bool(0.7));
+            let of_leader = of_another(&fault, 1).is_some() && (turns_until.is_some() || chance.random_bool(0.7));
             plan.push(Planned { from: at, to, fault, of_leader, turns_until });
         }
     }
@@ -103,16 +106,23 @@ pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
             plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
         }
     }
-    // Beside whatever else there is: a leader reads, and meanwhile it leads no longer.
+    // Beside whatever else there is: a leader reads, and meanwhile it leads no longer. Where it cannot be cut off then, for
+    // what befalls it already, another time is tried.
     if chance.random_bool(0.4) {
-        let from = chance.random_range(2_500..end.max(2_501));
-        let to = (from + chance.random_range(2_000..8_000)).min(end);
-        let fault = Fault::SlowReads(chance.random_range(200..900));
-        plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
-        let (cut, fault) = (from + chance.random_range(300..1_500), Fault::NoPeers(chance.random_range(1..=nodes)));
-        let healed = (cut + chance.random_range(1_000..4_000)).min(end);
-        if cut < healed && !plan.iter().any(|other| clash(other, &fault, &nodes_of(&fault), cut, healed)) {
-            plan.push(Planned { from: cut, to: healed, fault, of_leader: true, turns_until: None });
+        for tries_left in (0..SLOW_READS_TRIES).rev() {
+            let from = chance.random_range(2_500..end.max(2_501));
+            let to = (from + chance.random_range(2_000..8_000)).min(end);
+            let slow = Fault::SlowReads(chance.random_range(1..=nodes), chance.random_range(200..900));
+            let (cut, fault) = (from + chance.random_range(300..1_500), Fault::NoPeers(chance.random_range(1..=nodes)));
+            let healed = (cut + chance.random_range(1_000..4_000)).min(end);
+            let fits = cut < healed && !plan.iter().any(|other| clash(other, &fault, &nodes_of(&fault), cut, healed));
+            if fits || tries_left == 0 {
+                plan.push(Planned { from, to, fault: slow, of_leader: true, turns_until: None });
+            }
+            if fits {
+                plan.push(Planned { from: cut, to: healed, fault, of_leader: true, turns_until: None });
+                break;
+            }
         }
     }
     plan
@@ -179,7 +189,8 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
     match fault {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
         Fault::Apart(n, other) => vec![*n, *other],
-        Fault::SlowReads(_) => Vec::new(),
+        // It goes with any other one.
+        Fault::SlowReads(..) => Vec::new(),
         Fault::Stop(n)
         | Fault::Isolated(n)
         | Fault::NoPeers(n)
@@ -196,13 +207,14 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
 }
 
 /// The same fault of another node, where it can be the leader's.
-fn of_another(fault: &Fault) -> Option<fn(usize) -> Fault> {
+fn of_another(fault: &Fault, node: usize) -> Option<Fault> {
     match fault {
-        Fault::Stop(_) => Some(Fault::Stop),
-        Fault::Isolated(_) => Some(Fault::Isolated),
-        Fault::NoPeers(_) => Some(Fault::NoPeers),
-        Fault::Dumb(_) => Some(Fault::Dumb),
-        Fault::Deaf(_) => Some(Fault::Deaf),
+        Fault::Stop(_) => Some(Fault::Stop(node)),
+        Fault::Isolated(_) => Some(Fault::Isolated(node)),
+        Fault::NoPeers(_) => Some(Fault::NoPeers(node)),
+        Fault::Dumb(_) => Some(Fault::Dumb(node)),
+        Fault::Deaf(_) => Some(Fault::Deaf(node)),
+        Fault::SlowReads(_, ms) => Some(Fault::SlowReads(node, *ms)),
         _ => None,
     }
 }
@@ -242,8 +254,8 @@ impl Nemesis {
         }
         while let Some(mut planned) = self.plan.pop_if(|planned| planned.from <= now) {
             let leader = cluster.leader().filter(|_| planned.of_leader);
-            if let (Some(leader), Some(fault)) = (leader, of_another(&planned.fault)) {
-                planned.fault = fault(leader);
+            if let Some(fault) = leader.and_then(|leader| of_another(&planned.fault, leader)) {
+                planned.fault = fault;
             }
             self.begin(cluster, planned);
         }
