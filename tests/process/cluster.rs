@@ -261,7 +261,12 @@ async fn away_while_the_log_was_purged() -> (Cluster, usize) {
     let between = snapshots(&cluster).await;
     create(&cluster, "second", 250).await;
     eventually("another is taken", Duration::from_secs(20), async || snapshots(&cluster).await > between).await;
-    sleep_ms(1000).await;
+    let running = || (0..3).filter(|at| *at != away);
+    let has_first = |at: usize| {
+        let mut files = std::fs::read_dir(cluster.nodes[at].data.join("log")).expect("a log");
+        files.any(|file| file.expect("an entry").file_name().to_string_lossy().starts_with("0000000001."))
+    };
+    eventually("their logs are purged", Duration::from_secs(20), async || !running().any(has_first)).await;
     (cluster, away)
 }
 
