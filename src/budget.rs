@@ -1,4 +1,4 @@
-//! How many bytes may be held at once, by all connections together.
+//! How many bytes may be held at once, by all connections together; or how many of anything else that is counted.
 //!
 //! A limit for each request bounds nothing where there are ten thousand connections. Whoever holds bytes that came from
 //! outside, or that wait to be taken there, holds as many of a [`Budget`].
@@ -6,7 +6,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes that may be held at once.
+/// Bytes, or whatever else is counted, that may be held at once.
 #[derive(Debug)]
 pub struct Budget {
     held: AtomicUsize,
@@ -25,7 +25,7 @@ impl Budget {
     }
 }
 
-/// Bytes of a budget, which it has again when this is dropped.
+/// What is held of a budget, which has it again when this is dropped.
 #[derive(Debug)]
 pub struct Hold<B: Deref<Target = Budget>> {
     budget: B,

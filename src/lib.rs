@@ -16,7 +16,7 @@
 //! command · view · config
 //! task · run · schedule (crontab, quartz, zones)
 //! id · metrics
-//! budget (bytes held) · clock · guard (of targets) · names (lookups) · choices (as fuzz) · seam (for simulation) · signature
+//! told (lines of the log) · budget (bytes held) · clock · guard (of targets) · names (lookups) · choices (as fuzz) · seam (for simulation) · signature
 //! ```
 
 pub mod bench;
@@ -50,5 +50,6 @@ pub mod state;
 pub mod storage;
 pub mod task;
 pub mod telemetry;
+pub mod told;
 pub mod view;
 pub mod wheel;

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 pub use crate::names::Lookup;
 use crate::names::Names;
 use crate::signature::{self, Secret};
+use crate::storage;
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -156,8 +157,7 @@ fn causes<'a>(
 
 /// Whether it is this process, or this machine, that can open no more sockets.
 fn is_exhausted(error: &(dyn std::error::Error + 'static)) -> bool {
-    let os_error = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>()?.raw_os_error();
-    causes(error).filter_map(os_error).any(|code| [libc::EMFILE, libc::ENFILE].contains(&code))
+    causes(error).filter_map(|cause| cause.downcast_ref()).any(storage::is_exhausted)
 }
 
 /// The innermost cause: the outer ones name the URL, which may hold what is not to be kept.

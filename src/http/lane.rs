@@ -3,26 +3,26 @@
 //! Each kind has a lane of its own, so that many lists hold up neither a look at one task nor, by taking all threads, the
 //! node's own work: checkpoints, snapshots, reads of the log.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::error::{Code, Error};
+use crate::budget::{Budget, Hold};
 
 /// Places for one kind of work.
 #[derive(Debug)]
 pub(super) struct Lane {
     places: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    waiting_max: usize,
+    /// Those who wait.
+    waiting: Budget,
 }
 
 impl Lane {
     /// With so many places, for which so many may wait.
     pub fn new(places: usize, waiting_max: usize) -> Lane {
-        Lane { places: Arc::new(Semaphore::new(places)), waiting: AtomicUsize::new(0), waiting_max }
+        Lane { places: Arc::new(Semaphore::new(places)), waiting: Budget::new(waiting_max) }
     }
 
     /// Does `work` where it holds up nothing else.
@@ -48,32 +48,14 @@ impl Lane {
             return Ok(place);
         }
         let busy = || Error::new(Code::TooMany, "too many calls of this kind are being answered");
-        let waits = Waits::new(&self.waiting);
-        if waits.before >= self.waiting_max {
+        let mut waits = Hold::new(&self.waiting);
+        if !waits.grow(1) {
             return Err(busy());
         }
         match tokio::time::timeout_at(deadline, self.places.clone().acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             _ => Err(busy()),
         }
-    }
-}
-
-/// One that waits, counted until it is dropped.
-struct Waits<'a> {
-    waiting: &'a AtomicUsize,
-    before: usize,
-}
-
-impl Waits<'_> {
-    fn new(waiting: &AtomicUsize) -> Waits<'_> {
-        Waits { waiting, before: waiting.fetch_add(1, Ordering::Relaxed) }
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -107,19 +89,19 @@ mod tests {
 
         let own = lane.clone();
         let second = tokio::spawn(async move { own.run(far, || Ok(2)).await });
-        while lane.waiting.load(Ordering::Relaxed) == 0 {
+        while lane.waiting.held() == 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(lane.run(far, || Ok(3)).await.unwrap_err().code(), Code::TooMany);
         go.send(()).unwrap();
         assert_eq!(second.await.unwrap(), Ok(2));
-        assert_eq!((lane.run(far, || Ok(4)).await, lane.waiting.load(Ordering::Relaxed)), (Ok(4), 0));
+        assert_eq!((lane.run(far, || Ok(4)).await, lane.waiting.held()), (Ok(4), 0));
     }
 
     #[tokio::test]
     async fn whoever_waits_waits_no_longer_than_its_deadline() {
         let lane = Lane::new(0, 1);
         let error = lane.run(monotonic() + Duration::from_millis(20), || Ok(())).await.unwrap_err();
-        assert_eq!((error.code(), lane.waiting.load(Ordering::Relaxed)), (Code::TooMany, 0));
+        assert_eq!((error.code(), lane.waiting.held()), (Code::TooMany, 0));
     }
 }

@@ -17,11 +17,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout, Instant, Sleep};
+use tokio::time::{sleep, timeout, Sleep};
 
 use crate::clock::monotonic;
 use crate::config::Config;
 use crate::seam::net::{TcpListener, TcpStream};
+use crate::told::Told;
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +68,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let mut refusals = Refusals::default();
+    let mut refusals = Told::every(ACCEPT_TOLD_EVERY);
     loop {
         tokio::select! {
             biased;
@@ -87,29 +88,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
     }
 }
 
-/// Connections that could not be taken, and when that was last told.
-#[derive(Debug, Default)]
-struct Refusals {
-    told: Option<Instant>,
-    untold: u64,
-}
-
-impl Refusals {
-    /// Counts one more; how many to tell of now.
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.untold += 1;
-        if self.told.is_some_and(|told| now < told + ACCEPT_TOLD_EVERY) {
-            return None;
-        }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.untold))
-    }
-}
-
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-    refusals: &mut Refusals,
+    refusals: &mut Told,
 ) -> (TcpStream, OwnedSemaphorePermit) {
     // The semaphore is never closed.
     let Ok(slot) = slots.clone().acquire_owned().await else { return std::future::pending().await };

@@ -147,13 +147,3 @@ async fn a_body_is_served_and_a_connection_kept() {
     let answers = read_to_end(send(&server, &format!("{post}{last}")).await).await;
     assert!(answers.contains("hi") && answers.ends_with("bye"), "{answers}");
 }
-
-#[test]
-fn connections_that_cannot_be_taken_are_told_now_and_then() {
-    let start = monotonic();
-    let at = |ms| start + Duration::from_millis(ms);
-    let mut refusals = Refusals::default();
-    assert_eq!(refusals.count(at(0)), Some(1));
-    assert_eq!((refusals.count(at(50)), refusals.count(at(9999))), (None, None));
-    assert_eq!(refusals.count(at(10_000)), Some(3));
-}

@@ -34,6 +34,7 @@ mod store;
 pub use kept::Kept;
 pub use machine::Machine;
 pub use rescue::Rescue;
+pub(crate) use spare::is_exhausted;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -40,7 +40,7 @@ impl Spare {
 }
 
 /// Whether the process, or the machine, had no descriptor left.
-pub(super) fn is_exhausted(error: &std::io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &std::io::Error) -> bool {
     [libc::EMFILE, libc::ENFILE].map(Some).contains(&error.raw_os_error())
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use sled::IVec as Sealed;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::spare::{self, Spare};
+use super::spare::Spare;
 use super::{envelope, fsutil, Error};
 use crate::clock::Timestamp;
 use crate::raft::{LogId, Membership};
@@ -192,7 +192,7 @@ impl Store {
     pub fn sealed(&self, key: &[u8]) -> Result<Option<Sealed>, Error> {
         let read = || self.db.get(key);
         let found = match read() {
-            Err(sled::Error::Io(error)) if spare::is_exhausted(&error) => self.spare.lend(&self.file, read),
+            Err(sled::Error::Io(error)) if super::is_exhausted(&error) => self.spare.lend(&self.file, read),
             found => found,
         };
         found.map_err(self.sled_error("read"))
