@@ -156,7 +156,8 @@ async fn with_room(node: &Node, mut batch: Vec<Submission>) -> Vec<Submission> {
         let (late, rest) = batch.into_iter().partition(|submission| submission.deadline <= first);
         batch = rest;
         // A receiver that is gone has stopped waiting.
-        Vec::into_iter(late).for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::Busy))));
+        let error = node.0.machine.no_room().map_or(Error::Busy, Error::Storage);
+        Vec::into_iter(late).for_each(|Submission { reply, .. }| drop(reply.send(Err(error.clone()))));
     }
     batch
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Node;
+use crate::clock::monotonic;
 use crate::raft::Raft;
 
 /// Between two looks at how much the log has grown.
@@ -10,17 +13,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After an attempt that failed, and twice as long after each further one.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Between two snapshots that are written to make room, where they make too little.
+const MAKE_ROOM_EVERY: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Has a snapshot written whenever the log has grown by as much as the last one was large, so that what is written
-    /// for snapshots stays in proportion to what is written at all; and where the newest one cannot be sent.
+    /// for snapshots stays in proportion to what is written at all; where the newest one cannot be sent; and where room is
+    /// short and one makes some.
     ///
-    /// An attempt that fails ends nothing: the log is kept, and the next attempt comes later.
+    /// An attempt that fails ends nothing: the log is kept, and the next attempt comes later: as soon as there is room for
+    /// it, where that is what failed.
     pub(super) async fn snapshots(&self) -> String {
         let machine = &self.0.machine;
         let at_start = self.0.log.log_bytes_since_purge();
         let mut covered = 0;
         let mut retry_after = RETRY_MIN;
+        let (mut made_room, mut no_room) = (None, false);
         loop {
             // Whether it is needed is asked below.
             let _ = tokio::time::timeout(LOOK_EVERY, machine.snapshot_needed()).await;
@@ -28,9 +36,18 @@ impl Node {
             self.tell_of_snapshot(raft).await;
             let written = at_start + self.0.log.appended_bytes_total();
             let due = written - covered >= self.0.config.raft.snapshot_log_bytes.max(machine.snapshot_bytes());
-            if !due && !machine.needs_snapshot() {
+            let makes_room = self.snapshot_makes_room(made_room);
+            if !due && !makes_room && !machine.needs_snapshot() {
                 continue;
             }
+            if let Err(error) = machine.has_snapshot_room() {
+                if !no_room {
+                    tracing::error!(%error, "a snapshot could not be written; until one is, the log grows");
+                }
+                no_room = true;
+                continue;
+            }
+            (no_room, made_room) = (false, makes_room.then(monotonic).or(made_room));
             match machine.write_snapshot().await {
                 Ok(_) => {
                     (covered, retry_after) = (written, RETRY_MIN);
@@ -44,6 +61,15 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Whether room is short and much was deleted: then the newest snapshot and the log behind it hold more than the state.
+    fn snapshot_makes_room(&self, last: Option<Instant>) -> bool {
+        let machine = &self.0.machine;
+        let held = machine.snapshot_bytes().saturating_add(self.0.log.log_bytes_since_purge());
+        self.faults().full.is_some()
+            && held / 2 > machine.snapshot_bytes_next()
+            && last.is_none_or(|last| last.elapsed() >= MAKE_ROOM_EVERY)
     }
 
     /// Has openraft know of the newest snapshot, and purge the log behind it. It refuses to hear of one while it hears of

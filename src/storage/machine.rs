@@ -10,6 +10,7 @@ mod open;
 mod raft;
 mod read;
 mod receive;
+mod room;
 mod snapshots;
 
 pub use held::Held;
@@ -41,6 +42,8 @@ use crate::state::State;
 const SPARE_TRIES: u32 = 100;
 /// As above.
 const SPARE_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks whether there is room for a checkpoint.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How the machine stores.
 #[derive(Clone, Debug)]
@@ -114,6 +117,10 @@ struct Shared {
     held: watch::Sender<bool>,
     /// About how large a snapshot of what the store has is.
     state_bytes: AtomicU64,
+    /// How many records the store has.
+    state_records: AtomicU64,
+    /// Why the last checkpoint was not begun, if it found too little room.
+    no_room: Mutex<Option<String>>,
     /// How much of the snapshot that is being written is in its file.
     written_bytes: AtomicU64,
 }
@@ -276,12 +283,17 @@ impl Machine {
         act(&mut self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
-    /// Makes checkpoints while there is something to write. Ends with the error of the first that fails: nothing more
-    /// may be written to a store of which nobody knows what it has.
+    /// Makes checkpoints while there is something to write, and room to write it. Ends with the error of the first that
+    /// fails: nothing more may be written to a store of which nobody knows what it has.
     pub async fn run_checkpoints(&self) -> Error {
         loop {
             let wait = tokio::time::timeout(self.0.options.checkpoint_interval, self.0.full.notified());
             let _ = wait.await;
+            // The log has what is not stored meanwhile.
+            if !self.asks_for_room() {
+                tokio::time::sleep(NO_ROOM_PAUSE).await;
+                continue;
+            }
             if let Err(error) = self.checkpoint().await {
                 return error;
             }
@@ -352,6 +364,7 @@ impl Machine {
         });
         let (changes, mark, ledger) = changed.await.map_err(panicked)??;
         self.0.state_bytes.store(ledger.snapshot_bytes(), Ordering::Relaxed);
+        self.0.state_records.store(ledger.records(), Ordering::Relaxed);
         keeper.ledger = ledger;
         let mut scan = match keeper.scan.upgrade() {
             Some(scan) => Some(scan.lock_owned().await),

@@ -105,7 +105,9 @@ async fn a_disk_without_any_room_is_told_and_loses_nothing() {
     let (mut kept, _) = fill(&cluster, &sink).await;
     assert!(!kept.is_empty());
     std::fs::remove_file(&ballast).unwrap();
-    std::fs::write(&ballast, vec![1; (disk.free_bytes() - 3 * MIB) as usize]).unwrap();
+    // The node goes on writing: what was free a moment ago need not be.
+    let taken = std::fs::write(&ballast, vec![1; (disk.free_bytes() - 3 * MIB) as usize]);
+    assert!(taken.is_ok() || disk.free_bytes() < 3 * MIB, "{taken:?}");
     sleep_ms(300).await;
     let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
     sleep_ms(500).await;

@@ -1,5 +1,6 @@
 //! Snapshots on disks that fail, are slow, or have no room for them.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::api::{code, once};
 use crate::check::agree;
-use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
+use crate::harness::{eventually, now_ms, Cluster, Node, READY_MAX};
 use crate::machine::{Disk, Inner, Slot, MIB};
 use crate::power::missing;
 use crate::sink::Sink;
@@ -87,13 +88,14 @@ async fn a_kill_while_a_received_snapshot_is_synced_loses_nothing() {
         .await;
     let whole = snapshots(&cluster.nodes[leader].data, "snap").iter().map(|(_, bytes)| *bytes).max();
     let whole = whole.expect("there is one");
-    inner[away].set(Slot::SyncUs, 4_000_000);
+    inner[away].set(Slot::SyncUs, 600_000_000);
     cluster.nodes[away].spawn();
     let data = cluster.nodes[away].data.clone();
     eventually("it is received", READY_MAX, async || snapshots(&data, "tmp").iter().any(|(_, bytes)| *bytes >= whole))
         .await;
-    // The purge, where there is one, takes milliseconds.
-    sleep_ms(1500).await;
+    // The sync goes on for as long as it is let. A purge, where there is one, is done before others have written so much.
+    tasks.extend(fill(&cluster, leader, "meanwhile", 30).await);
+    assert_eq!(snapshots(&data, "snap"), [], "the snapshot has no name before it is synced");
     cluster.nodes[away].kill();
     inner[away].set(Slot::SyncUs, 0);
     cluster.nodes[away].spawn();
@@ -103,35 +105,104 @@ async fn a_kill_while_a_received_snapshot_is_synced_loses_nothing() {
     agree(&cluster, &tasks).await;
 }
 
+/// A node on a disk of 200 MiB, of which it keeps so many in reserve.
+async fn on_a_small_disk(reserve_mb: u64) -> Option<(Cluster, Disk)> {
+    let dir = TempDir::new().expect("make a directory");
+    let disk = Disk::new(dir.path(), "disk", 200 * MIB)?;
+    let mut cluster =
+        Cluster::with_data(dir, &[disk.mount.join("data")], &format!("{SMALL}reserve_mb = {reserve_mb}\n"));
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    Some((cluster, disk))
+}
+
+/// How many checkpoints were made, and how many bytes are not stored yet.
+async fn checkpoints(cluster: &Cluster) -> Option<(f64, f64)> {
+    let metrics = cluster.api.text(cluster.nodes[0].ports.monitor, "/metrics").await.unwrap_or_default().1;
+    let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    of("xcron_checkpoints ").zip(of("xcron_unsaved_bytes "))
+}
+
+/// Deletes these tasks: each delete is taken.
+async fn delete(cluster: &Cluster, tasks: &[String]) {
+    for id in tasks {
+        let deleted = cluster.api.delete(cluster.nodes[0].ports.http, id).await;
+        assert_eq!(code(&deleted), Some(0), "{deleted:?}");
+    }
+}
+
+/// Waits until tasks are taken again.
+async fn takes_tasks_again(cluster: &Cluster, disk: &Disk) {
+    let began = now_ms();
+    let http = cluster.nodes[0].ports.http;
+    eventually("there is room again", Duration::from_secs(30), async || {
+        code(&cluster.api.create(http, &once("again", now_ms() + 3_600_000, "http://127.0.0.1:9/")).await) == Some(0)
+    })
+    .await;
+    println!("tasks were taken again after {} ms; {} MiB are free", now_ms() - began, disk.free_bytes() / MIB);
+}
+
 /// The state fits, and a snapshot beside it does not: the node says so, refuses tasks before, takes deletes, and lives
 /// on; it takes tasks again where there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_whose_snapshot_does_not_fit_ends_nothing() {
     let _turn = turn().await;
-    let dir = TempDir::new().expect("make a directory");
-    let Some(disk) = Disk::new(dir.path(), "disk", 200 * MIB) else { return };
-    let mut cluster = Cluster::with_data(dir, &[disk.mount.join("data")], &format!("{SMALL}reserve_mb = 1\n"));
-    cluster.nodes[0].spawn();
-    assert!(cluster.all_ready(READY_MAX).await);
+    let Some((mut cluster, disk)) = on_a_small_disk(1).await else { return };
     // While another's file takes the room, only the start of a snapshot can tell.
     let tasks = fill(&cluster, 0, "before", 300).await;
     assert_eq!(tasks.len(), 300);
+    // Not while a checkpoint is being written, from which the file would take its room.
+    eventually("all is stored", READY_MAX, async || {
+        checkpoints(&cluster).await.is_some_and(|(_, unsaved)| unsaved == 0.0)
+    })
+    .await;
     let ballast = disk.mount.join("ballast");
     std::fs::write(&ballast, vec![1; disk.free_bytes().saturating_sub(12 * MIB) as usize]).unwrap();
     let refused = fill(&cluster, 0, "refused", 3).await;
     assert_eq!(refused, [] as [String; 0], "there is room for the reserve, and none for the next snapshot");
     assert!(cluster.nodes[0].log_text().contains("in reserve"));
-    let http = cluster.nodes[0].ports.http;
-    for id in &tasks[..250] {
-        let deleted = cluster.api.delete(http, id).await;
-        assert_eq!(code(&deleted), Some(0), "{deleted:?}");
-    }
+    delete(&cluster, &tasks[..250]).await;
     assert!(!cluster.nodes[0].has_ended());
     std::fs::remove_file(&ballast).unwrap();
-    eventually("there is room again", Duration::from_secs(30), async || {
-        code(&cluster.api.create(http, &once("again", now_ms() + 3_600_000, "http://127.0.0.1:9/")).await) == Some(0)
+    takes_tasks_again(&cluster, &disk).await;
+    assert!(missing(&cluster, 0, &tasks[250..]).await.is_empty());
+    drop((cluster, disk));
+}
+
+/// Another's file takes all the room there is, so that neither a checkpoint nor a snapshot finds any: the node says so,
+/// refuses tasks, takes deletes, and lives on; it takes tasks again when the file goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_filled_by_others_ends_nothing() {
+    let _turn = turn().await;
+    let Some((mut cluster, disk)) = on_a_small_disk(4).await else { return };
+    let tasks = fill(&cluster, 0, "before", 150).await;
+    assert_eq!(tasks.len(), 150);
+    eventually("all is stored", READY_MAX, async || {
+        checkpoints(&cluster).await.is_some_and(|(_, unsaved)| unsaved == 0.0)
     })
     .await;
-    assert!(missing(&cluster, 0, &tasks[250..]).await.is_empty());
+    let ballast = disk.mount.join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    let refused = async || {
+        // A snapshot that replaces another, and a purge of the log, make room once more.
+        while file.write_all(&[1; 65_536]).is_ok() {}
+        let answer = cluster.api.text(cluster.nodes[0].ports.monitor, "/readyz").await;
+        answer.is_ok_and(|(status, body)| status == 503 && body.contains("in reserve")) && disk.free_bytes() < MIB
+    };
+    eventually("it says so", READY_MAX, refused).await;
+    assert_eq!(fill(&cluster, 0, "refused", 3).await, [] as [String; 0]);
+    // More than the log has made room for is refused, and does not end the node either.
+    delete(&cluster, &tasks[..100]).await;
+    let before = checkpoints(&cluster).await.expect("it answers");
+    assert!(before.1 > 0.0, "the deletes wait for room: {before:?}");
+    drop(file);
+    std::fs::remove_file(&ballast).unwrap();
+    takes_tasks_again(&cluster, &disk).await;
+    eventually("the checkpoint is made", READY_MAX, async || {
+        checkpoints(&cluster).await.is_some_and(|now| now.0 > before.0)
+    })
+    .await;
+    assert!(!cluster.nodes[0].has_ended());
+    assert!(missing(&cluster, 0, &tasks[100..]).await.is_empty());
     drop((cluster, disk));
 }

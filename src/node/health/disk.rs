@@ -77,7 +77,7 @@ impl Looks {
         let room = node.0.log.no_room().or_else(|| self.dirs.iter().find_map(|dir| nearly_full(dir, reserve)));
         // A snapshot that finds no room would keep the log from ever being purged.
         let with_snapshot = reserve.saturating_add(node.0.machine.snapshot_room_wanted());
-        let room = room.or_else(|| nearly_full(&self.dirs[2], with_snapshot));
+        let room = room.or_else(|| nearly_full(&self.dirs[2], with_snapshot)).or_else(|| node.0.machine.no_room());
         // The thing itself: asked for, and given back.
         let descriptors = self.descriptor.as_ref().and_then(|file| file.try_clone().err());
         let descriptors = descriptors.map(|error| format!("no file can be opened: {error}"));

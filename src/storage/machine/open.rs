@@ -43,6 +43,7 @@ impl Machine {
         tracing::info!(tasks = state.len(), applied = mark.applied.map(|id| id.index), "state opened");
         let (applied, membership) = (mark.applied, mark.membership.clone());
         let state_bytes = AtomicU64::new(ledger.snapshot_bytes());
+        let state_records = AtomicU64::new(ledger.records());
         let (scan, begun) = (Weak::new(), generation);
         let keeper = Keeper { generation, begun, ledger, mark, note: note_file, scan, sound: true };
         Ok(Machine(Arc::new(Shared {
@@ -66,6 +67,8 @@ impl Machine {
             checks: super::check::Checks::default(),
             held: watch::Sender::new(false),
             state_bytes,
+            state_records,
+            no_room: Mutex::default(),
             written_bytes: AtomicU64::new(0),
         })))
     }

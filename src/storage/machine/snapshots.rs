@@ -36,13 +36,6 @@ impl Machine {
         self.newest_slot().as_ref().map_or(0, |kept| kept.bytes())
     }
 
-    /// How much room the next snapshot takes beside all that is there, and has not taken yet, in bytes. Who fills the
-    /// disk further than that keeps the log from ever being purged.
-    pub fn snapshot_room_wanted(&self) -> u64 {
-        let state = self.0.state_bytes.load(Ordering::Relaxed) + self.unsaved_bytes() as u64;
-        state.saturating_sub(self.0.written_bytes.load(Ordering::Relaxed))
-    }
-
     /// Whether the newest snapshot cannot be sent, or is too old for who needs one, and another one must take its place.
     pub fn needs_snapshot(&self) -> bool {
         let asked = *self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,9 +92,12 @@ impl Machine {
         let panicked = |panic| Error::damaged(&self.0.dir, panic);
         let (scan, header, sum, temporary, generation) = {
             let mut keeper = self.0.keeper.lock().await;
+            if !self.asks_for_room() {
+                self.has_snapshot_room()?;
+            }
             // The checkpoint makes the store the state of this moment. From here on those that follow keep it for the scan.
             self.checkpoint_with(&mut keeper, true).await?;
-            self.has_room(keeper.ledger.snapshot_bytes())?;
+            self.has_room(&self.0.dir.join("snapshots"), "write a snapshot in", keeper.ledger.snapshot_bytes())?;
             let sum = keeper.mark.sum();
             let Mark { applied, membership, .. } = keeper.mark.clone();
             let id = seam::uuid().to_string();
@@ -136,19 +132,6 @@ impl Machine {
         self.put_newest(&kept);
         self.remove_replaced().await;
         Ok(kept)
-    }
-
-    /// Whether so many bytes are free on the disk.
-    fn has_room(&self, needed: u64) -> Result<(), Error> {
-        let path = &self.0.dir.join("snapshots");
-        let disk = rustix::fs::statvfs(path).map_err(|e| Error::io("look at the disk of", path)(e.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < needed {
-            let detail = format!("about {} MiB are needed and {} MiB are free", needed >> 20, free >> 20);
-            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, detail);
-            return Err(Error::io("write a snapshot in", path)(full));
-        }
-        Ok(())
     }
 
     /// Removes the files that the newest snapshot takes the place of.
