@@ -226,3 +226,14 @@ fn openapi_lists_each_route_that_is_served() {
     }
     assert_eq!(listed, served);
 }
+
+#[test]
+fn the_check_of_the_zone_data_tells_an_older_release_from_a_newer_one() {
+    let passes = |locked: &str, newest: &str| {
+        let script = root().join(".ci/zone-data");
+        let mut run = std::process::Command::new("bash");
+        run.arg(script).args([locked, newest]).output().expect("bash").status.success()
+    };
+    assert!(passes("1.0.0", "1.0.0") && passes("1.0.10", "1.0.9") && passes("2.0.0", "1.9.9"));
+    assert!(!passes("1.0.0", "1.0.1") && !passes("1.0.9", "1.0.10") && !passes("0.1.10", "1.0.0"));
+}

