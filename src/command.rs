@@ -16,7 +16,7 @@ use crate::task::{TaskSpec, TaskState};
 pub type Seq = u64;
 
 /// The format of an encoded [`Batch`]; the first byte of each.
-pub const BATCH_FORMAT: u8 = 1;
+pub const BATCH_FORMAT: u8 = 2;
 
 /// What one entry of the Raft log carries: commands in order, under one time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +154,17 @@ pub enum Command {
     },
     /// Changes nothing. Each replica notes what it holds at the entry of this command, to be compared with the others.
     Check,
+    /// No further attempt of a run is made: it has failed.
+    GiveUp {
+        /// The task.
+        seq: Seq,
+        /// Which of its runs.
+        key: RunKey,
+        /// The attempt that is not made.
+        attempt: u32,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Command {

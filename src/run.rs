@@ -83,6 +83,8 @@ pub struct Attempt {
     pub answer: Option<String>,
     /// Why it was late, where that is known.
     pub late: Option<String>,
+    /// What its answer asks for and does not get.
+    pub passed_over: Option<String>,
 }
 
 /// A run that has come to an outcome.
@@ -149,6 +151,7 @@ impl OpenRun {
                 error: None,
                 answer: None,
                 late: None,
+                passed_over: None,
             }),
             OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         }

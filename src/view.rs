@@ -1,5 +1,7 @@
 //! What the API shows of the state: tasks, runs and the cluster, as they are at one moment on one node.
 
+mod shown;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::id::{RunId, TaskId};
 use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
 use crate::task::{TaskSpec, TaskState};
+pub use shown::ShownRun;
 
 /// A task.
 #[derive(Clone, Debug)]
@@ -24,7 +27,7 @@ pub struct TaskView {
     pub next: Option<Timestamp>,
     /// Runs that were fired and came to an outcome.
     pub run_count: u64,
-    /// The newest run: one that is going, else the last that ended.
+    /// The run with the latest due time.
     pub last_run: Option<RunView>,
 }
 

@@ -1064,6 +1064,7 @@ fn ended_run(seq: u64, due: Timestamp) -> Command {
         started: due,
         lateness_ms: 0,
         late: None,
+        passed_over: None,
         duration_ms: Some(1),
         status: Some(200),
         error: None,

@@ -87,6 +87,7 @@ fn ended(seq: u64, due: Timestamp) -> Command {
         error: None,
         answer: Some("ok".to_owned()),
         late: None,
+        passed_over: None,
     };
     Command::RunEnded {
         seq,

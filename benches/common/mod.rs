@@ -52,6 +52,7 @@ pub fn attempt(due: Timestamp) -> Attempt {
         error: None,
         answer: Some("ok".to_owned()),
         late: None,
+        passed_over: None,
     }
 }
 

@@ -8,11 +8,10 @@ use serde::Serialize;
 
 use super::transport::Request;
 use super::Dispatcher;
-use crate::id::{RunId, RunKey};
-use crate::run::Attempt;
+use crate::id::RunKey;
 use crate::state::Job;
 use crate::task::{Alert, AlertEvent, TaskSpec};
-use crate::view::RunView;
+use crate::view::{RunView, ShownRun};
 
 /// What is posted.
 #[derive(Serialize)]
@@ -22,37 +21,8 @@ struct Message<'a> {
     name: Option<&'a str>,
     tags: &'a std::collections::BTreeMap<String, String>,
     url: &'a str,
-    run: AlertedRun,
-}
-
-/// The run, as `queryRun` answers it; without its outcome where the history has lost it since.
-#[derive(Serialize)]
-struct AlertedRun {
-    run_id: String,
-    due_time_ms: u64,
-    state: Option<&'static str>,
-    reason: Option<String>,
-    parent_run_id: Option<String>,
-    attempts: Vec<AlertedAttempt>,
-}
-
-#[derive(Serialize)]
-struct AlertedAttempt {
-    number: u32,
-    node: u64,
-    started_ms: u64,
-    lateness_ms: u32,
-    duration_ms: Option<u32>,
-    status: Option<u16>,
-    error: Option<String>,
-    answer: Option<String>,
-}
-
-impl From<Attempt> for AlertedAttempt {
-    fn from(attempt: Attempt) -> Self {
-        let Attempt { number, node, started, lateness_ms, duration_ms, status, error, answer, .. } = attempt;
-        AlertedAttempt { number, node, started_ms: started.as_ms(), lateness_ms, duration_ms, status, error, answer }
-    }
+    /// As `queryRun` answers it; of one that the history has lost since, what its key tells.
+    run: ShownRun<'a>,
 }
 
 /// The request that tells of `event` about the run `of`.
@@ -65,15 +35,7 @@ pub(super) fn request(
     mut headers: HeaderMap,
 ) -> Request {
     let node = &dispatcher.0.node;
-    let id = RunId::new(&job.id, of);
-    let run = AlertedRun {
-        run_id: id.to_string(),
-        due_time_ms: of.due.as_ms(),
-        state: run.as_ref().map(|run| run.state.name()),
-        reason: run.as_ref().and_then(|run| run.reason.clone()),
-        parent_run_id: run.as_ref().and_then(|run| run.parent).map(|parent| parent.to_string()),
-        attempts: run.into_iter().flat_map(|run| run.attempts).map(Into::into).collect(),
-    };
+    let run = run.as_ref().map_or_else(|| ShownRun::lost(&job.id, of), ShownRun::from);
     let message = Message {
         event: event.name(),
         task_id: job.id.to_string(),

@@ -96,6 +96,13 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let Some(digest) = node.machine().with_state(|state| wanted(state, &job, None)) else {
         return Outcome::Done;
     };
+    let policy = spec.retry.as_ref().filter(|_| !is_alert).map_or(dispatcher.0.policy, Policy::from);
+    // The first attempt is made however late it is: whether its due time is missed is the misfire policy's to say.
+    if let Some(reason) = policy.too_late(&job, node.now()).filter(|_| job.attempt > 1) {
+        drop(place);
+        record_end(dispatcher, Command::GiveUp { seq: job.seq, key: job.key, attempt: job.attempt, reason }).await;
+        return Outcome::Done;
+    }
     let (started, clock) = (node.now(), monotonic());
     let lateness_ms = started.ms_since(job.at).min(u32::MAX.into()) as u32;
     let start = Command::RunStarted {
@@ -205,7 +212,6 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
         duration_ms,
         "attempt ended"
     );
-    let policy = spec.retry.as_ref().filter(|_| !is_alert).map_or(dispatcher.0.policy, Policy::from);
     let verdict = match told.last_word(at_most_once) {
         Some(verdict) => verdict,
         None => policy.verdict(&job, told.error.as_deref(), node.now(), crate::seam::random(), told.wait_ms),
@@ -227,6 +233,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
             String::from_utf8_lossy(&a.start[..kept]).into_owned()
         }),
         late: if job.attempt == 1 { dispatcher.lateness_cause(&job, started) } else { None },
+        passed_over: told.passed_over,
     };
     if bug::is_planted(Bug::OutcomeDropped) && crate::seam::random::<f64>() < 0.02 {
         return Outcome::Done;
@@ -312,6 +319,7 @@ async fn not_sent(dispatcher: &Dispatcher, start: &Command, reason: String) {
         error,
         answer: None,
         late: None,
+        passed_over: None,
     };
     let (verdict, steering) = (Verdict::Retry { at: dispatcher.0.node.now() }, Steering::default());
     record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering }).await;

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::outcome::{steering, Told};
+use super::outcome::{asked, Told};
 use super::retry::Policy;
 use super::transport::{retry_after, Answer};
 use crate::choices::Choices;
@@ -47,12 +47,10 @@ pub(crate) fn answer(data: &[u8]) {
             headers.append(name, value);
         }
     }
-    let (steering, no_retry) = steering(&headers);
     let answer = Answer {
         status,
         retry_after: retry_after(&headers, NOW),
-        steering,
-        no_retry,
+        asked: asked(&headers, NOW),
         start: choices.bytes(40).to_vec().into(),
         cut: choices.flag().then(|| "cut".to_owned()),
     };
@@ -91,6 +89,7 @@ fn applied(told: Told, policy: Policy, chance: f64, format: &str) {
         error: told.error,
         answer: None,
         late: None,
+        passed_over: told.passed_over,
     };
     let steering = told.steering;
     state.apply(NOW.plus_ms(2), Command::RunEnded { seq, key: job.key, attempt, term: 1, verdict, steering });

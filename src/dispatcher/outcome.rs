@@ -5,10 +5,13 @@ use http::{HeaderMap, StatusCode};
 use super::transport::{Answer, Failure};
 use crate::clock::Timestamp;
 use crate::command::{Steering, Verdict};
+use crate::schedule::Schedule;
 use crate::task::Expect;
 
-/// Numbers below this are seconds, in a header that may have either.
-const MILLISECONDS_FROM: u64 = 100_000_000_000;
+/// A next due time that is asked for may be past by this.
+const PAST_MS_MAX: u64 = 86_400_000;
+/// Of a value that is passed over, so many characters are shown.
+const SHOWN_MAX: usize = 32;
 
 /// What an attempt came to.
 pub(super) struct Told {
@@ -20,6 +23,8 @@ pub(super) struct Told {
     pub wait_ms: Option<u64>,
     /// What else it asks for.
     pub steering: Steering,
+    /// What it asks for and does not get, and why.
+    pub passed_over: Option<String>,
     /// Whether it asks for no further attempt.
     no_retry: bool,
     /// Whether the request may have reached the target though there is no answer.
@@ -35,16 +40,17 @@ impl Told {
                 use Failure::{Broken, Stale, Timeout};
                 let may_have_arrived = matches!(failure, Timeout(_) | Broken(_) | Stale(_));
                 let error = Some(failure.to_string());
-                let steering = Steering::default();
-                return Told { error, answer: None, wait_ms: None, steering, no_retry: false, may_have_arrived };
+                let (steering, passed_over, no_retry) = Default::default();
+                return Told { error, answer: None, wait_ms: None, steering, passed_over, no_retry, may_have_arrived };
             }
         };
         let error = judge(&answer, expect);
         let gone = answer.status == StatusCode::GONE && error.is_some();
-        let (mut steering, no_retry) = (answer.steering, answer.no_retry || gone);
+        let Asked { mut steering, no_retry, passed_over } = answer.asked.clone();
+        let no_retry = no_retry || gone;
         steering.end |= gone;
         let wait_ms = answer.retry_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        Told { error, answer: Some(answer), wait_ms, steering, no_retry, may_have_arrived: false }
+        Told { error, answer: Some(answer), wait_ms, steering, passed_over, no_retry, may_have_arrived: false }
     }
 
     /// What follows, where it follows from the answer alone and not from how often it was tried.
@@ -80,32 +86,59 @@ fn judge(answer: &Answer, expect: &Expect) -> Option<String> {
     }
 }
 
-/// What the headers of an answer ask for; and whether they ask for no further attempt. What cannot be read is passed
-/// over: an answer that is a success does not become a failure by it.
-pub(super) fn steering(headers: &HeaderMap) -> (Steering, bool) {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+/// What the headers of an answer ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// What becomes of its task.
+    pub steering: Steering,
+    /// Whether they ask for no further attempt.
+    pub no_retry: bool,
+    /// What is not done, and why.
+    pub passed_over: Option<String>,
+}
+
+/// What the headers of an answer that came at `now` ask for. What cannot be meant is passed over: an answer that is a
+/// success does not become a failure by it.
+pub(super) fn asked(headers: &HeaderMap, now: Timestamp) -> Asked {
+    let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
     let says = |name: &str, word: &str| text(name).is_some_and(|text| text.eq_ignore_ascii_case(word));
-    let next_at = text("xcron-next-at").and_then(|text| {
-        let number: Option<u64> = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        let number = number.filter(|n| *n > 0 && text.len() <= 13);
-        if number.is_none() {
-            tracing::warn!(value = text, "an answer has an Xcron-Next-At that is no unix time; it is passed over");
+    let (next_at, passed_over) = match text("xcron-next-at").map(|text| next_at(&text, now).ok_or(text)) {
+        None => (None, None),
+        Some(Ok(at)) => (Some(at), None),
+        Some(Err(value)) => {
+            let shown: String = value.chars().take(SHOWN_MAX).collect();
+            tracing::warn!(value = shown, "the Xcron-Next-At of an answer is passed over");
+            let why = format!(
+                "Xcron-Next-At: {shown:?} is passed over: unix seconds or milliseconds are expected, \
+                 no further back than a day and before the year 2200"
+            );
+            (None, Some(why))
         }
-        number.map(|n| if n < MILLISECONDS_FROM { Timestamp::from_secs(n) } else { Timestamp(n) })
-    });
+    };
     let (pause, delete) = (says("xcron-pause", "true"), says("xcron-delete", "true"));
-    (Steering { next_at, pause, delete, end: false }, says("xcron-retry", "no"))
+    let steering = Steering { next_at, pause, delete, end: false };
+    Asked { steering, no_retry: says("xcron-retry", "no"), passed_over }
+}
+
+/// The time that these digits stand for, as seconds or as milliseconds: whichever lies where a due time can.
+fn next_at(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let number: u64 = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()?;
+    let earliest = Timestamp(now.0.saturating_sub(PAST_MS_MAX));
+    let can_be = |at: &Timestamp| (earliest..Schedule::END).contains(at);
+    let seconds = number.checked_mul(1000).map(Timestamp).filter(can_be);
+    seconds.or_else(|| Some(Timestamp(number)).filter(can_be))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
     fn answer(status: u16, headers: &[(&'static str, &'static str)]) -> Answer {
         let headers = headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
-        let (steering, no_retry) = steering(&headers);
-        let status = StatusCode::from_u16(status).unwrap();
-        Answer { status, retry_after: None, steering, no_retry, start: bytes::Bytes::from_static(b"hello"), cut: None }
+        let (asked, status) = (asked(&headers, NOW), StatusCode::from_u16(status).unwrap());
+        Answer { status, retry_after: None, asked, start: bytes::Bytes::from_static(b"hello"), cut: None }
     }
 
     fn told(status: u16, headers: &[(&'static str, &'static str)]) -> Told {
@@ -114,11 +147,21 @@ mod tests {
 
     #[test]
     fn the_headers_of_an_answer_steer() {
-        let next = |value| steering(&[("xcron-next-at".parse().unwrap(), value)].into_iter().collect()).0.next_at;
-        assert_eq!(next("1790000000".parse().unwrap()), Some(Timestamp(1_790_000_000_000)));
-        assert_eq!(next("1790000000123".parse().unwrap()), Some(Timestamp(1_790_000_000_123)));
-        for bad in ["", "0", "-1", "tomorrow", "1e9", "17900000001234"] {
-            assert_eq!(next(bad.parse().unwrap()), None, "{bad:?}");
+        let next = |value: &str| {
+            let asked = asked(&[("xcron-next-at".parse().unwrap(), value.parse().unwrap())].into_iter().collect(), NOW);
+            assert_eq!(asked.steering.next_at.is_none(), asked.passed_over.is_some(), "{value:?}");
+            asked.steering.next_at
+        };
+        assert_eq!(next("1790000000"), Some(NOW));
+        assert_eq!(next("1790000000123"), Some(NOW.plus_ms(123)));
+        assert_eq!(next("1789913600"), Some(Timestamp(NOW.0 - 86_400_000)), "a day ago: at once");
+        assert_eq!(next("7258118399"), Some(Timestamp::from_secs(7_258_118_399)), "the end of schedules");
+        let few_digits = ["1", "17", "17900", "179000000000"];
+        let too_early = ["1789913599", "1789913599999", "0", "-1"];
+        let too_late = ["7258118400", "7258118400000", "17900000001234", "99999999999", "99999999999999999999"];
+        let no_number = ["", "tomorrow", "1e9", "1790000000.0"];
+        for bad in few_digits.iter().chain(&too_early).chain(&too_late).chain(&no_number) {
+            assert_eq!(next(bad), None, "{bad:?}");
         }
         let all = told(200, &[("xcron-pause", "TRUE"), ("xcron-delete", "true")]).steering;
         assert!(all.pause && all.delete && !all.end);

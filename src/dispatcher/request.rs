@@ -1,11 +1,13 @@
 //! The request of an attempt, out of the task's definition.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::value::RawValue;
 
 use super::alert;
 use super::transport::Request;
@@ -117,15 +119,15 @@ fn body(callback: &Callback) -> Option<Bytes> {
     Some(Bytes::from(text.unwrap_or_else(|| callback.body.clone())))
 }
 
-/// A flat object as a form; null is an empty value.
+/// A flat object as a form; null is an empty value, and a number stands as it was written.
 fn form(json: &str) -> Option<String> {
-    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).ok()?;
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(json).ok()?;
     let mut form = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {
-        let text = match value {
-            serde_json::Value::String(text) => text,
-            serde_json::Value::Null => String::new(),
-            other => other.to_string(),
+        let text = match value.get() {
+            "null" => String::new(),
+            text if text.starts_with('"') => serde_json::from_str(text).ok()?,
+            written => written.to_owned(),
         };
         form.append_pair(&name, &text);
     }

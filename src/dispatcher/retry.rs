@@ -77,13 +77,17 @@ impl Policy {
         let backoff = (self.backoff_bound_ms(attempt) as f64 * chance) as u64;
         let asked = at_least_ms.unwrap_or(0).min(self.max_backoff_ms.max(3_600_000));
         let at = now.plus_ms(backoff.max(asked).max(1));
-        match self.max_elapsed_ms {
-            Some(max) if at.ms_since(job.key.due) > max => {
-                let reason = format!("no attempt is left within {max} ms of the due time; the last error: {error}");
-                Verdict::Failed { reason }
-            }
-            _ => Verdict::Retry { at },
+        match self.too_late(job, at) {
+            Some(reason) => Verdict::Failed { reason: format!("{reason}; the last error: {error}") },
+            None => Verdict::Retry { at },
         }
+    }
+
+    /// Why no further attempt may be made at this time: it can be later than was foreseen, since the task was paused
+    /// meanwhile, or no node led.
+    pub fn too_late(&self, job: &Job, at: Timestamp) -> Option<String> {
+        let max = self.max_elapsed_ms.filter(|max| at.ms_since(job.key.due) > *max)?;
+        Some(format!("no attempt is left within {max} ms of the due time"))
     }
 }
 
@@ -125,5 +129,7 @@ mod tests {
         let retry = Verdict::Retry { at: DUE.plus_ms(3000) };
         assert_eq!(policy.verdict(&attempt(1), Some("x"), DUE.plus_ms(2500), 0.5, None), retry);
         assert!(matches!(policy.verdict(&attempt(1), Some("x"), DUE.plus_ms(2501), 0.5, None), Verdict::Failed { .. }));
+        assert_eq!(policy.too_late(&attempt(2), DUE.plus_ms(3000)), None);
+        assert!(policy.too_late(&attempt(2), DUE.plus_ms(3001)).is_some(), "asked again before it is made");
     }
 }

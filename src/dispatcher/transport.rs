@@ -14,8 +14,8 @@ pub use http::Method;
 use http::{HeaderMap, StatusCode};
 
 pub use self::client::{Http, SetupError};
+pub use super::outcome::Asked;
 use crate::clock::Timestamp;
-use crate::command::Steering;
 use crate::guard::Refused;
 use crate::metrics::Metrics;
 pub use crate::names::Lookup;
@@ -58,9 +58,7 @@ pub struct Answer {
     /// How long it asks to be left alone.
     pub retry_after: Option<Duration>,
     /// What its headers ask for.
-    pub steering: Steering,
-    /// Whether they ask for no further attempt.
-    pub no_retry: bool,
+    pub asked: Asked,
     /// The first bytes of the body, as many as are asked for.
     pub start: Bytes,
     /// Why the rest of the body has not come, if it was waited for.

@@ -14,6 +14,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::FutureExt;
 use http_body_util::BodyExt;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::error::{Code, Error};
@@ -44,6 +45,15 @@ impl Data {
         out.extend_from_slice(HEAD);
         out.extend_from_slice(DATA);
         Object::write(&mut out, fill);
+        Data(out)
+    }
+
+    /// Done, with a value whose form serde knows.
+    pub fn value(value: &impl Serialize) -> Data {
+        let mut out = Vec::with_capacity(CAPACITY);
+        out.extend_from_slice(HEAD);
+        out.extend_from_slice(DATA);
+        write_value(&mut out, value);
         Data(out)
     }
 
@@ -194,6 +204,11 @@ impl Object<'_> {
         out.push(b'}');
     }
 
+    /// A value whose form serde knows.
+    pub fn value(&mut self, key: &str, value: &impl Serialize) {
+        write_value(self.key(key), value);
+    }
+
     /// An array, each item written by `each`.
     pub fn array<T>(&mut self, key: &str, items: impl IntoIterator<Item = T>, mut each: impl FnMut(&mut Vec<u8>, T)) {
         let out = self.key(key);
@@ -212,6 +227,12 @@ impl Object<'_> {
 pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
     // Neither a string nor a write to a vector can fail.
     let _ = serde_json::to_writer(out, text);
+}
+
+/// Writes a value to the end of `out`.
+pub(super) fn write_value(out: &mut Vec<u8>, value: &impl Serialize) {
+    // What is shown has texts, numbers and lists alone, and a write to a vector cannot fail.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// Answers up to this size are not counted: as many as there may be connections are no burden.

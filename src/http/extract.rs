@@ -263,6 +263,7 @@ mod tests {
         let int = |text: &str| serde_json::from_str::<Int>(text).map(|n| n.0).map_err(|e| e.to_string());
         assert_eq!((int("-3"), int("2.0"), int("1e3")), (Ok(-3), Ok(2), Ok(1000)));
         assert_eq!((int("1e30"), int("99999999999999999999")), (Ok(i64::MAX), Ok(i64::MAX)));
+        assert_eq!(int("9007199254740991.0"), Ok((1 << 53) - 1), "its last digit counts too");
         for bad in ["1.5", "\"1\"", "null", "true", "[]"] {
             assert!(int(bad).unwrap_err().contains("expected an integer"), "{bad}");
         }

@@ -16,7 +16,7 @@ use crate::command::{Command, Refusal, Reply};
 use crate::id::{RunId, TaskId};
 use crate::node::Node;
 use crate::run::RunState;
-use crate::view::{RunFilter, RunView};
+use crate::view::{RunFilter, RunView, ShownRun};
 
 /// What `listRuns` takes.
 pub(super) const LIST: [&str; 7] = ["task_id", "state", "from", "to", "limit", "cursor", "consistency"];
@@ -56,7 +56,7 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
         api.settle(query.consistency()?, deadline).await?;
         let node = api.node.clone();
         match api.reads.run(deadline, move || Ok(node.run(id)?)).await? {
-            Some(run) => Ok(Data::object(|o| show::run_fields(o, &run))),
+            Some(run) => Ok(Data::value(&ShownRun::from(&run))),
             None => Err(Error::new(Code::NotFound, "no such run")),
         }
     })

@@ -1,11 +1,10 @@
 //! Tasks and runs as the API shows them.
 
-use super::answer::Object;
+use super::answer::{write_value, Object};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::run::Attempt;
 use crate::task::{Callback, ContentType, Delivery, Expect, Method, Options, Overlap, TaskSpec, Timing};
-use crate::view::{RunView, TaskView};
+use crate::view::{RunView, ShownRun, TaskView};
 
 /// A task: what was sent, and what became of it.
 pub(super) fn task(out: &mut Vec<u8>, task: &TaskView) {
@@ -22,7 +21,7 @@ pub(super) fn task_fields(o: &mut Object<'_>, task: &TaskView) {
     next_time(o, task.next);
     o.plain("state", task.state.name());
     match &task.last_run {
-        Some(last) => o.object("last_run", |o| run_fields(o, last)),
+        Some(last) => o.value("last_run", &ShownRun::from(last)),
         None => o.raw("last_run", "null"),
     }
 }
@@ -150,38 +149,5 @@ pub(super) fn next_time(o: &mut Object<'_>, next: Option<Timestamp>) {
 
 /// A run with its attempts.
 pub(super) fn run(out: &mut Vec<u8>, run: &RunView) {
-    Object::write(out, |o| run_fields(o, run));
-}
-
-/// The fields of a run.
-pub(super) fn run_fields(o: &mut Object<'_>, run: &RunView) {
-    o.plain("run_id", run.id);
-    o.plain("task_id", &run.task);
-    o.number("due_time_ms", run.due.as_ms());
-    o.plain("state", run.state.name());
-    o.text_or_null("reason", run.reason.as_deref());
-    match run.parent {
-        Some(parent) => o.plain("parent_run_id", parent),
-        None => o.raw("parent_run_id", "null"),
-    }
-    if let Some(last) = run.upto {
-        o.number("upto_ms", last.as_ms());
-    }
-    if let Some(at) = run.next_attempt {
-        o.number("next_attempt_ms", at.as_ms());
-    }
-    o.array("attempts", &run.attempts, attempt);
-}
-
-fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
-    Object::write(out, |o| {
-        o.number("number", attempt.number);
-        o.number("node", attempt.node);
-        o.number("started_ms", attempt.started.as_ms());
-        o.number("lateness_ms", attempt.lateness_ms);
-        o.number_or_null("duration_ms", attempt.duration_ms);
-        o.number_or_null("status", attempt.status);
-        o.text_or_null("error", attempt.error.as_deref());
-        o.text_or_null("answer", attempt.answer.as_deref());
-    });
+    write_value(out, &ShownRun::from(run));
 }

@@ -13,8 +13,7 @@ use url::Url;
 use super::history::Sent;
 use super::{wire, World};
 use crate::clock::{monotonic, simulated_ms};
-use crate::command::Steering;
-use crate::dispatcher::transport::{Answer, Failure, Found, Over, Request, Transport, Way};
+use crate::dispatcher::transport::{Answer, Asked, Failure, Found, Over, Request, Transport, Way};
 
 /// The transport of one node.
 pub(super) struct Simulated {
@@ -66,8 +65,7 @@ impl Way for Connected {
             let exchange = tokio::time::timeout_at(self.until, wire::exchange_over(self.stream, request)).await;
             let (status, body) = exchange.map_err(|_| Failure::Timeout(timeout))?.map_err(|e| broken(&e))?;
             let start = body.slice(..body.len().min(answer_bytes));
-            let steering = Steering::default();
-            Ok(Answer { status, retry_after: None, steering, no_retry: false, start, cut: None })
+            Ok(Answer { status, retry_after: None, asked: Asked::default(), start, cut: None })
         })
     }
 }

@@ -58,6 +58,10 @@ impl State {
                 self.run_ended(now, seq, key, super::runs::End { attempt, term, verdict, steering });
                 Ok(Reply::Done)
             }
+            Command::GiveUp { seq, key, attempt, reason } => {
+                self.give_up(now, seq, key, attempt, reason);
+                Ok(Reply::Done)
+            }
             Command::Misfire { seq, from, upto, reason, latest_fires } => {
                 self.misfire(now, seq, from, upto, &reason, latest_fires);
                 Ok(Reply::Done)

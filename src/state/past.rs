@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use super::earlier::Earlier;
 use super::record::Pause;
 use crate::clock::Timestamp;
+use crate::id::RunKey;
 use crate::run::OpenRun;
 
 /// What has become of a task. Most of a million tasks have only been created: it takes memory from the first change on.
@@ -24,6 +25,8 @@ pub struct Happened {
     pub open: Vec<OpenRun>,
     /// Due times that have come and have no run, under courses that the task had before the present one; oldest first.
     pub earlier: Vec<Earlier>,
+    /// Of the runs in its history the one with the latest due time, and its number there.
+    pub newest: Option<(RunKey, u64)>,
     /// When it finished.
     pub finished: Option<Timestamp>,
     /// Due times of which there is a run that counts for `max_runs`.
@@ -51,6 +54,7 @@ static NOTHING: Happened = Happened {
     runs_recorded: 0,
     open: Vec::new(),
     earlier: Vec::new(),
+    newest: None,
     finished: None,
     fired: 0,
     latest: None,

@@ -22,12 +22,12 @@ use uuid::Uuid;
 use super::earlier::{Earlier, Left};
 use crate::clock::Timestamp;
 use crate::command::Seq;
-use crate::id::TaskId;
+use crate::id::{RunKey, TaskId};
 use crate::run::{OpenRun, Run, RunState};
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
-pub const RECORD_FORMAT: u8 = 2;
+pub const RECORD_FORMAT: u8 = 3;
 /// Hot states in one record.
 pub const HOT_PER_PAGE: u64 = 64;
 /// Definitions in one record.
@@ -119,6 +119,7 @@ pub struct HotTask {
     /// Definitions of open runs that do not end under the present one, each with the places of its runs.
     pub specs: Vec<(Arc<TaskSpec>, Vec<u32>)>,
     pub earlier: Vec<HotEarlier>,
+    pub newest: Option<(RunKey, u64)>,
     pub finished: Option<Timestamp>,
     pub target: String,
     pub options: Options,

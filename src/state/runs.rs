@@ -108,6 +108,18 @@ impl State {
             Verdict::Failed { reason } => (RunState::Failed, Some(reason)),
             Verdict::Unknown { reason } => (RunState::Unknown, Some(reason)),
         };
+        self.close(now, seq, key, (state, reason), steering);
+    }
+
+    /// An open run has come to this outcome, for this reason.
+    fn close(
+        &mut self,
+        now: Timestamp,
+        seq: Seq,
+        key: RunKey,
+        (state, reason): (RunState, Option<String>),
+        steering: Steering,
+    ) {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let Some(at) = task.past.open.iter().position(|run| run.key == key) else { return };
         let open = task.past.open.remove(at);
@@ -119,11 +131,35 @@ impl State {
                 (Some(reason), Some(late)) => Some(format!("{reason} (the first attempt was late: {late})")),
                 (reason, late) => reason.or(late),
             };
+            let passed_over = attempts.iter().rev().find_map(|attempt| attempt.passed_over.clone());
+            let reason = match (reason, passed_over) {
+                (Some(reason), Some(passed_over)) => Some(format!("{reason}; {passed_over}")),
+                (reason, passed_over) => reason.or(passed_over),
+            };
             self.record(seq, Run { key, state, reason, ended: now, attempts, parent, upto: None });
             self.follow(now, seq, key, state, spec);
             self.steer(now, seq, key, steering);
         }
         self.settle(now, seq);
+    }
+
+    /// The attempt numbered `attempt` of an open run is not made, nor any after it: the run has failed.
+    pub(super) fn give_up(&mut self, now: Timestamp, seq: Seq, key: RunKey, attempt: u32, reason: String) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let Some(open) = task.past.open_mut().iter_mut().find(|run| run.key == key) else { return };
+        let awaited = match open.phase {
+            OpenPhase::Queued => return,
+            OpenPhase::Waiting { attempt, .. } => attempt,
+            OpenPhase::Running { attempt, .. } => attempt.saturating_add(1),
+        };
+        if attempt != awaited {
+            return;
+        }
+        let lost = open.lost();
+        open.attempts.extend(lost);
+        let last = open.attempts.last().and_then(|last| last.error.as_ref());
+        let reason = last.map_or_else(|| reason.clone(), |error| format!("{reason}; the last error: {error}"));
+        self.close(now, seq, key, (RunState::Failed, Some(reason)), Steering::default());
     }
 
     /// The open run `key`, which is made if the task is about to have it; none where it has ended, or never was to be.
@@ -182,6 +218,10 @@ impl State {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let number = task.past.runs_recorded;
         task.past.runs_recorded += 1;
+        let last = RunKey { due: run.upto.unwrap_or(run.key.due), ..run.key };
+        // One that the history has lost is followed by what it gets next.
+        let kept = task.past.newest.filter(|(key, at)| *key > last && at + RUNS_KEPT_MAX > number);
+        task.past.newest = Some(kept.unwrap_or((last, number)));
         let once = task.is_once();
         let entry = Indexed { seq, number, due: run.key.due, state: run.state };
         self.changes.index_run(self.runs_total, entry);

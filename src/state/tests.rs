@@ -48,6 +48,7 @@ fn attempt(number: u32, status: u16) -> Attempt {
         error: None,
         answer: None,
         late: None,
+        passed_over: None,
     }
 }
 

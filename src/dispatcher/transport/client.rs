@@ -26,7 +26,7 @@ use super::pool::{Pool, Slot};
 use super::{describe, is_exhausted, retry_after, Answer, Failure, Found, Over, Request, Transport, Way};
 use crate::clock::{monotonic, Clock};
 use crate::config::Callback;
-use crate::dispatcher::outcome::steering;
+use crate::dispatcher::outcome::asked;
 use crate::dispatcher::resolve::{addresses, Book};
 use crate::guard::{Guard, OwnHost, Refused};
 use crate::metrics::Metrics;
@@ -233,13 +233,13 @@ impl Connected {
             Ok(Ok(answer)) => answer,
         };
         let (head, mut body) = answer.into_parts();
-        let retry_after = retry_after(&head.headers, Clock::system().now());
-        let (steering, no_retry) = steering(&head.headers);
+        let now = Clock::system().now();
+        let (retry_after, asked) = (retry_after(&head.headers, now), asked(&head.headers, now));
         let (start, end) = self.read(&mut body, kept, until).await;
         if self.is_kept && end == Ok(End::Whole) {
             self.inner.pool.keep(&self.place.origin, self.link, announced(&head.headers));
         }
-        Ok(Answer { status: head.status, retry_after, steering, no_retry, start, cut: end.err() })
+        Ok(Answer { status: head.status, retry_after, asked, start, cut: end.err() })
     }
 
     /// The request as it goes over the connection.

@@ -77,6 +77,7 @@ impl Model {
             error: None,
             answer: None,
             late: None,
+            passed_over: None,
         }
     }
 

@@ -265,3 +265,57 @@ fn what_waits_in_the_leaders_hands_holds_up_nothing_that_comes_due_later() {
     assert_eq!(keys, [told, RunKey::scheduled(next)], "a new leader finds both");
     assert!(due_now(&mut state, next).is_empty());
 }
+
+#[test]
+fn a_run_of_which_no_further_attempt_is_made_has_failed_with_its_last_error() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "after", at(T0.0 + 9_000_000));
+    with(&mut state, "a", minutely(), Options { on_failure: vec![id("after")], ..Options::default() });
+    let due = fire(&mut state, 2, Verdict::Retry { at: T0.plus_ms(90_000) }, Steering::default());
+    let give_up = |attempt| Command::GiveUp { seq: 2, key: RunKey::scheduled(due), attempt, reason: "too late".into() };
+    state.apply(due, give_up(1));
+    assert_eq!(open_keys(&state, 2).len(), 1, "it is not the one that waits");
+    state.apply(due, give_up(2));
+    let run = &history(&state, 2)[0];
+    assert_eq!((run.state, run.attempts.len(), open_keys(&state, 1).len()), (RunState::Failed, 1, 1));
+    assert_eq!(run.reason.as_deref(), Some("too late"), "the attempt had no error");
+    state.apply(due, give_up(2));
+    assert_eq!((history(&state, 2).len(), state.task(2).unwrap().past.run_count), (1, 1), "once");
+
+    // Another leader has begun it, and is gone.
+    let due = state.task(2).unwrap().next.unwrap();
+    state.apply(due, started(2, due, 1, 7, 1));
+    let key = RunKey::scheduled(due);
+    state.apply(due, Command::GiveUp { seq: 2, key, attempt: 2, reason: "too late".into() });
+    let run = &history(&state, 2)[1];
+    assert!(run.attempts.len() == 1 && run.reason.as_ref().unwrap().contains("no longer leads"), "{run:?}");
+}
+
+#[test]
+fn the_newest_run_is_the_one_that_was_due_last() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let newest = |state: &State| state.task(1).unwrap().past.newest.map(|(key, number)| (key.due, number));
+    let first = state.task(1).unwrap().next.unwrap();
+    state.apply(first, started(1, first, 1, 7, 1));
+    let second = fire(&mut state, 1, Verdict::Succeeded, Steering::default());
+    assert_eq!(newest(&state), Some((second, 0)));
+    state.apply(second, ended(1, first, 1, Verdict::Succeeded));
+    assert_eq!(newest(&state), Some((second, 0)), "it ended later and was due before");
+    let old = state.task(1).unwrap().next.unwrap();
+    state.apply(old, started(1, old, 1, 7, 1));
+    let open: Vec<Timestamp> = (0..RUNS_KEPT_MAX)
+        .map(|_| {
+            let due = state.task(1).unwrap().next.unwrap();
+            state.apply(due, started(1, due, 1, 7, 1));
+            due
+        })
+        .collect();
+    let last = fire(&mut state, 1, Verdict::Succeeded, Steering::default());
+    assert_eq!(newest(&state), Some((last, 2)));
+    for due in open {
+        state.apply(last, ended(1, due, 1, Verdict::Succeeded));
+    }
+    let (due, number) = newest(&state).unwrap();
+    assert!(due < last && number == 2 + RUNS_KEPT_MAX, "the history has lost the one that was: {due} {number}");
+}

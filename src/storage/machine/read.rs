@@ -23,6 +23,8 @@ struct Known {
     next: Option<Timestamp>,
     run_count: u64,
     recorded: u64,
+    /// The latest of those that have ended, and its number.
+    newest: Option<(RunKey, u64)>,
     open: Vec<OpenRun>,
 }
 
@@ -31,9 +33,11 @@ impl Known {
         Known::with(task, task.runs().cloned().collect())
     }
 
-    /// With no other open run than the last one: they can be large, and many.
+    /// With no other open run than the latest, if it is the latest of all: they can be large, and many.
     fn with_last_run(task: &Task) -> Known {
-        Known::with(task, task.runs().last().cloned().into_iter().collect())
+        let latest = task.runs().max_by_key(|run| run.key);
+        let latest = latest.filter(|run| task.past.newest.is_none_or(|(ended, _)| run.key > ended));
+        Known::with(task, latest.cloned().into_iter().collect())
     }
 
     fn with(task: &Task, open: Vec<OpenRun>) -> Known {
@@ -45,6 +49,7 @@ impl Known {
             next: task.shown_next(),
             run_count: task.past.run_count,
             recorded: task.past.runs_recorded,
+            newest: task.past.newest,
             open,
         }
     }
@@ -135,8 +140,7 @@ impl Machine {
         let last_run = match known.open.last() {
             Some(open) => Some(RunView::of_open(&known.id, open)),
             None => {
-                let last = known.recorded.checked_sub(1);
-                let runs = last.map(|n| self.recorded(seq, known.once, n, known.recorded)).transpose()?;
+                let runs = known.newest.map(|(_, n)| self.recorded(seq, known.once, n, n + 1)).transpose()?;
                 runs.and_then(|mut runs| runs.pop_last()).map(|(_, run)| RunView::of_ended(&known.id, &run))
             }
         };
