@@ -66,8 +66,8 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await
 }
 
-/// As [`blocking`], of what reads files below `dir`, where a simulated disk may be slow: piece after piece for as long as `read` has one, and somewhat longer: what is asked for right after it
-/// needs no change of threads then. Each piece is given on at once.
+/// As [`blocking`], of what reads files below `dir`, where a simulated disk may be slow: piece after piece for as long as
+/// `read` has one. Each piece is given on at once.
 ///
 /// # Errors
 /// Where one of the two panicked.
@@ -77,9 +77,6 @@ pub async fn reading_on<T: Send + 'static>(
     mut read: impl FnMut() -> Option<T> + Send + 'static,
     give: impl Fn(T) + Send + 'static,
 ) -> Result<(), tokio::task::JoinError> {
-    /// Between two looks that find nothing: what comes meanwhile is read in one go.
-    const PAUSE: std::time::Duration = std::time::Duration::from_micros(200);
-    const LOOKS: u32 = 3;
     #[cfg(feature = "sim")]
     if simulated::is_on() {
         while let Some(piece) = read() {
@@ -89,18 +86,18 @@ pub async fn reading_on<T: Send + 'static>(
         return Ok(());
     }
     blocking(move || {
-        let mut looks = 0;
-        while looks < LOOKS {
-            if let Some(piece) = read() {
-                give(piece);
-                looks = 0;
-            } else {
-                looks += 1;
-                std::thread::sleep(PAUSE);
-            }
+        while let Some(piece) = read() {
+            give(piece);
         }
     })
     .await
+}
+
+/// Does what is expected to be quick and may block all the same: another thread of the runtime takes over the other tasks
+/// meanwhile. Only on a runtime of several threads, which a simulation has not.
+#[allow(clippy::disallowed_methods, reason = "this is where it is asked for")]
+pub fn handed_over<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
 }
 
 /// Ends the process, since nothing may be trusted any more that it holds: says why, and waits until that is written.

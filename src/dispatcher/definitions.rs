@@ -1,8 +1,8 @@
 //! Definitions of tasks, read for the attempts that are about to be made.
 //!
-//! One that is in memory is there at once. The others are in the store, whose disk may be slow. While many attempts are
-//! made and reads are quick, an attempt reads its definition where it runs, one at a time (`in_place`): two changes of
-//! threads cost more than such a read. The others are read on threads that may block, several in one go.
+//! One that is in memory is there at once. The others are in the store, whose disk may be slow. While reads are quick, an
+//! attempt reads its definition where it runs, one at a time (`in_place`): two changes of threads cost more than such a
+//! read. The others are read on threads that may block, several in one go.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -107,8 +107,8 @@ impl Dispatcher {
             let digest = || machine.with_state(|state| state.task(job.seq).map(|task| task.digest));
             let before = digest();
             if let Some(place) = self.0.definitions.in_place.enter().await {
-                let found = read(machine, job.seq, job.key, &job.id).map_err(NoDefinition::Unreadable)?;
-                drop(place);
+                let found =
+                    place.read(|| read(machine, job.seq, job.key, &job.id)).map_err(NoDefinition::Unreadable)?;
                 if digest() == before {
                     return Ok(found);
                 }
