@@ -107,9 +107,10 @@ async fn a_client_that_takes_a_byte_now_and_then_is_cut_and_a_slow_one_is_not() 
 }
 
 #[tokio::test]
-async fn more_connections_than_allowed_wait() {
+async fn where_each_connection_has_a_request_more_of_them_wait() {
     let server = start(1, BOUND).await;
-    let first = send(&server, GET).await;
+    let first = send(&server, "GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    sleep(SOON / 4).await;
     let mut second = send(&server, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(timeout(SOON, second.read_u8()).await.is_err(), "served beyond the limit");
     drop(first);
@@ -146,4 +147,33 @@ async fn a_body_is_served_and_a_connection_kept() {
     let last = "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbye";
     let answers = read_to_end(send(&server, &format!("{post}{last}")).await).await;
     assert!(answers.contains("hi") && answers.ends_with("bye"), "{answers}");
+}
+
+#[tokio::test]
+async fn connections_that_send_nothing_make_room_for_those_that_ask() {
+    const PLACES: usize = 8;
+    let server = start(PLACES, BOUND * 10).await;
+    let mut silent = Vec::new();
+    for n in 0..PLACES * 20 {
+        // Nothing, the beginning of a head, or a request that is over.
+        silent.push(send(&server, ["", "GET / HT", GET][n % 3]).await);
+    }
+    for _ in 0..PLACES {
+        let asked = send(&server, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(read_to_end(asked).await.ends_with("ok"));
+    }
+    drop(silent);
+}
+
+#[tokio::test]
+async fn one_that_has_a_request_makes_room_for_none() {
+    let server = start(2, BOUND * 10).await;
+    let slow = send(&server, "GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let mut large = send(&server, "GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let mut first = [0; 1];
+    large.read_exact(&mut first).await.unwrap();
+    let next = send(&server, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(read_to_end(slow).await.ends_with("slow"));
+    assert!(read_to_end(next).await.ends_with("ok"));
+    assert!(read_to_end(large).await.len() > 64 << 20, "all of it");
 }

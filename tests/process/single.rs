@@ -70,6 +70,26 @@ async fn nothing_acknowledged_is_lost_by_kills_under_load() {
     report.check("one node, 4 kills");
 }
 
+/// More than the places for those who monitor, by far.
+const SILENT: usize = 2000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_send_nothing_hold_up_no_health_check() {
+    xcron::server::raise_descriptors();
+    let cluster = Cluster::start(1, "").await;
+    let monitor = cluster.nodes[0].ports.monitor;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(tokio::net::TcpStream::connect(("127.0.0.1", monitor)).await.unwrap());
+    }
+    for _ in 0..10 {
+        let began = now_ms();
+        assert_eq!(cluster.api.status(monitor, "/healthz").await, Some(200));
+        assert!(now_ms() - began < 5_000, "it took {} ms", now_ms() - began);
+    }
+    drop(silent);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_stores_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
