@@ -144,7 +144,7 @@ async fn compare(node: &Node) {
         while let Some((peer, answer)) = asked.next().await {
             let Ok(status) = answer else { continue };
             if node.leader_address().is_some_and(|leader| leader == peer) {
-                node.0.heard.told(status.applied.unwrap_or(0), asked_at);
+                node.0.heard.told(status.applied.unwrap_or(0), asked_at, node.applied_index());
             }
             node.learn_ports(&status.http, status.monitor);
             best = best.into_iter().chain([status.fault]).min();

@@ -35,7 +35,7 @@ impl Node {
             let Some(metrics) = metrics.as_ref().filter(|_| self.0.group.get().is_some()) else {
                 return Err(self.waits_for());
             };
-            metrics.current_leader.ok_or("no leader is known")?
+            metrics.current_leader.ok_or_else(|| self.no_leader())?
         };
         if !self.is_founded() {
             return Err(
@@ -49,7 +49,20 @@ impl Node {
         if silence > Duration::from_millis(bound) {
             return Err(format!("the leader has not been heard for {} ms", silence.as_millis()));
         }
-        self.0.heard.keeps_up(self.0.machine.applied().map_or(0, |id| id.index))
+        self.0.heard.keeps_up(self.applied_index())
+    }
+
+    /// That no leader is known, and whether there was one since this node was started.
+    fn no_leader(&self) -> String {
+        match self.0.heard.last() {
+            Some(_) => "no leader is known".to_owned(),
+            None => "no leader is known yet".to_owned(),
+        }
+    }
+
+    /// The last log entry that this node has applied; 0: none.
+    pub(super) fn applied_index(&self) -> u64 {
+        self.0.machine.applied().map_or(0, |id| id.index)
     }
 
     /// The cluster, as this node knows it; asks each peer.
@@ -121,7 +134,7 @@ impl Node {
         let (term, last_log) =
             self.0.raft_metrics.borrow().as_ref().map_or((0, 0), |m| (m.current_term, m.last_log_index.unwrap_or(0)));
         let leads = self.may_fire().is_some();
-        let applied = self.0.machine.applied().map_or(0, |id| id.index);
+        let applied = self.applied_index();
         let faults = self.faults().clone();
         let gauges = [
             ("tasks", "Tasks that are kept", tasks as f64),

@@ -34,13 +34,16 @@ const MISSING_MAX: Duration = Duration::from_secs(2);
 /// What a leader has told of itself is old after this.
 const TOLD_MAX: Duration = Duration::from_secs(3);
 
-/// How far leaders have said that they have applied the log.
+/// How far leaders have said that they have applied the log, and how this node keeps up with that.
 #[derive(Debug, Default)]
 struct Progress {
     /// The greatest index of which a leader has told, and when the one was asked that has told last.
     told: Option<(u64, Instant)>,
     /// An entry that was missing, and since when.
     missing: Option<(u64, Instant)>,
+    /// Whether this node has caught up. One that has just started has not: entries are few or many, and each can be large,
+    /// so that only the time which they take says how far behind it is.
+    keeps_up: bool,
 }
 
 impl Progress {
@@ -49,20 +52,29 @@ impl Progress {
         self.told = Some((before.max(index), last.max(asked)));
     }
 
+    /// Takes note of what this node has applied by now.
+    fn look(&mut self, applied: u64, now: Instant) {
+        let Some((leader, _)) = self.told else { return };
+        if let Some((_, since)) = self.missing.take_if(|(index, _)| applied >= *index) {
+            self.keeps_up |= now.saturating_duration_since(since) <= MISSING_MAX;
+        }
+        if applied >= leader {
+            self.keeps_up = true;
+            return;
+        }
+        let (_, since) = *self.missing.get_or_insert((leader, now));
+        if now.saturating_duration_since(since) > MISSING_MAX || leader - applied > BEHIND_MAX {
+            self.keeps_up = false;
+        }
+    }
+
     fn compare(&mut self, applied: u64, now: Instant) -> Result<(), String> {
         let told = self.told.filter(|(_, at)| now.saturating_duration_since(*at) <= TOLD_MAX);
         let (leader, _) = told.ok_or("the leader has not told how far it is")?;
-        let since = match self.missing {
-            Some((index, since)) if applied < index => since,
-            _ => {
-                self.missing = (applied < leader).then_some((leader, now));
-                now
-            }
-        };
-        let behind = leader.saturating_sub(applied);
-        match behind > BEHIND_MAX || now.saturating_duration_since(since) > MISSING_MAX {
-            true => Err(format!("{behind} entries behind the leader")),
-            false => Ok(()),
+        self.look(applied, now);
+        match self.keeps_up {
+            true => Ok(()),
+            false => Err(format!("{} entries behind the leader", leader.saturating_sub(applied))),
         }
     }
 }
@@ -101,10 +113,12 @@ impl Heard {
         answer
     }
 
-    /// The leader has answered that it has applied so much, when it was asked at `asked`. Its messages would not do: those
-    /// that a process finds when it goes on after it stood still are old.
-    pub fn told(&self, applied: u64, asked: Instant) {
-        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).hear(applied, asked);
+    /// The leader has answered that it has applied so much, when it was asked at `asked`, and this node has applied `own`
+    /// by now. Its messages would not do: those that a process finds when it goes on after it stood still are old.
+    pub fn told(&self, applied: u64, asked: Instant, own: u64) {
+        let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.hear(applied, asked);
+        progress.look(own, monotonic());
     }
 
     /// Whether a follower that has applied so much is not far behind.
@@ -155,8 +169,34 @@ mod tests {
         assert_eq!(progress.compare(106, after(13_000)), Ok(()));
         progress.hear(106 + BEHIND_MAX + 1, after(13_000));
         assert!(progress.compare(106, after(13_000)).is_err());
-        assert_eq!(progress.compare(107, after(13_000)), Ok(()));
+        assert_eq!(progress.compare(106 + BEHIND_MAX + 1, after(13_500)), Ok(()));
         // The process stood still, say.
         assert!(progress.compare(5000, after(60_000)).unwrap_err().contains("has not told"));
+    }
+
+    #[test]
+    fn a_follower_that_is_back_keeps_up_only_once_it_has_caught_up() {
+        let (mut progress, now) = (Progress::default(), monotonic());
+        let after = |ms| now + Duration::from_millis(ms);
+        // Few entries, and large ones: they take 15 s, while the leader writes more.
+        for second in 0..15 {
+            progress.hear(100 + second, after(1000 * second));
+            let behind = progress.compare(second * 100 / 15, after(1000 * second));
+            assert!(behind.unwrap_err().ends_with("entries behind the leader"), "after {second} s");
+        }
+        // It has by now what was there at first, and not yet what came meanwhile.
+        progress.hear(115, after(15_000));
+        assert!(progress.compare(100, after(15_000)).is_err());
+        progress.hear(116, after(15_500));
+        assert_eq!(progress.compare(115, after(15_500)), Ok(()), "what it missed took half a second");
+        // Away again, and back.
+        for second in 20..30 {
+            progress.hear(100 + second, after(1000 * second));
+            let kept_up = progress.compare(116, after(1000 * second));
+            assert_eq!(kept_up.is_ok(), second <= 22, "after {second} s");
+        }
+        progress.hear(130, after(30_000));
+        assert!(progress.compare(121, after(30_000)).is_err(), "it has reached what it missed, too late");
+        assert_eq!(progress.compare(130, after(31_000)), Ok(()));
     }
 }
