@@ -181,7 +181,10 @@ async fn run(config: Config, file: &Path) -> u8 {
             tracing::info!("stopped");
             EXIT_SUCCESS
         }
-        () = signals.stop() => end_at_once(),
+        () = signals.stop() => {
+            tracing::warn!("a second signal: exiting at once");
+            end_at_once()
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::dispatcher::transport::{Http, SetupError, Transport};
 use crate::dispatcher::Dispatcher;
 use crate::guard::{Guard, OwnHost};
 use crate::http;
-use crate::node::{rescue, JoinError, Node, StartError};
+use crate::node::{has_ended, rescue, JoinError, Node, Queues, StartError};
 use crate::scheduler;
 use crate::seam::{
     self,
@@ -60,7 +60,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The directory cannot be used.
-    #[error("raft_dir = {dir:?}: {source}")]
+    #[error("raft_dir = \"{dir}\": {source}")]
     Directory {
         /// The directory.
         dir: String,
@@ -157,27 +157,6 @@ impl Server {
         let http_address = format!("{}:{}", own.host, api.port());
         let shares = Shares::of(&config, descriptors::limit());
         config.callback.in_flight_max = shares.callbacks;
-        let open = || {
-            let (config, own, http, clock) = (config.clone(), own.clone(), http_address.clone(), clock.clone());
-            let opened = seam::blocking(move || Node::open(config, own, http, clock));
-            async { opened.await.map_err(|panic| Error::Failed(panic.to_string())) }
-        };
-        let (node, queues) = match open().await? {
-            Ok(opened) => opened,
-            Err(error) => {
-                rescue::fetch(&config, &own, clock.clone(), error).await?;
-                open().await??
-            }
-        };
-
-        let guard = guard(&config)?;
-        let (calls, creates) = (transport.clone(), guard.clone());
-        node.tell_ports(move |host, port| {
-            calls.learn(host, port);
-            creates.learn(OwnHost::of(host), port);
-        });
-        transport.know(node.names(), node.metrics());
-        let dispatcher = Dispatcher::new(node.clone(), transport);
         let (close, closing) = watch::channel(false);
         let closed = || {
             let mut closing = closing.clone();
@@ -190,14 +169,24 @@ impl Server {
         let limits = http::serve::ServeLimits { connections_max: shares.api, ..limits };
         let monitor_limits = http::serve::ServeLimits { connections_max: shares.monitor, ..limits };
         let peer_limits = http::serve::ServeLimits { connections_max: shares.peers, idle_timeout: PEER_IDLE, ..limits };
+        // Before anything that takes long: a process that opens its files, or waits for another node's, lives.
+        let starting = http::Starting::default();
+        let routes = http::monitor(starting.clone(), &config);
+        let monitoring = tokio::spawn(http::serve::serve(ports.monitor, routes, monitor_limits, closed()));
+        let (node, queues) = open(&config, &own, http_address, clock, &starting).await?;
+        starting.done(node.clone());
+
+        let guard = guard(&config)?;
+        let (calls, creates) = (transport.clone(), guard.clone());
+        node.tell_ports(move |host, port| {
+            calls.learn(host, port);
+            creates.learn(OwnHost::of(host), port);
+        });
+        transport.know(node.names(), node.metrics());
+        let dispatcher = Dispatcher::new(node.clone(), transport);
         let serving = vec![
+            monitoring,
             tokio::spawn(http::serve::serve(ports.peer, node.peer_routes(), peer_limits, closed())),
-            tokio::spawn(http::serve::serve(
-                ports.monitor,
-                http::monitor(node.clone(), &config),
-                monitor_limits,
-                closed(),
-            )),
             tokio::spawn(http::serve::serve(ports.api, http::api(node.clone(), &config, guard), limits, closed())),
         ];
         let worker = node.clone();
@@ -231,18 +220,19 @@ impl Server {
 
     /// Runs until the node must stop; why.
     pub async fn failed(&mut self) -> Error {
-        let died = |what: &str, ended: &dyn std::fmt::Debug| Error::Failed(format!("{what} has ended: {ended:?}"));
         loop {
             tokio::select! {
                 reason = &mut self.work => {
-                    return reason.map_or_else(|panic| died("the node", &panic), Error::Failed);
+                    return Error::Failed(reason.unwrap_or_else(|panic| has_ended("the node", Err::<(), _>(panic))));
                 }
-                ended = &mut self.scheduler => return died("the scheduler", &ended),
-                (ended, ..) = futures::future::select_all(&mut self.ports) => return died("the service of a port", &ended),
+                ended = &mut self.scheduler => return Error::Failed(has_ended("the scheduler", ended)),
+                (ended, ..) = futures::future::select_all(&mut self.ports) => {
+                    return Error::Failed(has_ended("the service of a port", ended));
+                }
                 joined = finished(&mut self.joining) => match joined {
                     Ok(Ok(())) => self.joining = None,
                     Ok(Err(error)) => return error.into(),
-                    Err(panic) => return died("joining", &panic),
+                    Err(panic) => return Error::Failed(has_ended("joining", Err::<(), _>(panic))),
                 },
             }
         }
@@ -251,8 +241,9 @@ impl Server {
     /// Stops in order; what is under way may end, within a bound.
     pub async fn stop(self) {
         self.node.stop().await;
-        if tokio::time::timeout(DRAIN_MAX, self.dispatcher.idle()).await.is_err() {
-            tracing::warn!("some callbacks have not ended in time; they are sent again by the next leader");
+        match tokio::time::timeout(DRAIN_MAX, self.dispatcher.idle()).await {
+            Ok(()) => self.dispatcher.tell_end().await,
+            Err(_) => tracing::warn!("some callbacks have not ended in time; they are sent again by the next leader"),
         }
         self.node.refuse_calls();
         self.close.send_replace(true);
@@ -263,6 +254,30 @@ impl Server {
         self.scheduler.abort();
         self.node.close().await;
         self.work.abort();
+    }
+}
+
+/// Opens what a node stores; where it has lost its state, waits for another node to give it one.
+async fn open(
+    config: &Config,
+    own: &HostPort,
+    http: String,
+    clock: Clock,
+    starting: &http::Starting,
+) -> Result<(Node, Queues), Error> {
+    let open = || {
+        let (config, own, http, clock) = (config.clone(), own.clone(), http.clone(), clock.clone());
+        let opened = seam::blocking(move || Node::open(config, own, http, clock));
+        async { opened.await.map_err(|panic| Error::Failed(panic.to_string())) }
+    };
+    match open().await? {
+        Ok(opened) => Ok(opened),
+        Err(error) => {
+            starting.wait_for("this node has lost its state and waits for another node to give it a snapshot");
+            rescue::fetch(config, own, clock.clone(), error).await?;
+            starting.wait_for("starting: the state that another node has given is read and verified");
+            Ok(open().await??)
+        }
     }
 }
 

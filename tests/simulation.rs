@@ -175,3 +175,25 @@ fn a_node_that_comes_back_ends_no_term() {
     let bug = scene(Scene::NodeComesBack, Some(Bug::NoQuestions));
     assert!(bug.terms.1 > bug.terms.0, "a node that asks no questions was not found: {bug:?}");
 }
+
+/// With the settings as they are shipped a lease is 270 ms long and renewed every 50 ms, from when it was asked for. So a
+/// leader has it all the time where a round trip is shorter than 220 ms.
+const ROUND_TRIP_MS_MAX: u64 = 200;
+
+#[test]
+fn nodes_that_are_far_apart_elect_write_and_read() {
+    for round_trip_ms in [2, 40, 90, 110, 150, ROUND_TRIP_MS_MAX] {
+        let far = scene(Scene::FarApart(round_trip_ms), None);
+        assert_eq!(far.kept, far.acknowledged, "{round_trip_ms} ms: {far:?}");
+        // To the leader, from there to a majority, and once more where there is no connection yet.
+        assert!(far.read_ms_max <= 4 * round_trip_ms + 200, "{round_trip_ms} ms: {far:?}");
+        assert!(far.wrote_after_ms.is_some_and(|ms| ms < 2_000), "{round_trip_ms} ms: {far:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_knows_that_it_has_written_nothing() {
+    let sound = scene(Scene::CutOff, None);
+    assert_eq!((sound.kept, sound.refused.1), (sound.acknowledged, 0), "{sound:?}");
+    assert!(sound.refused.0 > 0, "{sound:?}");
+}

@@ -5,6 +5,7 @@
 //!  old leader: fires no more ─► what it has under way ──► every other node: held, as if it were its own
 //!                                                              │ asks each 100 ms what is left of it
 //!  old leader: outcome ──► recorded by the new leader ◄────────┤ gone from the list: let go of
+//!              stops: says that nothing is left ──────────┤ let go of
 //!              dies ───────────────────────────────────────────┘ no answer: all of it let go of, and sent again
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! election decides which of them does.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,10 +56,19 @@ impl Dispatcher {
         // Numbers and names: they can all be written.
         let bytes = postcard::to_stdvec(&lists).unwrap_or_default();
         if !lists.is_empty() {
+            self.0.has_left.store(true, Ordering::Relaxed);
             let node = self.0.node.clone();
             tokio::spawn(async move { node.tell_under_way(lists).await });
         }
         bytes
+    }
+
+    /// Has the others know that nothing is under way here any more, where they were told of some: this node is about to end,
+    /// and answers nobody then.
+    pub async fn tell_end(&self) {
+        if self.0.has_left.load(Ordering::Relaxed) {
+            self.0.node.tell_end_of_under_way().await;
+        }
     }
 
     /// What this node has under way itself: it may have been sent, and its outcome is not recorded.
@@ -79,10 +90,15 @@ impl Dispatcher {
         std::iter::once(own).chain(others).filter(|list| !list.attempts.is_empty()).collect()
     }
 
-    /// Takes note of what others have under way. None of it is sent from here before it is over there.
+    /// Takes note of what others have under way. None of it is sent from here before it is over there. With an empty list it
+    /// is.
     fn leave_to(&self, lists: Vec<UnderWay>) {
         let own = self.0.node.address();
         for UnderWay { peer, attempts } in lists.into_iter().filter(|list| list.peer != own) {
+            if attempts.is_empty() {
+                self.keep(&peer, &HashSet::new());
+                continue;
+            }
             let asks = {
                 let mut guard = self.table();
                 let table = &mut *guard;
@@ -112,6 +128,10 @@ impl Dispatcher {
                     }
                 }
                 Err(error) => {
+                    if !self.table().elsewhere.contains_key(&peer) {
+                        // It has said that it is over, and has ended.
+                        return;
+                    }
                     unanswered += 1;
                     if unanswered >= UNANSWERED_MAX {
                         tracing::warn!(peer, %error, "the node that led before does not answer; what it had under way is sent again");

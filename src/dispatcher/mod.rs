@@ -36,6 +36,7 @@ mod taken;
 pub mod transport;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ struct Shared {
     active: watch::Sender<usize>,
     probes: Probes,
     gaps: Gaps,
+    /// Others were told of what is under way here.
+    has_left: AtomicBool,
 }
 
 /// An attempt. A retry can be due before the hands that made the attempt before it are quite free.
@@ -127,6 +130,7 @@ impl Dispatcher {
             active: watch::Sender::new(0),
             probes: Probes::default(),
             gaps: Gaps::default(),
+            has_left: AtomicBool::new(false),
         });
         // The node outlives this dispatcher, and must not keep it.
         let weak = Arc::downgrade(&shared);

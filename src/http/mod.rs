@@ -45,7 +45,7 @@ use tokio::time::Instant;
 use self::answer::{Data, Items, Object};
 pub use self::error::{Code, Error};
 use self::lane::Lane;
-pub use self::monitor::monitor;
+pub use self::monitor::{monitor, Starting};
 use crate::budget::Budget;
 use crate::clock::monotonic;
 use crate::config::Config;

@@ -48,6 +48,15 @@ impl Node {
         tracing::info!(attempts, reached, "the other nodes leave the callbacks that are under way to this one");
     }
 
+    /// Has the other members know that nothing is under way here any more.
+    pub async fn tell_end_of_under_way(&self) {
+        let lists = vec![UnderWay { peer: self.address(), attempts: Vec::new() }];
+        let (links, peers) = (&self.0.links, self.other_members());
+        // One that does not hear it asks, and finds out.
+        futures::future::join_all(peers.iter().map(|peer| links.call::<_, ()>(peer, "leave_to", &lists, TELL_MAX)))
+            .await;
+    }
+
     /// What the peer at this address has under way.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //! A question costs nothing, an election the term of a leader. So the silence that makes a node ask can be short, and a
 //! node that comes back, or is too busy to listen, disturbs nobody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -193,30 +193,36 @@ async fn hold(node: &Node) {
 /// something large is on its way to that peer.
 async fn pulse(node: &Node) {
     let heartbeat = node.heartbeat();
-    let under_way: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
+    // A sign that is not answered is given up after this, so that no more than so many are on their way.
+    let most = 1 + (node.silence().as_millis() / heartbeat.as_millis().max(1)) as usize;
+    let under_way: Arc<Mutex<HashMap<u64, usize>>> = Arc::default();
     loop {
         tokio::time::sleep(heartbeat).await;
-        let led = {
-            let metrics = node.0.raft_metrics.borrow();
-            let leads = metrics.as_ref().filter(|m| m.state == ServerState::Leader && m.vote.is_committed());
-            leads.map(|metrics| (metrics.vote, Others::of(metrics)))
-        };
-        let Some((vote, others)) = led else { continue };
+        let Some((vote, others)) = node.led_vote() else { continue };
         let term = vote.leader_id().term;
         let now = Moment::now(&node.0.clock);
         for (id, address) in others.voters.into_iter().chain(others.learners) {
             let lease = &node.0.office.lease;
-            let fresh = lease.last_of(id, term).is_some_and(|sent| now.since(&sent) < heartbeat);
-            if fresh || lease.is_given_up(term) {
+            let acknowledged = lease.last_of(id, term).map(|sent| now.since(&sent));
+            if acknowledged.is_some_and(|ago| ago < heartbeat) || lease.is_given_up(term) {
                 continue;
             }
-            if !under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
-                continue;
+            // Where a round trip is longer than a heartbeat, the next sign does not wait for the answer to the one before:
+            // the lease would end between them. One that does not answer at all is asked once at a time.
+            let most = if acknowledged.is_some_and(|ago| ago < node.silence() * 2) { most } else { 1 };
+            {
+                let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                let of_peer = under_way.entry(id).or_default();
+                if *of_peer >= most {
+                    continue;
+                }
+                *of_peer += 1;
             }
             let (node, under_way) = (node.clone(), under_way.clone());
             tokio::spawn(async move {
                 beat(&node, vote, id, &address).await;
-                under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                under_way.entry(id).and_modify(|of_peer| *of_peer -= 1);
             });
         }
     }
@@ -229,6 +235,26 @@ async fn beat(node: &Node, vote: Vote<u64>, id: u64, address: &str) {
     if matches!(answer, Ok(Ok(answer)) if !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
         node.0.office.lease.acknowledge(id, vote.leader_id().term, sent);
     }
+}
+
+/// Whether a majority acknowledges, in answer to a sign of life that is sent now, that this node leads `term`.
+pub(super) async fn is_acknowledged(node: &Node, term: Term) -> bool {
+    let asked = Moment::now(&node.0.clock);
+    let Some((vote, Others { voters, .. })) = node.led_vote() else { return false };
+    if vote.leader_id().term != term {
+        return false;
+    }
+    let ids: Vec<u64> = voters.iter().map(|(id, _)| *id).collect();
+    // Of whatever was sent since: a sign of `pulse`, or entries.
+    let is_confirmed =
+        || node.0.office.lease.majority(term, &ids, asked).is_some_and(|sent| sent.steady >= asked.steady);
+    let mut signs: FuturesUnordered<_> = voters.iter().map(|(id, address)| beat(node, vote, *id, address)).collect();
+    while !is_confirmed() {
+        if signs.next().await.is_none() {
+            return false;
+        }
+    }
+    true
 }
 
 impl Node {
@@ -325,6 +351,13 @@ impl Node {
     /// The other voters.
     pub(super) fn other_voters(&self) -> Vec<(u64, String)> {
         self.0.raft_metrics.borrow().as_ref().map(|metrics| Others::of(metrics).voters).unwrap_or_default()
+    }
+
+    /// The vote by which this node leads, and the other nodes.
+    fn led_vote(&self) -> Option<(Vote<u64>, Others)> {
+        let metrics = self.0.raft_metrics.borrow();
+        let metrics = metrics.as_ref().filter(|m| m.state == ServerState::Leader && m.vote.is_committed())?;
+        Some((metrics.vote, Others::of(metrics)))
     }
 
     /// The term that this node leads, where there are others who could.

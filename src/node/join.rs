@@ -26,7 +26,7 @@ use crate::command::{Command, Refusal, Reply};
 use crate::raft::wire::{ClaimAnswer, ClaimRequest, Status};
 use crate::raft::{self, term, Network, Raft};
 use crate::seam;
-use crate::storage::identity::Identity;
+use crate::storage::{self, identity::Identity};
 
 /// How often what is not urgent in Raft's metrics is passed on.
 const METRICS_EVERY: Duration = Duration::from_millis(50);
@@ -96,6 +96,7 @@ impl Node {
             Some(identity) if identity.node != 0 => identity,
             _ => self.find_place().await?,
         };
+        self.note_wait(&Waits::Start);
         identity.starts = self.count_start(identity.starts).await?;
         self.write_identity(&identity).await;
         self.0.links.introduce(identity.node, identity.cluster);
@@ -126,10 +127,20 @@ impl Node {
     /// Makes this durable before anything is done in its name. What cannot be written now, since no descriptors or no room
     /// are left, say, is tried again.
     async fn write_identity(&self, identity: &Identity) {
-        while let Err(error) = identity.write(&self.0.config.raft_dir) {
+        while let Err(error) = self.replace_identity(identity) {
             self.note_wait(&Waits::Identity(error.to_string()));
             tokio::time::sleep(WRITE_AGAIN).await;
         }
+    }
+
+    /// Writes the file `identity` anew: another file is at its path then, which is this node's.
+    fn replace_identity(&self, identity: &Identity) -> Result<(), storage::Error> {
+        let dir = &self.0.config.raft_dir;
+        let mut file = self.0.identity_file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = identity.write(dir);
+        // Whether it is there says nothing of whether it is durable.
+        *file = Identity::anchor(dir).or(file.take());
+        written
     }
 
     /// Counts this start of a node that had `starts` by its identity. The log knows of it first: so a log that knows of
@@ -332,7 +343,7 @@ impl Node {
             None => {
                 let new = Identity { cluster: Some(cluster), ..known.clone() };
                 self.0.links.introduce(new.node, Some(cluster));
-                if let Err(error) = new.write(&self.0.config.raft_dir) {
+                if let Err(error) = self.replace_identity(&new) {
                     // No descriptors are left, say. Until it succeeds this store claims nothing.
                     tracing::error!(%error, "the identity of the cluster is not kept yet; it is tried again");
                     return Ok(false);
@@ -412,6 +423,17 @@ mod tests {
         let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
         let (node, queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
         (dir, node, queues)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_starts_waits_for_no_peers_in_what_it_says() {
+        let (_dir, node, _queues) = open();
+        let reason = node.ready().unwrap_err();
+        assert!(reason.starts_with("starting") && !reason.contains("peers"), "{reason}");
+        node.join().await.unwrap();
+        let reason = node.ready().err();
+        assert!(reason.as_ref().is_none_or(|reason| !reason.contains("peers")), "{reason:?}");
+        node.close().await;
     }
 
     #[tokio::test]

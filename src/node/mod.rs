@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
-use tokio::sync::{mpsc, oneshot, watch, Notify, Semaphore};
+use tokio::sync::{mpsc, watch, Notify, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -63,6 +63,14 @@ pub enum StartError {
     /// Its Raft log cannot be used.
     #[error(transparent)]
     Log(#[from] storage::log::Error),
+}
+
+/// That a task that runs as long as the node has ended, and why.
+pub(crate) fn has_ended<T>(what: &str, ended: Result<T, tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(_) => format!("{what} has ended without a word"),
+        Err(panic) => format!("{what} has ended: {panic}"),
+    }
 }
 
 /// What a leader may still say after another is known.
@@ -105,6 +113,8 @@ struct Inner {
     identity: Mutex<Option<Identity>>,
     /// `raft_dir`, as it was opened.
     anchor: fsutil::Anchor,
+    /// The file `identity`, as this process has last read or written it; locked while it is written.
+    identity_file: Mutex<Option<fsutil::Anchor>>,
     store: Uuid,
     /// A majority of the members has claimed their stores.
     founded: AtomicBool,
@@ -172,6 +182,7 @@ impl Node {
         let machine = Machine::open(&dir, options, clock.clone(), ends)?;
         identity::check(&dir, identity.as_ref(), &log.facts(), machine.applied().is_some())?;
         let anchor = fsutil::Anchor::at(&dir).map_err(storage::Error::io("look at", &dir))?;
+        let identity_file = Mutex::new(identity.as_ref().and_then(|_| Identity::anchor(&dir)));
         let in_doubt = doubt::read(&dir)?;
         machine.hold(in_doubt.is_some());
         let links = Links::new(clock.clone(), Duration::from_millis(config.raft.election_timeout_min_ms.max(200)));
@@ -212,6 +223,7 @@ impl Node {
             registry,
             identity: Mutex::new(identity),
             anchor,
+            identity_file,
             store,
             founded: AtomicBool::new(false),
             instance: seam::uuid(),
@@ -246,11 +258,11 @@ impl Node {
         let elections = tokio::spawn(elections::run(self.clone()));
         let machine = self.0.machine.clone();
         let reason = tokio::select! {
-            ended = proposer => format!("the proposer has ended: {ended:?}"),
-            ended = reader => format!("the reader has ended: {ended:?}"),
-            ended = elections => format!("the watch on the leader has ended: {ended:?}"),
-            ended = watcher => format!("the watch on clock and disk has ended: {ended:?}"),
-            ended = checker => format!("the check of the state has ended: {ended:?}"),
+            ended = proposer => has_ended("the proposer", ended),
+            ended = reader => has_ended("the reader", ended),
+            ended = elections => has_ended("the watch on the leader", ended),
+            ended = watcher => has_ended("the watch on clock and disk", ended),
+            ended = checker => has_ended("the check of the state", ended),
             error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
@@ -447,34 +459,6 @@ impl Node {
     /// As [`Node::propose`], for each of these.
     pub async fn propose_all(&self, commands: Vec<Command>, deadline: Instant) -> Vec<Result<Reply, Error>> {
         futures::future::join_all(commands.into_iter().map(|command| self.propose(command, deadline))).await
-    }
-
-    /// Waits until this node's state is as new as the cluster's is now: what it shows from then on is linearizable.
-    ///
-    /// # Errors
-    /// [`Error::NoLeader`] if that cannot be had before the deadline.
-    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
-        loop {
-            if self.0.closed.load(Ordering::Relaxed) {
-                return Err(Error::Stopping);
-            }
-            let mut group = self.watch();
-            group.mark_unchanged();
-            let (done, result) = oneshot::channel();
-            if self.0.readers.try_send(reads::Reader { deadline, done }).is_err() {
-                return Err(Error::Busy);
-            }
-            let error = match tokio::time::timeout_at(deadline, result).await {
-                Ok(Ok(Ok(()))) => return Ok(()),
-                Ok(Ok(Err(error))) => error,
-                Ok(Err(_)) | Err(_) => Error::NoLeader,
-            };
-            let pause = (monotonic() + Duration::from_millis(50)).min(deadline);
-            let _ = tokio::time::timeout_at(pause, group.changed()).await;
-            if monotonic() >= deadline {
-                return Err(error);
-            }
-        }
     }
 
     /// The task with this id, as it is now on this node.

@@ -29,6 +29,8 @@ pub(super) enum Waits {
     OneList(String),
     /// For its directory to take the file `identity`. Why it does not.
     Identity(String),
+    /// For nothing but its own start.
+    Start,
     /// For more peers.
     Peers {
         /// How many other nodes answer.
@@ -53,6 +55,7 @@ impl fmt::Display for Waits {
             Waits::Identity(reason) => {
                 write!(f, "the file `identity` cannot be written yet, and is tried again: {reason}")
             }
+            Waits::Start => f.write_str("starting: this node is about to take part, and knows no leader yet"),
             Waits::OneList(lists) => write!(f, "the nodes have different peer_hosts and form no cluster: {lists}"),
             Waits::Peers { answered, of } => {
                 write!(f, "waiting for enough peers to form or join the cluster: {answered} of {of} others answer")
@@ -78,7 +81,7 @@ pub(super) fn differing(own: &str, peer_hosts: &[String], answers: &[(&str, Stat
         return None;
     }
     let lists = std::iter::once((own, peer_hosts)).chain(others);
-    Some(lists.map(|(node, list)| format!("{node} has {list:?}")).collect::<Vec<_>>().join(", "))
+    Some(lists.map(|(node, list)| format!("{node} has {}", list.join(", "))).collect::<Vec<_>>().join("; "))
 }
 
 impl Node {
@@ -98,7 +101,7 @@ impl Node {
 
     pub(super) fn waits_for(&self) -> String {
         let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        waiting.unwrap_or_else(|| "waiting for enough peers to form or join the cluster".to_owned())
+        waiting.unwrap_or_else(|| Waits::Start.to_string())
     }
 
     pub(super) fn know_members(&self, metrics: &raft::Metrics) {
@@ -130,6 +133,6 @@ mod tests {
         assert_eq!(differing("a:1", &own, std::slice::from_ref(&same)), None);
         let other = ("c:1", status(3, &["b:1", "c:1"]));
         let text = differing("a:1", &own, &[same, other]).unwrap();
-        assert_eq!(text, r#"a:1 has ["a:1", "b:1"], c:1 has ["b:1", "c:1"]"#);
+        assert_eq!(text, "a:1 has a:1, b:1; c:1 has b:1, c:1");
     }
 }

@@ -17,7 +17,7 @@ use super::{Error, Node};
 use crate::clock::monotonic;
 use crate::command::{Batch, Encoded, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
-use crate::raft::{CallError, Payload};
+use crate::raft::{CallError, Payload, Sent};
 
 /// Entries on their way at once. Two: where a disk or a peer is slow, the next one does not wait for the first.
 const ENTRIES_IN_FLIGHT: usize = 2;
@@ -33,6 +33,8 @@ const BYTES_PER_ENTRY: usize = 256 << 10;
 pub(super) const COMMAND_BYTES_MAX: usize = 40 << 20;
 /// A log entry with more bytes of commands is never appended. The log takes more than this.
 const ENTRY_BYTES_MAX: usize = COMMAND_BYTES_MAX + (1 << 10);
+/// How long after its deadline a command that was taken waits for what became of it.
+const LAST_WORD: Duration = Duration::from_millis(20);
 /// What a command that waits takes beside its bytes.
 const SUBMISSION_BYTES: usize = 256;
 
@@ -92,11 +94,17 @@ impl Submission {
 
 impl Waiting {
     /// The reply. One that was never sent when the time is up is known not to be written.
-    pub async fn reply(self) -> Result<Reply, Error> {
+    pub async fn reply(mut self) -> Result<Reply, Error> {
         let began = monotonic();
-        match tokio::time::timeout_at(self.deadline, self.reply).await {
+        if let Ok(Ok(result)) = tokio::time::timeout_at(self.deadline, &mut self.reply).await {
+            return result;
+        }
+        if !self.decided.swap(true, Ordering::AcqRel) {
+            return Err(Error::NoLeader);
+        }
+        // Its time is up for the proposer as well, which knows whether it has left this node.
+        match tokio::time::timeout(LAST_WORD, self.reply).await {
             Ok(Ok(result)) => result,
-            _ if !self.decided.swap(true, Ordering::AcqRel) => Err(Error::NoLeader),
             _ => Err(Error::Unknown(began.elapsed())),
         }
     }
@@ -189,7 +197,8 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         // A receiver that is gone has stopped waiting.
         early.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
     }
-    let Some(deadline) = batch.iter().map(|s| s.deadline).max() else { return };
+    let deadlines = || batch.iter().map(|s| s.deadline);
+    let (Some(first), Some(deadline)) = (deadlines().min(), deadlines().max()) else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());
     let mut rooms = Vec::with_capacity(batch.len());
@@ -204,7 +213,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
             Some(term) => write(node, term, commands, deadline).await,
             None => Err(Error::NoLeader),
         },
-        Some((address, term)) => forward(node, &address, term, commands, deadline).await,
+        Some((address, term)) => forward(node, &address, term, commands, (first, deadline)).await,
         // A leader whose disk has failed leads no more, which is not what its caller should hear.
         None => Err(node.storage_failure().map_or(Error::NoLeader, Error::Storage)),
     };
@@ -275,13 +284,14 @@ fn replaced(voters: usize, waited: Duration) -> Error {
     }
 }
 
-/// Has the leader write commands.
+/// Has the leader write commands. If they have not left this node by the first of their deadlines, they never do: that
+/// caller is told that nothing was written, and the others try again.
 async fn forward(
     node: &Node,
     address: &str,
     term: u64,
     commands: Vec<Encoded>,
-    deadline: Instant,
+    (first, deadline): (Instant, Instant),
 ) -> Result<Vec<Reply>, Error> {
     let wait = deadline.saturating_duration_since(monotonic());
     let count = commands.len();
@@ -289,10 +299,23 @@ async fn forward(
     let timeout_ms = wait.saturating_sub(Duration::from_millis(50)).as_millis() as u64;
     let commands = commands.into_iter().map(Encoded::into_bytes).collect();
     let request = ProposeRequest { commands, term, timeout_ms };
-    let began = monotonic();
-    let call = node.0.links.call::<_, ProposeAnswer>(address, "propose", &request, wait);
-    // The few places for batches on their way must not wait for a leader that hangs when there is another.
-    let Some(answer) = node.while_it_leads(address, call).await else { return Err(Error::Unknown(began.elapsed())) };
+    let (began, sent) = (monotonic(), Sent::default());
+    let call = node.0.links.call_noting::<_, ProposeAnswer>(address, "propose", &request, wait, &sent);
+    let unsent = async {
+        tokio::time::sleep_until(first).await;
+        if sent.may_have_left() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let answer = tokio::select! {
+        biased;
+        // The few places for batches on their way must not wait for a leader that hangs when there is another.
+        answer = node.while_it_leads(address, call) => answer,
+        () = unsent => None,
+    };
+    let Some(answer) = answer else {
+        return Err(if sent.may_have_left() { Error::Unknown(began.elapsed()) } else { Error::NoLeader });
+    };
     match answer {
         Ok(Ok(replies)) if replies.len() == count => Ok(replies),
         Ok(Ok(_)) => Err(Error::Damaged("the leader's answer does not fit the question".to_owned())),

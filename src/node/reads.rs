@@ -1,10 +1,18 @@
 //! Linearizable reads: one question to the majority serves all that wait.
+//!
+//! The leader of a term has all that was acknowledged before it was elected, and has applied it before it answers. What
+//! was acknowledged since, it has committed. So its state is new enough for a read as far as its log is committed after
+//! the read was asked for, if no other leader was elected by then. A majority that acknowledges what was sent after that
+//! says so. No clock counts for it, and no time: a round trip may take as long as the caller waits.
+//! doc/decisions/0048-reads-ask-by-signs-of-life.md
 
-use openraft::error::RaftError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{proposer, Error, Node};
+use super::{elections, proposer, Error, Node};
 use crate::clock::monotonic;
 use crate::raft::wire::{ReadIndexAnswer, Refused};
 use crate::seam::bug::{self, Bug};
@@ -13,6 +21,36 @@ use crate::seam::bug::{self, Bug};
 pub(super) struct Reader {
     pub deadline: Instant,
     pub done: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Node {
+    /// Waits until this node's state is as new as the cluster's is now: what it shows from then on is linearizable.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] if that cannot be had before the deadline.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            if self.0.closed.load(Ordering::Relaxed) {
+                return Err(Error::Stopping);
+            }
+            let mut group = self.watch();
+            group.mark_unchanged();
+            let (done, result) = oneshot::channel();
+            if self.0.readers.try_send(Reader { deadline, done }).is_err() {
+                return Err(Error::Busy);
+            }
+            let error = match tokio::time::timeout_at(deadline, result).await {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(_)) | Err(_) => Error::NoLeader,
+            };
+            let pause = (monotonic() + Duration::from_millis(50)).min(deadline);
+            let _ = tokio::time::timeout_at(pause, group.changed()).await;
+            if monotonic() >= deadline {
+                return Err(error);
+            }
+        }
+    }
 }
 
 /// Serves readers, until every sender is gone. Who asks while a question is on its way waits for the next one: an
@@ -60,12 +98,11 @@ pub(super) async fn index_as_leader(node: &Node) -> ReadIndexAnswer {
         return Ok(node.0.machine.applied().map(|id| id.index));
     }
     // Asking the majority would keep the others from electing a leader that may act.
-    if node.may_write().is_none() {
-        return Err(Refused::NotLeader);
-    }
-    match raft.get_read_log_id().await {
-        Ok((id, _)) => Ok(id.map(|id| id.index)),
-        Err(RaftError::APIError(_)) => Err(Refused::NotLeader),
-        Err(RaftError::Fatal(error)) => Err(Refused::Storage(error.to_string())),
+    let Some(term) = node.may_write() else { return Err(Refused::NotLeader) };
+    let committed = raft.with_raft_state(|state| state.committed.map(|id| id.index));
+    match tokio::join!(elections::is_acknowledged(node, term), committed) {
+        (true, Ok(index)) => Ok(index),
+        (false, Ok(_)) => Err(Refused::NotLeader),
+        (_, Err(error)) => Err(Refused::Storage(error.to_string())),
     }
 }

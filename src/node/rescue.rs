@@ -47,7 +47,7 @@ pub(crate) async fn fetch(config: &Config, own: &HostPort, clock: Clock, lost: S
     let own = own.to_string();
     let peers: Vec<String> = config.peers().iter().map(ToString::to_string).filter(|peer| *peer != own).collect();
     let Some(identity) = Identity::read(&config.raft_dir)?.filter(|_| !peers.is_empty()) else { return Err(lost) };
-    tracing::error!(error = %lost, ?peers, "this node has lost its state and asks the others for a snapshot");
+    tracing::error!(error = %lost, peers = peers.join(", "), "this node has lost its state and asks the others for a snapshot");
     let links = Links::new(clock, Duration::from_millis(config.raft.election_timeout_min_ms.max(200)));
     links.settle(identity.store, &config.peers(), Box::new(|_| None));
     links.introduce(identity.node, identity.cluster);

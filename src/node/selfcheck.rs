@@ -116,14 +116,20 @@ async fn compare(node: &Node) {
             (metrics.membership_config.voter_ids().collect::<Vec<_>>(), metrics.current_leader)
         };
         let verdict = judge(node.id(), &told, &voters, leader);
-        let what = || format!("at log entry {}: {told:?}", mine.at);
+        let what = || {
+            let held = told.iter().map(|(node, Checked { records, digest, .. })| {
+                format!("node {node} holds {records} records with the digest {digest:016x}")
+            });
+            format!("at log entry {}: {}", mine.at, held.collect::<Vec<_>>().join(", "))
+        };
         match &verdict {
             Verdict::Same => {
                 tracing::debug!(at = mine.at, nodes = told.len(), "the nodes hold the same");
                 node.note_difference(None);
             }
             Verdict::OthersDiffer(nodes) => {
-                tracing::error!(?nodes, told = what(), "these nodes hold another state than this one and most");
+                let nodes = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                tracing::error!(nodes, told = what(), "these nodes hold another state than this one and most");
                 node.note_difference(None);
             }
             Verdict::Unclear => {

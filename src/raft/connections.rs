@@ -4,11 +4,15 @@
 //! read by then is not kept for it. A client with a pool of its own goes on writing, and a peer that takes connections
 //! and reads nothing then costs a message for each call.
 //!
+//! A connection that nobody waits for any more once it is there is kept for the next exchange: over a long way it takes as
+//! long as an answer does, and those who wait for both might never get one.
+//!
 //! A name is resolved for each connection. Where somebody else than the peer answers, no connection to there is kept,
 //! and the next one goes to another address, if the name has, or had, one.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +21,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{handshake, SendRequest};
 use hyper_util::client::legacy::connect::{Connection as _, HttpInfo};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
@@ -30,6 +35,21 @@ use crate::seam::net::Connector;
 const IDLE_MAX: usize = 8;
 /// For how long.
 const IDLE_FOR: Duration = Duration::from_secs(30);
+
+/// Whether a message may have left this node. Before it has a connection it has not.
+#[derive(Debug, Default)]
+pub struct Sent(AtomicBool);
+
+impl Sent {
+    /// Whether it may have left, and so may have had its effect.
+    pub fn may_have_left(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn note(&self, left: bool) {
+        self.0.store(left, Ordering::Release);
+    }
+}
 
 /// The connections to one address.
 pub(super) struct Connections {
@@ -67,28 +87,31 @@ impl Connections {
     }
 
     /// Sends a request and reads the whole answer, of at most so many bytes. `is_of_peer` tells whether it is the peer that
-    /// has answered.
+    /// has answered. Whoever drops this exchange knows from `sent` whether the request may have left.
     pub async fn exchange(
-        &self,
+        self: &Arc<Self>,
         mut request: Request<Full<Bytes>>,
         bytes_max: usize,
         is_of_peer: impl Fn(&http::response::Parts) -> bool,
+        sent: &Sent,
     ) -> Result<Response<Bytes>, CallError> {
         loop {
             let kept = self.take();
             let is_kept = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.connect().await.map_err(CallError::NotSent)?,
+                None => self.connection().await.map_err(CallError::NotSent)?,
             };
             if is_kept && connection.sender.ready().await.is_err() {
                 // The peer has closed it meanwhile.
                 continue;
             }
+            sent.note(true);
             let answer = match connection.sender.try_send_request(request).await {
                 Ok(answer) => answer,
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if is_kept => {
+                        sent.note(false);
                         request = unsent;
                         continue;
                     }
@@ -106,6 +129,18 @@ impl Connections {
             self.keep(connection);
             return Ok(answer);
         }
+    }
+
+    /// A new one. If this is dropped before it is there, the next exchange has it.
+    async fn connection(self: &Arc<Self>) -> Result<Connection, String> {
+        let (done, connected) = oneshot::channel();
+        let connections = self.clone();
+        tokio::spawn(async move {
+            if let Err(Ok(unwanted)) = done.send(connections.connect().await) {
+                connections.keep(unwanted);
+            }
+        });
+        connected.await.unwrap_or_else(|_| Err("the attempt to connect has ended without a word".to_owned()))
     }
 
     async fn connect(&self) -> Result<Connection, String> {
@@ -141,6 +176,11 @@ impl Connections {
             self.names.refuse(self.host(), to);
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    #[cfg(test)]
+    pub fn has_idle(&self) -> bool {
+        !self.idle.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The one that was used last.

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::connections::Connections;
+use super::connections::{Connections, Sent};
 use super::envelope::{Envelope, Own};
 use super::refusals::Refusals;
 use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK};
@@ -77,7 +77,7 @@ pub type Claims = Box<dyn Fn(u64) -> Option<Uuid> + Send + Sync>;
 
 /// The way to one address.
 struct Link {
-    connections: Connections,
+    connections: Arc<Connections>,
     /// Held by the one large message that is on its way.
     transfer: Arc<Semaphore>,
 }
@@ -176,7 +176,7 @@ impl Links {
             return link.clone();
         }
         let connections = Connections::new(address.to_owned(), self.0.connector.clone(), self.0.names.clone());
-        let link = Arc::new(Link { connections, transfer: Arc::new(Semaphore::new(1)) });
+        let link = Arc::new(Link { connections: Arc::new(connections), transfer: Arc::new(Semaphore::new(1)) });
         peers.insert(address.to_owned(), link.clone());
         link
     }
@@ -197,18 +197,44 @@ impl Links {
         request: &Q,
         timeout: Duration,
     ) -> Result<R, CallError> {
-        let body = postcard::to_stdvec(request).map_err(|e| CallError::NotSent(e.to_string()).at(address))?;
-        let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
-        self.send((to, address), call, body.into(), timeout).await
+        self.call_noting(address, call, request, timeout, &Sent::default()).await
     }
 
-    /// The same, of a message for this node that is encoded already.
+    /// The same, of a call that may be dropped: `sent` tells then whether it can have had its effect.
+    ///
+    /// # Errors
+    /// As [`Links::call`].
+    pub async fn call_noting<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        address: &str,
+        call: &str,
+        request: &Q,
+        timeout: Duration,
+        sent: &Sent,
+    ) -> Result<R, CallError> {
+        let body = postcard::to_stdvec(request).map_err(|e| CallError::NotSent(e.to_string()).at(address))?;
+        let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
+        self.send_noting((to, address), call, body.into(), timeout, sent).await
+    }
+
+    /// As [`Links::call`], of a message for this node that is encoded already.
     pub(super) async fn send<R: DeserializeOwned>(
+        &self,
+        to: (Option<u64>, &str),
+        call: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<R, CallError> {
+        self.send_noting(to, call, body, timeout, &Sent::default()).await
+    }
+
+    async fn send_noting<R: DeserializeOwned>(
         &self,
         (to, address): (Option<u64>, &str),
         call: &str,
         body: Bytes,
         timeout: Duration,
+        has_left: &Sent,
     ) -> Result<R, CallError> {
         let not_sent = |e: &dyn std::fmt::Display| CallError::NotSent(format!("{address}: {e}"));
         let unknown = |e: &dyn std::fmt::Display| CallError::Unknown(format!("{address}: {e}"));
@@ -220,8 +246,11 @@ impl Links {
         envelope.write(request.headers_mut());
         let sent = monotonic();
         let link = self.link(address);
-        let exchange = link.connections.exchange(request, BODY_BYTES_MAX, is_of_peer);
-        let answer = tokio::time::timeout(timeout, exchange).await.map_err(|_| unknown(&"no answer in time"))?;
+        let exchange = link.connections.exchange(request, BODY_BYTES_MAX, is_of_peer, has_left);
+        let answer = tokio::time::timeout(timeout, exchange).await.map_err(|_| match has_left.may_have_left() {
+            true => unknown(&"no answer in time"),
+            false => not_sent(&"no connection in time"),
+        })?;
         let (head, body) = answer.map_err(|error| error.at(address))?.into_parts();
         let text = || String::from_utf8_lossy(&body).into_owned();
         let is_refused = is_refusal(head.status);

@@ -127,3 +127,45 @@ async fn a_peer_is_called_where_it_was_while_the_name_server_is_silent() {
     let error = says.links().call::<_, u32>("never.example:1", "status", &(), TIMEOUT).await.unwrap_err();
     assert!(matches!(&error, CallError::NotSent(text) if text.contains("dns error")), "{error}");
 }
+
+#[tokio::test]
+async fn what_has_had_no_connection_when_its_time_is_up_was_not_sent() {
+    let (says, mut port) = (Says::default(), 0);
+    at(HERE, &mut port, Who::Peer(7), true).await;
+    let links = says.links();
+    let soon = Duration::from_millis(50);
+    // The name server is silent.
+    let error = links.call::<_, u32>(&format!("{NAME}:{port}"), "status", &(), soon).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(_)), "{error}");
+
+    // Somebody takes connections, and reads nothing.
+    let silent = TcpListener::bind((THERE, 0)).await.unwrap();
+    let sent = Sent::default();
+    let address = silent.local_addr().unwrap().to_string();
+    let error = links.call_noting::<_, u32>(&address, "status", &(), soon, &sent).await.unwrap_err();
+    assert!(sent.may_have_left() && matches!(error, CallError::Unknown(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_too_late_for_one_call_serves_the_next() {
+    let mut port = 0;
+    at(HERE, &mut port, Who::Peer(7), false).await;
+    let (found, soon) = (Duration::from_millis(300), Duration::from_millis(20));
+    let slow: names::Lookup = Arc::new(move |_| {
+        Box::pin(async move {
+            tokio::time::sleep(found).await;
+            Ok(vec![HERE.parse().unwrap()])
+        })
+    });
+    let links = Links::over(Clock::system(), TIMEOUT, Names::of_peers(slow));
+    let address = format!("{NAME}:{port}");
+    assert!(links.call::<_, u32>(&address, "status", &(), soon).await.is_err());
+    let link = links.link(&address);
+    let connected = async {
+        while !link.connections.has_idle() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT * 5, connected).await.expect("a connection is kept");
+    assert_eq!(links.call::<_, u32>(&address, "status", &(), found).await.unwrap(), 7);
+}

@@ -22,6 +22,7 @@ pub mod term;
 mod types;
 pub mod wire;
 
+pub use connections::Sent;
 pub use heard::{sign_of_life, Heard};
 pub use lease::{Inheritance, Lease, Moment};
 pub use links::{CallError, Links, Presence};

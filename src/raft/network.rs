@@ -168,6 +168,17 @@ async fn beside_signs<R>(
     }
 }
 
+/// Sends what carries no entries; an answer renews the lease.
+async fn heartbeat(network: Network, (target, address): (u64, String), request: Append) -> Result<Appended, CallError> {
+    let (term, sent) = (request.vote.leader_id().term, network.now());
+    let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
+    let answer: Appended = network.links.send((Some(target), &address), "append", body.into(), SIGN_MAX).await?;
+    if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+        network.office.lease.acknowledge(target, term, sent);
+    }
+    Ok(answer)
+}
+
 fn failure<E: std::error::Error>(error: &CallError) -> Failure<E> {
     match error {
         CallError::NotSent(_) => RPCError::Unreachable(Unreachable::new(error)),
@@ -307,12 +318,13 @@ impl RaftNetwork<TypeConfig> for Peer {
         }
         self.drop_stale();
         self.network.in_office(&request.vote).map_err(|error| failure(&error))?;
-        let (term, sent) = (request.vote.leader_id().term, self.network.now());
-        let answer = self.call("append", &request, &option).await?;
-        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.network.office.lease.acknowledge(self.target, term, sent);
-        }
-        Ok(answer)
+        // openraft waits for it as long as `heartbeat_interval`. Over a longer way the answer still renews the lease, and
+        // leaves its connection for the next.
+        let answered = tokio::spawn(heartbeat(self.network.clone(), (self.target, self.address.clone()), request));
+        let answer = tokio::time::timeout(option.hard_ttl(), answered).await;
+        let answer = answer.unwrap_or_else(|_| Ok(Err(CallError::Unknown("no answer in time".to_owned()))));
+        let answer = answer.unwrap_or_else(|ended| Err(CallError::Unknown(ended.to_string())));
+        answer.map_err(|error| failure(&error))?.map_err(|error| self.remote(error))
     }
 
     async fn full_snapshot(

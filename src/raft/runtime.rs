@@ -102,6 +102,13 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a text")
 }
 
+/// What openraft takes for impossible, as a rule.
+#[cfg(not(feature = "sim"))]
+const PANIC_CAUSE: &str =
+    "The likely cause is a member that answers with an older log than it had acknowledged: its directory, or its whole \
+     machine, was put back from a copy. Stop that member and leave it out, then start this node again. Where no member was \
+     put back it is a fault of this program";
+
 /// A task whose panic ends the process. openraft's tasks do not watch over each other: without its core, or without what
 /// sends to a peer, the node lived on, and took part in nothing.
 #[cfg(not(feature = "sim"))]
@@ -112,7 +119,7 @@ async fn ending_the_process<T: Future>(task: T) -> T::Output {
         Err(panic) => {
             // The hook has told where.
             let text = panic_text(panic.as_ref());
-            crate::seam::end_process(&format!("a task of Raft has panicked: {text}"))
+            crate::seam::end_process(&format!("a task of Raft has panicked: {text}. {PANIC_CAUSE}"))
         }
     }
 }
@@ -179,5 +186,9 @@ mod tests {
         let output = process.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("as openraft's core may"), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("an older log than it had acknowledged"),
+            "{output:?}"
+        );
     }
 }

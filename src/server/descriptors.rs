@@ -79,7 +79,8 @@ pub fn raise() {
         return;
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, soft = ?current, hard = ?maximum, "the limit of descriptors cannot be raised");
+        let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        tracing::warn!(%error, soft = shown(current), hard = shown(maximum), "the limit of descriptors cannot be raised");
     }
 }
 

@@ -421,6 +421,15 @@ impl Cluster<'_> {
         self.machines.entry(number).and_modify(|machine| machine.up = true);
     }
 
+    /// Each message between two nodes takes so long from now on.
+    pub fn part(&mut self, latency: Duration) {
+        for number in self.machines.keys() {
+            for other in self.all_but(*number, false) {
+                self.sim.set_link_latency(name(*number), other.as_str(), latency);
+            }
+        }
+    }
+
     fn latency(&mut self, number: usize, max: Duration) {
         for other in self.all_but(number, true) {
             self.sim.set_link_max_message_latency(name(number), other.as_str(), max);

@@ -11,6 +11,7 @@ use super::client::{call, Failed};
 use super::cluster::Cluster;
 use super::faults::Fault;
 use super::{in_world, Options, World, TICK};
+use crate::clock::simulated_ms;
 use crate::seam::bug::Bug;
 use crate::seam::simulated::planted;
 
@@ -18,6 +19,8 @@ use crate::seam::simulated::planted;
 const PATIENCE_MS: u64 = 20_000;
 /// Tasks that are made right before something goes wrong, so that no checkpoint has them.
 const TASKS: usize = 40;
+/// Writes that a node is asked for that can write nothing.
+const REFUSALS: usize = 5;
 /// What the disk of the leader loses at the end of the log.
 const LOST_BYTES: u64 = 1 << 10;
 
@@ -32,6 +35,10 @@ pub enum Scene {
     LeaderWithoutMajority,
     /// A node is cut off from the two others for some seconds, and comes back.
     NodeComesBack,
+    /// A message and its answer take so many ms between any two nodes, from the start; then the leader dies.
+    FarApart(u64),
+    /// A follower is cut off from the two others, and asked to write.
+    CutOff,
 }
 
 /// What came of it.
@@ -45,6 +52,10 @@ pub struct Outcome {
     pub terms: (u64, u64),
     /// How long after the fault the cluster took a write; none: not at all.
     pub wrote_after_ms: Option<u64>,
+    /// How long the slowest of the reads took.
+    pub read_ms_max: u64,
+    /// Writes that a node that was cut off answered with 1050, and those that it answered otherwise.
+    pub refused: (usize, usize),
 }
 
 /// Plays a scene with what is planted, with its files below `dir`, which is empty.
@@ -115,14 +126,15 @@ impl Stage<'_> {
         Ok(made.ok().map(|()| self.cluster.now_ms() - began))
     }
 
-    /// How many of these tasks a linearizable read shows.
-    fn count(&mut self, prefix: &'static str, count: usize) -> Result<usize, String> {
-        let shown: Arc<Mutex<Vec<bool>>> = Arc::default();
+    /// How many of these tasks a linearizable read shows, and how long the slowest of the reads took, in ms.
+    fn count(&mut self, prefix: &'static str, count: usize) -> Result<(usize, u64), String> {
+        let shown: Arc<Mutex<Vec<(bool, u64)>>> = Arc::default();
         let (called, seen) = (self.called.clone(), shown.clone());
         self.clients += 1;
         self.cluster.client(format!("c{}", self.clients), async move {
             for n in 0..count {
                 let mut node = n;
+                let began = simulated_ms();
                 let found = loop {
                     node += 1;
                     let path = format!("/xcron/queryTask?task_id={prefix}{n}");
@@ -132,14 +144,40 @@ impl Stage<'_> {
                         Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                     }
                 };
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push((found, simulated_ms() - began));
             }
             Ok(())
         });
         let all = |_: &Self| shown.lock().unwrap_or_else(PoisonError::into_inner).len() == count;
         self.until("the answers", all)?;
         let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(shown.iter().filter(|found| **found).count())
+        let slowest = shown.iter().map(|(_, took)| *took).max().unwrap_or(0);
+        Ok((shown.iter().filter(|(found, _)| *found).count(), slowest))
+    }
+
+    /// Has a client make so many tasks, one after the other, at a node that cannot; how many of the answers said that
+    /// nothing was written, and how many did not.
+    fn refused(&mut self, node: usize, count: usize) -> Result<(usize, usize), String> {
+        let answers: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let seen = answers.clone();
+        self.clients += 1;
+        self.cluster.client(format!("c{}", self.clients), async move {
+            for n in 0..count {
+                let task = json!({
+                    "task_id": format!("refused{n}"), "type": 2, "delay_ms": 3_600_000,
+                    "callback": {"url": "http://target/hook", "body": {}},
+                });
+                let answer = call(node, "POST", "/xcron/createTask", Some(&task)).await;
+                let refused = matches!(answer, Err(Failed::Code(1050)));
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
+            }
+            Ok(())
+        });
+        let all = |_: &Self| answers.lock().unwrap_or_else(PoisonError::into_inner).len() == count;
+        self.until("the refusals", all)?;
+        let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = answers.iter().filter(|refused| **refused).count();
+        Ok((refused, count - refused))
     }
 
     fn term(&self) -> u64 {
@@ -155,14 +193,17 @@ fn all_made(answer: &Value) -> bool {
 
 fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World>) -> Result<Outcome, String> {
     let options = Options { seed, nodes, faults: false, ..Options::default() };
-    let cluster = Cluster::new(options, TICK, dir, world.clone());
+    let mut cluster = Cluster::new(options, TICK, dir, world.clone());
+    if let Scene::FarApart(round_trip_ms) = scene {
+        cluster.part(Duration::from_millis(round_trip_ms / 2));
+    }
     let mut stage = Stage { cluster, world: world.clone(), called: (1..=nodes).collect(), clients: 0 };
     stage.make("before", TASKS)?.ok_or("the cluster took no task")?;
     stage.until("replicas that are level", |stage| stage.cluster.is_level())?;
     let leader = stage.cluster.leader().ok_or("no leader")?;
     let other = |n: usize| (leader - 1 + n) % nodes + 1;
     let before = stage.term();
-    let mut end = None;
+    let (mut end, mut refused) = (None, (0, 0));
     match scene {
         Scene::LogEndLost => {
             let all = Fault::Crash((1..=nodes).collect());
@@ -192,15 +233,35 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
             stage.pass(3_000)?;
             end = Some(stage.term());
         }
+        Scene::CutOff => {}
+        Scene::FarApart(_) => {
+            // Whoever leads goes on leading.
+            stage.pass(5_000)?;
+            if stage.term() != before {
+                return Err(format!("the leader of term {before} was not kept: {}", stage.term()));
+            }
+            stage.count("before", TASKS)?;
+            stage.cluster.inflict(&Fault::Crash(vec![leader]));
+            stage.called = vec![other(1), other(2)];
+        }
+    }
+    if scene == Scene::CutOff {
+        let away = Fault::NoPeers(other(1));
+        stage.cluster.inflict(&away);
+        // The connections that it has are those of before: what is sent over one of them may arrive.
+        stage.pass(2_000)?;
+        refused = stage.refused(other(1), REFUSALS)?;
+        stage.cluster.heal(&away)?;
+        stage.pass(2_000)?;
     }
     let wrote_after_ms = stage.make("after", 1)?;
-    let kept = match wrote_after_ms {
+    let (kept, read_ms_max) = match wrote_after_ms {
         Some(_) => stage.count("before", TASKS)?,
-        None => 0,
+        None => (0, 0),
     };
     if let Some(stopped) = world.history().stopped.first() {
         return Err(stopped.clone());
     }
     let terms = (before, end.unwrap_or_else(|| stage.term()));
-    Ok(Outcome { acknowledged: TASKS, kept, terms, wrote_after_ms })
+    Ok(Outcome { acknowledged: TASKS, kept, terms, wrote_after_ms, read_ms_max, refused })
 }

@@ -13,6 +13,7 @@
 //! order of creation.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -57,7 +58,26 @@ pub enum Key {
     Index(u64),
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Hot(page) => write!(f, "page {page} of the tasks"),
+            Key::SpecPage(page) => write!(f, "page {page} of the definitions"),
+            Key::Spec(seq) => write!(f, "the definition of task {seq}"),
+            Key::OnceRuns(page) => write!(f, "page {page} of the runs of one-shot tasks"),
+            Key::Runs(seq, chunk) => write!(f, "part {chunk} of the runs of task {seq}"),
+            Key::Index(chunk) => write!(f, "part {chunk} of the index of ended runs"),
+        }
+    }
+}
+
 impl Key {
+    /// The name of the record under these bytes.
+    pub fn name_of(bytes: &[u8]) -> String {
+        let unknown = || format!("the record under {}", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>());
+        Key::from_bytes(bytes).map_or_else(unknown, |key| key.to_string())
+    }
+
     /// The record in which the run numbered `number` of the task `seq` is.
     pub fn of_run(seq: Seq, once: bool, number: u64) -> Key {
         if once {

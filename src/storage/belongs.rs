@@ -38,7 +38,7 @@ pub(super) fn check(state: &State, store: &Store) -> Result<Vec<String>, Error> 
 impl Found {
     fn take(&mut self, state: &State, bytes: &[u8], sealed: &[u8]) -> Result<(), Error> {
         let Some(key) = Key::from_bytes(bytes) else {
-            self.wrong.push(format!("{bytes:?} is no key"));
+            self.wrong.push(format!("{} is none that this version knows", Key::name_of(bytes)));
             return Ok(());
         };
         let payload = envelope::open(sealed).ok_or_else(|| bad(key, "the checksum does not hold"))?;
@@ -63,7 +63,7 @@ impl Found {
                     let once = state.task(seq).is_some_and(crate::state::Task::is_once);
                     if Key::of_run(seq, once, number) != key || !self.runs.insert((seq, number)) {
                         self.wrong
-                            .push(format!("{key:?} has the run {number} of the task {seq}, which is not its place"));
+                            .push(format!("{key} has the run {number} of the task {seq}, which is not its place"));
                     }
                 }
             }
@@ -74,7 +74,7 @@ impl Found {
             }
         }
         if empty {
-            self.wrong.push(format!("{key:?} is empty"));
+            self.wrong.push(format!("{key} is empty"));
         }
         Ok(())
     }

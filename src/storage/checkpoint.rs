@@ -184,7 +184,7 @@ impl Records<'_> {
 }
 
 pub(super) fn bad(key: Key, error: impl std::fmt::Display) -> Error {
-    Error::damaged(std::path::Path::new("the store"), format!("{key:?}: {error}"))
+    Error::damaged(std::path::Path::new("the store"), format!("{key}: {error}"))
 }
 
 /// One definition, from the store.

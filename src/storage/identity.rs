@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::log::Facts;
-use super::{envelope, fsutil, Error};
+use super::{envelope, fsutil, Error, REPLACE};
 
 const FORMAT: u8 = 2;
 
@@ -37,6 +37,11 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("identity")
 }
 
+/// Without it nobody knows which node this is, and what it has promised.
+fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::damaged(path, format!("{why}. Without it the node must not vote: {REPLACE}"))
+}
+
 impl Identity {
     /// The identity of the store in `dir`; none: it has none yet.
     ///
@@ -49,11 +54,11 @@ impl Identity {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("read", &path)(e)),
         };
-        let payload = envelope::open(&bytes).ok_or_else(|| Error::damaged(&path, "the checksum does not hold"))?;
+        let payload = envelope::open(&bytes).ok_or_else(|| unusable(&path, &"the checksum does not hold"))?;
         match payload.split_first() {
-            Some((&FORMAT, rest)) => postcard::from_bytes(rest).map(Some).map_err(|e| Error::damaged(&path, e)),
+            Some((&FORMAT, rest)) => postcard::from_bytes(rest).map(Some).map_err(|e| unusable(&path, &e)),
             Some((&found, _)) => Err(Error::Format { path, found: found.into() }),
-            None => Err(Error::damaged(&path, "it is empty")),
+            None => Err(unusable(&path, &"it is empty")),
         }
     }
 
@@ -70,6 +75,11 @@ impl Identity {
         file.sync_all().map_err(Error::io("sync", &temporary))?;
         std::fs::rename(&temporary, &path).map_err(Error::io("rename", &path))?;
         fsutil::sync_dir(dir).map_err(Error::io("sync", dir))
+    }
+
+    /// The file that is in `dir` now, by which it is known whether it stays; none: there is none, or it cannot be looked at.
+    pub fn anchor(dir: &Path) -> Option<fsutil::Anchor> {
+        fsutil::Anchor::at(&path(dir)).ok()
     }
 
     /// The log that must be there; none: the node has not voted yet, so that any empty log will do.
@@ -119,7 +129,11 @@ mod tests {
         let mut bytes = std::fs::read(path(dir.path())).unwrap();
         bytes[6] ^= 1;
         std::fs::write(path(dir.path()), bytes).unwrap();
-        assert!(matches!(Identity::read(dir.path()), Err(Error::Damaged { .. })));
+        let damaged = Identity::read(dir.path()).unwrap_err();
+        assert!(
+            matches!(damaged, Error::Damaged { .. }) && damaged.to_string().contains("replace the node"),
+            "{damaged}"
+        );
     }
 
     #[test]

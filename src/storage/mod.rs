@@ -45,6 +45,11 @@ pub fn is_part(name: &str) -> bool {
     NAMES.contains(&name) || name.starts_with("state-")
 }
 
+/// A log entry in a message.
+pub(crate) fn place(id: Option<crate::raft::LogId>) -> String {
+    id.map_or_else(|| "no log entry".to_owned(), |id| format!("log entry {id}"))
+}
+
 /// What an operator can do about a directory of which a part is lost or damaged.
 pub const REPLACE: &str =
     "put the whole directory back as it was when the node stopped, or replace the node: empty its \

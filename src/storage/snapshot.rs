@@ -18,9 +18,9 @@ use openraft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Change, Loaded, Loading, Mark, Store, Sum, MARK_KEY};
-use super::{envelope, Error};
+use super::{envelope, place, Error};
 use crate::clock::Timestamp;
-use crate::state::record;
+use crate::state::record::{self, Key};
 
 const MAGIC: &[u8; 8] = b"xcronsn1";
 const BLOCK_BYTES: usize = 256 << 10;
@@ -89,7 +89,7 @@ impl Writer {
     pub fn finish(mut self, expected: Sum) -> Result<u64, Error> {
         let path = &self.path;
         if self.sum != expected {
-            return Err(Error::damaged(path, format!("the store gave {:?} for it, and not {expected:?}", self.sum)));
+            return Err(Error::damaged(path, format!("the store gave {} for it, and not {expected}", self.sum)));
         }
         if !self.block.is_empty() {
             put(&mut self.out, path, &self.block)?;
@@ -198,7 +198,7 @@ pub(super) fn verify(path: &Path) -> Result<(), Error> {
     let (mut sum, mut mark) = (Sum::default(), Mark::default());
     reader.records(|block| {
         for (key, sealed) in block {
-            let bad = || Error::damaged(path, format!("the checksum of {key:?} does not hold"));
+            let bad = || Error::damaged(path, format!("the checksum of {} does not hold", Key::name_of(&key)));
             let payload = envelope::open(&sealed).ok_or_else(bad)?;
             if key == MARK_KEY {
                 mark = record::decode(payload).map_err(|e| Error::damaged(path, e))?;
@@ -208,8 +208,9 @@ pub(super) fn verify(path: &Path) -> Result<(), Error> {
         Ok(())
     })?;
     if sum != mark.sum() || mark.applied != header.meta.last_log_id {
-        let detail = format!("it has {sum:?}, its mark says {:?} at {:?}", mark.sum(), mark.applied);
-        return Err(Error::damaged(path, format!("{detail}, and its header {:?}", header.meta.last_log_id)));
+        let (marked, noted) = (place(mark.applied), place(header.meta.last_log_id));
+        let detail = format!("it has {sum}, its mark says {} at {marked}, and its header {noted}", mark.sum());
+        return Err(Error::damaged(path, detail));
     }
     Ok(())
 }
@@ -226,10 +227,8 @@ pub(super) fn restore(path: &Path, store: &Store, now: Timestamp) -> Result<(Loa
     let loaded = loading.finish()?;
     let Mark { applied, .. } = loaded.mark;
     if applied != header.meta.last_log_id {
-        return Err(Error::damaged(
-            path,
-            format!("its header says {:?}, its records {applied:?}", header.meta.last_log_id),
-        ));
+        let (noted, applied) = (place(header.meta.last_log_id), place(applied));
+        return Err(Error::damaged(path, format!("its header says {noted}, its records {applied}")));
     }
     store.sync()?;
     Ok((loaded, header))

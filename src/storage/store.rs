@@ -66,6 +66,12 @@ pub(super) struct Sum {
     pub digest: u64,
 }
 
+impl std::fmt::Display for Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} records with the digest {:016x}", self.records, self.digest)
+    }
+}
+
 impl Sum {
     /// Takes the next; the mark does not count.
     pub fn add(&mut self, key: &[u8], sealed: &[u8]) {
@@ -213,7 +219,7 @@ impl Store {
         let Some(sealed) = self.sealed(&key.to_bytes())? else { return Ok(None) };
         match envelope::open(&sealed) {
             Some(payload) => Ok(Some(read(payload))),
-            None => Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
+            None => Err(Error::damaged(&self.dir, format!("the checksum of {key} does not hold"))),
         }
     }
 
@@ -234,7 +240,10 @@ impl Store {
             let (key, sealed) = next.map_err(self.sled_error("read"))?;
             match (Key::from_bytes(&key), envelope::open(&sealed)) {
                 (Some(Key::Index(number)), Some(payload)) => found.push((number, payload.to_vec())),
-                _ => return Err(Error::damaged(&self.dir, format!("the checksum of {key:?} does not hold"))),
+                _ => {
+                    let detail = format!("the checksum of {} does not hold", Key::name_of(&key));
+                    return Err(Error::damaged(&self.dir, detail));
+                }
             }
         }
         Ok(found)
@@ -325,7 +334,8 @@ impl<'a> Loading<'a> {
     /// Takes one record, as it is stored.
     pub fn take(&mut self, key: &[u8], sealed: &[u8]) -> Result<(), Error> {
         let bad = |detail: String| Error::damaged(self.path, detail);
-        let payload = envelope::open(sealed).ok_or_else(|| bad(format!("the checksum of {key:?} does not hold")))?;
+        let unsound = || bad(format!("the checksum of {} does not hold", Key::name_of(key)));
+        let payload = envelope::open(sealed).ok_or_else(unsound)?;
         if key == MARK_KEY {
             self.mark = Some(record::decode(payload).map_err(|e| bad(e.to_string()))?);
             return Ok(());
@@ -337,7 +347,7 @@ impl<'a> Loading<'a> {
                 page.into_iter().try_for_each(|(seq, task)| self.state.restore(seq, task)).map_err(bad)
             }
             Some(_) => Ok(()),
-            None => Err(bad(format!("the key {key:?} is not known to this version"))),
+            None => Err(bad(format!("{} is not known to this version", Key::name_of(key)))),
         }
     }
 

@@ -150,6 +150,7 @@ async fn a_second_signal_ends_a_node_at_once() {
     let status = node.exit(Duration::from_secs(5)).await;
     assert!(now_ms() - before < 2000, "it took {} ms", now_ms() - before);
     assert_ne!(status.code(), Some(0), "it did not end in order: {status:?}");
+    assert!(node.log_text().contains("a second signal: exiting at once"), "{}", node.log_text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

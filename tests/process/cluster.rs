@@ -156,6 +156,10 @@ async fn what_a_leader_has_under_way_as_it_stops_is_not_sent_again() {
     // The next leader looks every 2 s for runs that nobody sends.
     sleep_ms(2500).await;
     assert_eq!(slow.calls().len(), SLOW, "each was sent once");
+    for other in (0..3).filter(|at| *at != leader) {
+        let log = cluster.nodes[other].log_text();
+        assert!(log.contains("leader elected") && !log.contains("does not answer; what it had under way"), "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,7 +295,7 @@ async fn a_node_that_was_away_while_the_log_was_purged_catches_up_by_a_snapshot(
 
 /// It has lost its state, and those who could give it a snapshot are down.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_waits_for_a_snapshot_of_another_node_ends_when_it_is_told_to() {
+async fn a_start_that_waits_for_a_snapshot_of_another_node_says_so_and_ends_when_it_is_told_to() {
     let (mut cluster, away) = away_while_the_log_was_purged().await;
     cluster.nodes[away].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
@@ -308,6 +312,12 @@ async fn a_start_that_waits_for_a_snapshot_of_another_node_ends_when_it_is_told_
     node.spawn();
     let waits = "this node has lost its state and asks the others for a snapshot";
     eventually("it asks", Duration::from_secs(10), async || node.log_text().contains(waits)).await;
+    // It lives, and says what it waits for.
+    assert_eq!(cluster.api.status(node.ports.monitor, "/healthz").await, Some(200));
+    let (status, reason) = cluster.api.text(node.ports.monitor, "/readyz").await.expect("an answer");
+    assert!(status == 503 && reason.contains("lost its state"), "{status} {reason}");
+    let metrics = cluster.api.text(node.ports.monitor, "/metrics").await.expect("metrics").1;
+    assert!(metrics.contains("xcron_ready 0\n"), "{metrics}");
     node.signal("TERM");
     assert_eq!(node.exit(Duration::from_secs(5)).await.code(), Some(0));
 }

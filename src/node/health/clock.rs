@@ -109,7 +109,8 @@ fn off(offsets: &[i64], limit_ms: i64) -> usize {
 
 fn told(offsets: &[i64], peers: usize, limit_ms: i64) -> String {
     let off = off(offsets, limit_ms);
-    format!("the wall clock is off from {off} of {peers} peers: theirs are ahead of it by {offsets:?} ms")
+    let ahead = offsets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    format!("the wall clock is off from {off} of {peers} peers: theirs are ahead of it by {ahead} ms")
 }
 
 /// What is wrong where nobody else can be asked.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{note, Held, Node};
 use crate::clock::monotonic;
+use crate::storage::fsutil;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -36,7 +37,12 @@ pub(super) async fn watch(node: &Node) {
 impl Node {
     /// What has become of the node's files, where their paths do not lead to them any more.
     fn lost(&self) -> Option<String> {
-        self.0.anchor.lost().or_else(|| self.0.log.lost()).or_else(|| self.0.machine.lost())
+        let identity = || {
+            // While it is written anew it is looked at the next time.
+            let file = self.0.identity_file.try_lock().ok()?;
+            file.as_ref().and_then(fsutil::Anchor::lost)
+        };
+        self.0.anchor.lost().or_else(identity).or_else(|| self.0.log.lost()).or_else(|| self.0.machine.lost())
     }
 }
 

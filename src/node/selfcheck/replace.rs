@@ -23,7 +23,7 @@ pub(super) async fn run(node: &Node) {
         match replace(node, &peers, applied).await {
             Ok(()) => node.trust().await,
             Err(error) => {
-                tracing::warn!(?peers, error, "the state in doubt is not replaced yet");
+                tracing::warn!(peers = peers.join(", "), error, "the state in doubt is not replaced yet");
                 tokio::time::sleep(RETRY_AFTER).await;
             }
         }

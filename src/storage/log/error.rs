@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use openraft::LogId;
 
-use crate::storage::REPLACE;
+use crate::storage::{place, REPLACE};
 
 /// An error of the Raft log.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub enum Error {
         limit_bytes: usize,
     },
     /// An append, truncation or purge that does not fit what the log holds: a fault of the caller.
-    #[error("{what} at {at} does not fit the log, which ends at {last:?} and is purged up to {purged:?}")]
+    #[error("{what} at {at} does not fit the log, which ends at {} and is purged up to {}", place(*.last), place(*.purged))]
     OutOfOrder {
         /// The operation.
         what: &'static str,

@@ -108,6 +108,11 @@ impl MetaFile {
         fsutil::sync_dir(dir).map_err(Error::io(dir, "sync"))
     }
 
+    /// By which it is known whether its path still leads to it.
+    pub(super) fn anchor(&self) -> Result<fsutil::Anchor, Error> {
+        fsutil::Anchor::of(&self.file, &self.path).map_err(Error::io(&self.path, "look at"))
+    }
+
     pub(super) fn get(&self) -> &Meta {
         &self.meta
     }

@@ -138,6 +138,8 @@ struct Opened<C: RaftTypeConfig<NodeId = u64, Entry = Entry<C>>> {
     salt: u64,
     starts: u64,
     dir: PathBuf,
+    /// The file `meta`, as it was opened.
+    meta: fsutil::Anchor,
     running: Mutex<Option<Running<C>>>,
     /// The first entry that a peer needs and that cannot be read, and since when.
     unread: Mutex<Option<(u64, Instant)>>,
@@ -180,6 +182,7 @@ where
         let lock = DirLock::acquire(dir).map_err(Error::io(dir, "lock"))?;
         let mut files = segment::list(dir)?;
         let meta = MetaFile::open(dir, !files.is_empty(), options.known)?;
+        let anchor = meta.anchor()?;
         let first = meta.get().first_segment;
         let garbage = files.iter().filter(|(id, _)| *id < first).map(|(_, path)| path.clone());
         let garbage: Vec<_> = garbage.chain([dir.join(segment::SPARE)]).collect();
@@ -225,6 +228,7 @@ where
             salt,
             starts,
             dir: dir.to_owned(),
+            meta: anchor,
             running,
             unread: Mutex::default(),
         })))
@@ -259,13 +263,17 @@ where
         self.shared().lock().committed = None;
     }
 
-    /// What has become of the file that is being written, where its path does not lead to it any more.
+    /// What has become of the log's files, where the path of one does not lead to it any more.
     pub fn lost(&self) -> Option<String> {
-        let active = || self.shared().lock().segments.last().cloned();
-        let looked_at = active()?;
-        let lost = fsutil::Anchor::of(&looked_at.file, &looked_at.path).ok()?.lost();
-        // One that another has followed meanwhile may be purged by now.
-        lost.filter(|_| active().is_some_and(|active| active.id == looked_at.id))
+        if let Some(lost) = self.0.meta.lost() {
+            return Some(lost);
+        }
+        let segments = || self.shared().lock().segments.clone();
+        segments().into_iter().find_map(|looked_at| {
+            let lost = fsutil::Anchor::of(&looked_at.file, &looked_at.path).ok()?.lost()?;
+            // It may have been purged meanwhile, and be removed rightly.
+            segments().iter().any(|segment| segment.id == looked_at.id).then_some(lost)
+        })
     }
 
     /// How the log is kept.

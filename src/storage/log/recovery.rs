@@ -26,7 +26,7 @@ use super::index::{Index, Slot};
 use super::meta::Meta;
 use super::record::{judge, Body, Header, Kind, ALIGN, HEADER, NUMBER_MAX};
 use super::segment::{SegmentHeader, Window, FIRST_RECORD};
-use crate::storage::fsutil;
+use crate::storage::{fsutil, place};
 
 /// What the segments hold.
 #[derive(Debug)]
@@ -112,9 +112,8 @@ impl Scan<'_> {
         let read = |e| Error::io(path, "read")(e);
         let first = window.get(0, FIRST_RECORD as usize).map_err(read)?;
         let header = SegmentHeader::decode(path, first, self.meta.salt, segment.id)?;
-        if self.seq.is_some_and(|seq| seq != header.first_seq) {
-            let detail =
-                format!("it begins at record {}, after record {:?}", header.first_seq, self.seq.map(|s| s - 1));
+        if let Some(seq) = self.seq.filter(|seq| *seq != header.first_seq) {
+            let detail = format!("it begins at record {}, after record {}", header.first_seq, seq - 1);
             return Err(Error::corrupt(path, 32, detail));
         }
         let mut seq = header.first_seq;
@@ -180,7 +179,7 @@ impl Scan<'_> {
         match header.kind {
             Kind::Entry if self.index.accepts(header.id) => self.index.push(header.id, slot),
             Kind::Entry => {
-                return Err(format!("entry {} does not follow {:?}", header.id, self.index.last()));
+                return Err(format!("entry {} does not follow {}", header.id, place(self.index.last())));
             }
             Kind::Truncate => self.index.truncate(header.id.index),
             Kind::Reset => self.index.reset(header.id),
@@ -259,9 +258,9 @@ impl Scan<'_> {
         let short = self.index.last().is_some_and(|last| last.index < purged.index);
         if (gap && self.index.purged().is_none_or(|p| p.index + 1 < self.index.first())) || short {
             let detail = format!(
-                "the log is purged up to {purged}, and its entries are {} to {:?}",
+                "the log is purged up to {purged}, and its entries are those from {} to {}",
                 self.index.first(),
-                self.index.last()
+                place(self.index.last())
             );
             return Err(Error::corrupt(dir, 0, detail));
         }

@@ -12,7 +12,7 @@ use crate::storage::kept::{Kept, Snapshots};
 use crate::storage::note::{Note, NoteFile};
 use crate::storage::snapshot;
 use crate::storage::store::{Loaded, Mark, Store};
-use crate::storage::Error;
+use crate::storage::{place, Error};
 
 impl Machine {
     /// Opens the state under `dir`: the last checkpoint, or where there is any doubt about it, the newest snapshot. What
@@ -122,13 +122,17 @@ impl Opening<'_> {
         let applied = loaded.mark.applied;
         if applied < note.applied {
             // It has lost its end, as sled does without a word. The log may still have what is missing.
-            tracing::warn!(store = ?applied, note = ?note.applied, "the store has lost its last checkpoints");
+            tracing::warn!(
+                store = place(applied),
+                note = place(note.applied),
+                "the store has lost its last checkpoints"
+            );
         }
         if applied == note.applied && (loaded.mark.records, loaded.mark.digest) != (note.records, note.digest) {
             return Err(Error::damaged(&Store::dir_of(dir, note.generation), "it is not what was noted of it"));
         }
         if applied < log.purged {
-            let detail = format!("it ends at {applied:?}, and the log begins after {:?}", log.purged);
+            let detail = format!("it ends at {}, and the log begins after {}", place(applied), place(log.purged));
             return Err(Error::damaged(&Store::dir_of(dir, note.generation), detail));
         }
         Ok((store, loaded))

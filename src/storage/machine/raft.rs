@@ -116,7 +116,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     ) -> Result<(), StorageError<u64>> {
         let installed = match *snapshot {
             Held::Ready(prepared) => self.install(*prepared).await,
-            other => Err(Error::damaged(&self.0.dir, format!("{other:?} cannot be installed"))),
+            _ => Err(Error::damaged(&self.0.dir, "openraft gave what is no snapshot of another node to be installed")),
         };
         installed.map_err(|e| failed(ErrorVerb::Write, &e))
     }
