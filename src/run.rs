@@ -87,6 +87,21 @@ pub struct Attempt {
     pub passed_over: Option<String>,
 }
 
+/// Attempts of one run that are kept.
+pub const ATTEMPTS_MAX: usize = 20;
+/// Of these, so many are the first ones.
+const FIRST_ATTEMPTS: usize = 5;
+/// What their texts may have together; the first and the last are kept whatever they have.
+pub const ATTEMPT_BYTES_MAX: usize = 32 << 10;
+
+impl Attempt {
+    /// How many bytes its texts have.
+    pub fn text_bytes(&self) -> usize {
+        let texts = [&self.error, &self.answer, &self.late, &self.passed_over];
+        texts.into_iter().flatten().map(String::len).sum()
+    }
+}
+
 /// A run that has come to an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -98,8 +113,10 @@ pub struct Run {
     pub reason: Option<String>,
     /// When the outcome was recorded, by the leader's clock.
     pub ended: Timestamp,
-    /// Oldest first.
+    /// Oldest first: the first few and the last few.
     pub attempts: Vec<Attempt>,
+    /// How many were made besides.
+    pub left_out: u32,
     /// The run whose outcome has triggered it.
     pub parent: Option<RunId>,
     /// The last of the due times that it stands for, where it stands for more than one.
@@ -110,7 +127,7 @@ impl Run {
     /// One that ended without an attempt.
     pub fn unfired(key: RunKey, state: RunState, reason: impl Into<String>, ended: Timestamp) -> Run {
         let reason = Some(reason.into());
-        Run { key, state, reason, ended, attempts: Vec::new(), parent: None, upto: None }
+        Run { key, state, reason, ended, attempts: Vec::new(), left_out: 0, parent: None, upto: None }
     }
 }
 
@@ -121,8 +138,10 @@ pub struct OpenRun {
     pub key: RunKey,
     /// What it waits for.
     pub phase: OpenPhase,
-    /// The attempts that have ended, oldest first.
+    /// The attempts that have ended, oldest first: the first few and the last few.
     pub attempts: Vec<Attempt>,
+    /// How many have ended besides.
+    pub left_out: u32,
     /// The definition under which it began, where the task has another by now. Runs of one definition are stored with it
     /// once ([`crate::state::record::HotTask`]).
     #[serde(skip)]
@@ -135,7 +154,33 @@ impl OpenRun {
     /// One whose first attempt is due at `at`.
     pub fn new(key: RunKey, at: Timestamp) -> OpenRun {
         let phase = OpenPhase::Waiting { attempt: 1, at };
-        OpenRun { key, phase, attempts: Vec::new(), spec: None, parent: None }
+        OpenRun { key, phase, attempts: Vec::new(), left_out: 0, spec: None, parent: None }
+    }
+
+    /// One more attempt has ended. Beyond what is kept, those in the middle are counted and no more: the first ones tell
+    /// how it began, and the last ones how it is. An open run is written whole whenever one of its task changes.
+    pub fn keep(&mut self, attempt: Attempt) {
+        if self.attempts.is_empty() {
+            self.attempts.reserve_exact(1);
+        }
+        self.attempts.push(attempt);
+        while self.attempts.len() > 2
+            && (self.attempts.len() > ATTEMPTS_MAX || self.attempt_bytes() > ATTEMPT_BYTES_MAX)
+        {
+            let middle = FIRST_ATTEMPTS.min((self.attempts.len() - 1) / 2);
+            self.attempts.remove(middle);
+            self.left_out = self.left_out.saturating_add(1);
+        }
+    }
+
+    fn attempt_bytes(&self) -> usize {
+        self.attempts.iter().map(Attempt::text_bytes).sum()
+    }
+
+    /// As it is recorded when it has come to an outcome.
+    pub fn ended(self, state: RunState, reason: Option<String>, ended: Timestamp) -> Run {
+        let OpenRun { key, attempts, left_out, parent, .. } = self;
+        Run { key, state, reason, ended, attempts, left_out, parent, upto: None }
     }
 
     /// The attempt that is going, as far as it is known.

@@ -327,18 +327,22 @@ impl Callback {
         }
     }
 
-    /// `host:port` that it goes to: what requests in flight are counted by.
+    /// Where it goes, as [`target_of`] its URL: what requests in flight are counted by.
     pub fn target(&self) -> String {
         target_of(&self.url)
     }
 }
 
-/// `host:port` of a URL.
+/// What a target's name begins with where it is called over TLS: whether it can be reached is another question then.
+pub const OVER_TLS: &str = "https://";
+
+/// `host:port` of a URL, and before it [`OVER_TLS`] where that is so.
 pub fn target_of(url: &str) -> String {
     match url::Url::parse(url) {
         Ok(url) => {
+            let scheme = if url.scheme() == "https" { OVER_TLS } else { "" };
             let host = url.host_str().unwrap_or_default();
-            format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
+            format!("{scheme}{host}:{}", url.port_or_known_default().unwrap_or_default())
         }
         Err(_) => String::new(),
     }

@@ -50,8 +50,10 @@ pub struct RunView {
     pub upto: Option<Timestamp>,
     /// When its next attempt is due.
     pub next_attempt: Option<Timestamp>,
-    /// Its attempts, oldest first; the last may be going.
+    /// Its attempts, oldest first: the first few and the last few; the last may be going.
     pub attempts: Vec<Attempt>,
+    /// How many were made besides.
+    pub left_out: u32,
 }
 
 impl RunView {
@@ -67,6 +69,7 @@ impl RunView {
             upto: run.upto,
             next_attempt: None,
             attempts: run.attempts.clone(),
+            left_out: run.left_out,
         }
     }
 
@@ -87,6 +90,7 @@ impl RunView {
             upto: None,
             next_attempt,
             attempts: open.attempts.iter().cloned().chain(open.going()).collect(),
+            left_out: open.left_out,
         }
     }
 }
@@ -250,7 +254,7 @@ pub struct TargetFilter {
 /// A target for which something is under way or waits, or which could not be reached of late.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetView {
-    /// `host:port`.
+    /// `host:port`, as [`crate::task::target_of`] says.
     pub target: String,
     /// Whether it takes callbacks.
     pub state: TargetState,

@@ -375,6 +375,51 @@ async fn callbacks_of_a_target_that_cannot_be_reached_wait_and_use_up_no_attempt
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_whose_tls_handshake_fails_stays_held_and_uses_up_no_attempt() {
+    let (_dir, node) = node_with(|c| {
+        quick_probes(c);
+        c.callback.probe_max_ms = 40;
+        c.callback.hold_after = 1;
+        c.callback.in_flight_per_host_max = 1;
+    })
+    .await;
+    let client = &node.client;
+    // It takes the connection, and says something else than TLS.
+    let server = tokio::net::TcpListener::bind((support::node::own_address(), 0)).await.expect("a port");
+    let address = server.local_addr().expect("an address");
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut start = [0; 16];
+            if stream.read(&mut start).await.is_ok_and(|n| n > 0 && start[0] == b'P') {
+                drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await);
+            }
+        }
+    });
+    let tasks: Vec<Value> = (0..10).map(|i| named(once(&format!("https://{address}/"), 0), &format!("t{i}"))).collect();
+    client.create_all(&tasks).await;
+    let held = await_target(client, address, "a hold", |t| is_held(t) && t["waiting"].as_u64() >= Some(9)).await;
+    let failures = held["consecutive_failures"].clone();
+    let before = connections.load(Ordering::Relaxed);
+    until("many probes", || async { (connections.load(Ordering::Relaxed) > before + 20).then_some(()) }).await;
+    let held = await_target(client, address, "the hold still", is_held).await;
+    assert_eq!(held["consecutive_failures"], failures, "no callback went: {held}");
+    let mut made = 0;
+    for i in 0..10 {
+        let runs = client.runs(&format!("t{i}")).await;
+        made += runs.iter().map(|run| run["attempts"].as_array().map_or(0, Vec::len)).sum::<usize>();
+    }
+    assert!(made as u64 <= failures.as_u64().unwrap_or_default(), "{made} attempts, those from before the hold");
+    // A task with the right scheme does not wait for those with the wrong one.
+    client.create(&named(once(&format!("http://{address}/"), 0), "plain")).await;
+    let plain = client.await_task("plain", "its end", |t| t["run_count"] == 1).await;
+    assert_eq!(plain["last_run"]["state"], "succeeded");
+    await_target(client, address, "the hold for TLS", is_held).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_run_alone_uses_up_its_attempts_and_fails() {
     let (_dir, node) = node_with(|c| c.callback.retry.max_attempts = 6).await;
     node.client.create(&named(once(&format!("http://{}/", closed()), 0), "a")).await;

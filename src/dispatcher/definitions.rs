@@ -164,7 +164,7 @@ impl Dispatcher {
 fn read(machine: &Machine, seq: Seq, key: RunKey, id: &TaskId) -> Found {
     let Some(cause) = machine.cause_of_run(seq, key)? else { return Ok(None) };
     let alerted = key.alerted().and_then(|(of, _)| {
-        machine.run(RunId::new(id, of)).unwrap_or_else(|error| {
+        machine.run_of(seq, RunId::new(id, of)).unwrap_or_else(|error| {
             tracing::debug!(%error, "an alert goes without its run's attempts");
             None
         })

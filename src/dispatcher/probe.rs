@@ -1,4 +1,5 @@
-//! Looking whether a target that is held can be reached again.
+//! Looking whether a target that is held can be reached again: by a connection, and by a TLS handshake where its callbacks
+//! begin with one. A target is one or the other, so that a URL with the wrong scheme holds up no task with the right one.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -123,7 +123,7 @@ pub trait Transport: Send + Sync + 'static {
         Box::pin(async move { connecting.await?.send(request).await })
     }
 
-    /// Connects to a target, `host:port`, and sends nothing.
+    /// Connects to a target, with a TLS handshake where its name says so ([`crate::task::OVER_TLS`]), and sends nothing.
     fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>>;
 
     /// A port of the cluster's own, which is no target.

@@ -72,8 +72,13 @@ impl Data {
             before(o);
             let out = o.key(key);
             out.push(b'[');
-            let cursor = fill(&mut Items { out, empty: true });
+            let mut items = Items { out, empty: true, after: None };
+            let cursor = fill(&mut items);
+            let Items { out, after, .. } = items;
             out.push(b']');
+            if let Some((key, number)) = after {
+                o.number(key, number);
+            }
             match cursor {
                 Ok(cursor) => o.text_or_null("next_cursor", cursor.as_deref()),
                 Err(error) => filled = Err(error),
@@ -104,9 +109,15 @@ const PAGE_END: usize = 1024;
 pub(super) struct Items<'a> {
     out: &'a mut Vec<u8>,
     empty: bool,
+    after: Option<(&'static str, u64)>,
 }
 
 impl Items<'_> {
+    /// A number that stands behind the list.
+    pub fn count(&mut self, key: &'static str, number: u64) {
+        self.after = Some((key, number));
+    }
+
     /// Writes one more; whether it fits in.
     pub fn take(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let before = self.out.len();

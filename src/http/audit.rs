@@ -11,7 +11,7 @@ use super::Shared;
 use crate::clock::Timestamp;
 use crate::command::Refusal;
 use crate::id::TaskId;
-use crate::node::Node;
+use crate::node::{Audited, Node};
 use crate::state::audit::Period;
 use crate::view::DueView;
 
@@ -30,8 +30,10 @@ pub(super) async fn audit(State(api): Shared, uri: Uri) -> Response {
         let named = id.clone();
         let fill = move |node: &Node, items: &mut Items<'_>| {
             let mut take = |view: &DueView| items.take(|out| due(out, view));
-            let next = node.audit(&id, period, cursor.as_deref(), &mut take)?;
-            next.ok_or_else(|| Error::from(Refusal::NoSuchTask))
+            let audited = node.audit(&id, period, cursor.as_deref(), &mut take)?;
+            let Audited { next_cursor, triggers_not_kept } = audited.ok_or(Refusal::NoSuchTask)?;
+            items.count("triggers_not_kept", triggers_not_kept);
+            Ok::<_, Error>(next_cursor)
         };
         api.page(query.consistency()?, "due_times", move |o| o.plain("task_id", &named), fill).await
     })

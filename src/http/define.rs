@@ -24,7 +24,7 @@ use crate::guard::Guard;
 use crate::id::TaskId;
 use crate::schedule::{zone_hint, Schedule, Zone};
 use crate::signature::SECRETS_MAX;
-use crate::task::{Callback, ContentType, Retry, TaskSpec, Timing};
+use crate::task::{Callback, ContentType, Misfire, MisfirePolicy, Retry, TaskSpec, Timing};
 
 const URL_BYTES_MAX: usize = 2048;
 const FORMAT_BYTES_MAX: usize = 1024;
@@ -40,10 +40,57 @@ pub(super) struct Rules {
     pub ahead_ms_max: u64,
     /// The zone of a periodic task that names none.
     pub timezone: String,
-    /// What a task's `retry` leaves out.
-    pub retry: Retry,
+    /// What is as the configuration says where a task does not say it.
+    pub defaults: Defaults,
     /// Which targets are allowed.
     pub guard: Arc<Guard>,
+}
+
+/// What is as the configuration says where a task does not say it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    pub retry: Retry,
+    pub timeout_ms: u64,
+    pub retain_s: u64,
+    pub misfire: Misfire,
+}
+
+impl Defaults {
+    fn of(config: &Config) -> Defaults {
+        let (callback, retry) = (&config.callback, &config.callback.retry);
+        let retry = Retry {
+            max_attempts: retry.max_attempts,
+            min_backoff_ms: retry.min_backoff_ms,
+            max_backoff_ms: retry.max_backoff_ms,
+            multiplier: retry.multiplier,
+            max_elapsed_ms: None,
+        };
+        let misfire = Misfire { policy: MisfirePolicy::default(), window_ms: callback.misfire_window_ms };
+        Defaults { retry, timeout_ms: callback.timeout_ms, retain_s: config.limits.retain_s, misfire }
+    }
+
+    /// A value that is the default is as if it had not been sent: the task is the same, spelled out or not.
+    fn leave_out(&self, spec: &mut TaskSpec) {
+        fn leave<T: PartialEq>(field: &mut Option<T>, default: &T) {
+            field.take_if(|value| value == default);
+        }
+        let (callback, options) = (&mut spec.callback, &mut spec.options);
+        leave(&mut spec.name, &String::new());
+        leave(&mut spec.retry, &self.retry);
+        leave(&mut callback.timeout_ms, &self.timeout_ms);
+        leave(&mut callback.expect.body_contains, &String::new());
+        leave(&mut options.retain_s, &self.retain_s);
+        leave(&mut options.misfire, &self.misfire);
+        if callback.expect.status == [(200, 299)] {
+            callback.expect.status.clear();
+        }
+        // An interval counts from its start, whenever that is; to all others the year 1970 is no bound.
+        let interval =
+            matches!(&spec.timing, Timing::Periodic { format, .. } if format.trim_start().starts_with("@every"));
+        if !interval {
+            leave(&mut options.start, &Timestamp(0));
+        }
+    }
 }
 
 /// A task as it is sent.
@@ -162,13 +209,7 @@ impl Rules {
             task_bytes_max: config.limits.task_bytes_max,
             ahead_ms_max: config.limits.ahead_ms_max,
             timezone: config.timezone.clone(),
-            retry: Retry {
-                max_attempts: config.callback.retry.max_attempts,
-                min_backoff_ms: config.callback.retry.min_backoff_ms,
-                max_backoff_ms: config.callback.retry.max_backoff_ms,
-                multiplier: config.callback.retry.multiplier,
-                max_elapsed_ms: None,
-            },
+            defaults: Defaults::of(config),
             guard,
         }
     }
@@ -202,14 +243,15 @@ impl Rules {
             on_failure: sent.on_failure,
             alert: sent.alert,
         };
-        let options = options::of_task(options, kind, &self.guard)?;
-        let retry = options::retry(sent.retry, &self.retry)?;
+        let options = options::of_task(options, kind, &self.guard, &self.defaults.misfire)?;
+        let retry = options::retry(sent.retry, &self.defaults.retry)?;
         let callback = read_callback(callback)?;
         let SentSecrets(secrets) = sent.secrets;
         if secrets.len() > SECRETS_MAX {
             return Err(Error::over_limit(format!("secrets: over the limit of {SECRETS_MAX}")));
         }
-        let spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0, secrets };
+        let mut spec = TaskSpec { timing, options, callback, retry, name: sent.name, tags: sent.tags.0, secrets };
+        self.defaults.leave_out(&mut spec);
         Ok(match sent.task_id {
             Some(Read(id)) => NewTask { id, id_is_ours: false, spec },
             None => NewTask { id: TaskId::generate(), id_is_ours: true, spec },

@@ -3,13 +3,12 @@ use serde_json::json;
 use super::*;
 use crate::task::{Method, Misfire, MisfirePolicy, Options, Overlap};
 
-const RETRY: Retry =
-    Retry { max_attempts: 5, min_backoff_ms: 1000, max_backoff_ms: 60_000, multiplier: 2.0, max_elapsed_ms: None };
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 fn read(json: &str) -> Result<NewTask, Error> {
-    let (timezone, guard) = ("UTC".into(), Arc::default());
-    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, timezone, retry: RETRY, guard }.read(json, NOW)
+    let config = Config::default();
+    let rules = Rules::new(&config, Arc::default());
+    Rules { task_bytes_max: 100_000, ahead_ms_max: 1_000_000_000, ..rules }.read(json, NOW)
 }
 
 /// A sound task of type 1 with some fields replaced; null takes one away.
@@ -223,7 +222,8 @@ fn options_are_read_as_they_are_meant() {
     assert_eq!(misfire, Some(Misfire { policy: MisfirePolicy::Skip, window_ms: 60_000 }));
     assert_eq!((start, end), (Some(Timestamp::from_secs(1_900_000_000)), Some(Timestamp::from_secs(1_900_000_060))));
     assert_eq!((max_runs, jitter_ms, run_now, retain_s), (Some(3), 500, true, Some(60)));
-    assert_eq!(spec.retry, Some(Retry { max_attempts: 2, ..RETRY }));
+    let retry = Rules::new(&Config::default(), Arc::default()).defaults.retry;
+    assert_eq!(spec.retry, Some(Retry { max_attempts: 2, ..retry }));
     let callback = spec.callback;
     assert_eq!(
         (callback.method, callback.content_type, callback.body.as_str()),
@@ -264,4 +264,45 @@ fn an_option_that_cannot_be_meant_is_refused_by_name() {
         assert_eq!(code, 1000, "{fields} {callback}: {message}");
         assert!(message.starts_with(named), "{named}: {message}");
     }
+}
+
+#[test]
+fn a_default_that_is_spelled_out_is_as_if_it_were_left_out() {
+    let plain = periodic(json!({})).unwrap().spec;
+    let callback = |options: serde_json::Value| {
+        let mut callback = json!({"url": "http://h/p"});
+        options.as_object().unwrap().iter().for_each(|(name, value)| callback[name] = value.clone());
+        json!({ "callback": callback })
+    };
+    for spelled in [
+        callback(json!({"expect": {}})),
+        callback(json!({"expect": {"status": [[200, 299]]}})),
+        callback(json!({"expect": {"status": [], "body_contains": ""}})),
+        callback(json!({"timeout_ms": 30_000, "method": "POST", "headers": {}, "body": {}})),
+        callback(json!({"content_type": "application/json"})),
+        json!({"retry": {}}),
+        json!({"retry": {"max_attempts": 5, "min_backoff_ms": 1000, "max_backoff_ms": 60_000, "multiplier": 2,
+                         "max_elapsed_ms": null}}),
+        json!({"retry": {"multiplier": 2.0}}),
+        json!({"misfire": {}}),
+        json!({"misfire": {"policy": "latest", "window_ms": 60_000}}),
+        json!({"retain_s": 604_800, "start_time": 0, "name": "", "tags": {}, "secrets": []}),
+        json!({"jitter_ms": 0, "run_now": false, "overlap": "allow", "delivery": "at_least_once", "timezone": "UTC"}),
+        json!({"on_success": [], "on_failure": []}),
+    ] {
+        assert_eq!(periodic(spelled.clone()).unwrap().spec, plain, "{spelled}");
+    }
+    let alert = |on: serde_json::Value| periodic(json!({ "alert": on })).unwrap().spec;
+    assert_eq!(alert(json!({"url": "http://h/"})), alert(json!({"url": "http://h/", "on": ["failed"]})));
+    for other in [
+        callback(json!({"expect": {"status": [[200, 298]]}})),
+        callback(json!({"timeout_ms": 29_999})),
+        json!({"retry": {"max_elapsed_ms": 1000}}),
+        json!({"misfire": {"policy": "skip"}}),
+        json!({"retain_s": 0, "name": " "}),
+    ] {
+        assert_ne!(periodic(other.clone()).unwrap().spec, plain, "{other}");
+    }
+    let every = |start: serde_json::Value| periodic(json!({"format": "@every 90s", "start_time": start})).unwrap().spec;
+    assert_ne!(every(json!(0)), every(json!(null)), "an interval counts from its start");
 }

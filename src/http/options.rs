@@ -234,17 +234,15 @@ pub(super) struct SentMisfire {
     window_ms: Option<Int>,
 }
 
-const WINDOW_MS_DEFAULT: u64 = 60_000;
-
-fn misfire(Object(sent): Object<SentMisfire>) -> Result<Misfire, Error> {
+fn misfire(Object(sent): Object<SentMisfire>, default: &Misfire) -> Result<Misfire, Error> {
     let policy = sent.policy.as_deref();
     let policy = policy.map(|text| one_of("misfire.policy", text, &MisfirePolicy::ALL, MisfirePolicy::name));
     let window = sent.window_ms.map(|ms| within("misfire.window_ms", ms, 0, 365 * DAY_MS));
-    let window_ms = window.transpose()?.unwrap_or(WINDOW_MS_DEFAULT);
-    Ok(Misfire { policy: policy.transpose()?.unwrap_or_default(), window_ms })
+    let window_ms = window.transpose()?.unwrap_or(default.window_ms);
+    Ok(Misfire { policy: policy.transpose()?.unwrap_or(default.policy), window_ms })
 }
 
-pub(super) fn of_task(sent: SentOptions, kind: u8, guard: &Guard) -> Result<Options, Error> {
+pub(super) fn of_task(sent: SentOptions, kind: u8, guard: &Guard, default_misfire: &Misfire) -> Result<Options, Error> {
     let only = [
         ("start_time", sent.start_time.is_some()),
         ("end_time", sent.end_time.is_some()),
@@ -273,7 +271,7 @@ pub(super) fn of_task(sent: SentOptions, kind: u8, guard: &Guard) -> Result<Opti
         run_now: sent.run_now.unwrap_or(false),
         retain_s,
         overlap: overlap.transpose()?.unwrap_or_default(),
-        misfire: sent.misfire.map(misfire).transpose()?,
+        misfire: sent.misfire.map(|sent| misfire(sent, default_misfire)).transpose()?,
         delivery: delivery.transpose()?.unwrap_or_default(),
         on_success: followers("on_success", sent.on_success)?,
         on_failure: followers("on_failure", sent.on_failure)?,

@@ -10,6 +10,7 @@ use super::answer::{answered, Data, Object};
 use super::query::{Consistency, Query};
 use super::Shared;
 use crate::clock::Timestamp;
+use crate::task::OVER_TLS;
 use crate::view::{TargetFilter, TargetState, TargetView};
 
 /// `GET /xcron/targets`: what the leader knows; with `consistency=local` a node that takes itself for the leader asks no
@@ -45,7 +46,7 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
 
 fn target(out: &mut Vec<u8>, target: &TargetView) {
     Object::write(out, |o| {
-        o.text("target", &target.target);
+        o.text("target", target.target.strip_prefix(OVER_TLS).unwrap_or(&target.target));
         o.plain("state", target.state.name());
         o.number("in_flight", target.in_flight);
         o.number("waiting", target.waiting);

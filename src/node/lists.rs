@@ -14,6 +14,15 @@ pub(super) const SCAN_MAX: usize = 200_000;
 /// Is given what is found, one by one; whether it was taken. The first that was not begins the next part.
 pub type Take<'a, T> = dyn FnMut(&T) -> bool + 'a;
 
+/// What an audit tells beside its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// Of the next part, if there is one.
+    pub next_cursor: Option<String>,
+    /// Triggered runs that the history no longer has, whenever they were.
+    pub triggers_not_kept: u64,
+}
+
 impl Node {
     /// Gives the tasks in the order of their creation to `take`, `limit` at most; the cursor of the next part, if there is
     /// one.
@@ -40,6 +49,9 @@ impl Node {
                 for (seq, task) in state.tasks_from(from).take(SCAN_STEP) {
                     looked_at += 1;
                     from = seq + 1;
+                    if task.past.deleted {
+                        continue;
+                    }
                     let kind = filter.type_number.is_none_or(|n| (n == 2) == task.is_once());
                     if kind && filter.state.is_none_or(|s| s == task.state) {
                         candidates.push(seq);
@@ -73,8 +85,7 @@ impl Node {
         }
     }
 
-    /// Gives what became of each due time of a task to `take`; the cursor of the next part, if there is one. None: there
-    /// is no such task.
+    /// Gives what became of each due time of a task to `take`. None: there is no such task.
     ///
     /// # Errors
     /// A cursor that is none; a record that cannot be read.
@@ -84,7 +95,7 @@ impl Node {
         mut period: Period,
         cursor: Option<&str>,
         take: &mut Take<'_, DueView>,
-    ) -> Result<Option<Option<String>>, Error> {
+    ) -> Result<Option<Audited>, Error> {
         if let Some(text) = cursor {
             let parts = text.strip_prefix('d').and_then(|text| text.split_once('.'));
             let key =
@@ -94,11 +105,14 @@ impl Node {
         let Some((course, runs)) = self.read_result(self.0.machine.course(id))? else { return Ok(None) };
         let page = course.audit(&runs, period, self.now());
         let taken = page.items.iter().take_while(|view| take(view)).count();
-        if taken == page.items.len() {
-            return Ok(Some(page.next_cursor));
-        }
-        let last = page.items[..taken].last().map(|view| view.run.parts().0);
-        Ok(Some(last.map(|key| format!("d{}.{}", key.due.as_ms(), key.nonce))))
+        let next_cursor = match taken == page.items.len() {
+            true => page.next_cursor,
+            false => {
+                let last = page.items[..taken].last().map(|view| view.run.parts().0);
+                last.map(|key| format!("d{}.{}", key.due.as_ms(), key.nonce))
+            }
+        };
+        Ok(Some(Audited { next_cursor, triggers_not_kept: course.triggers_not_kept(&runs) }))
     }
 
     fn cursor_from(&self, from: Seq) -> Option<String> {

@@ -50,6 +50,7 @@ use crate::view::{RunView, TaskView};
 pub use callbacks::Tellers;
 pub use error::Error;
 pub use join::JoinError;
+pub use lists::Audited;
 
 /// What the API holds.
 pub type Handle = Node;

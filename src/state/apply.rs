@@ -186,7 +186,7 @@ impl State {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
             task.past.since = Some(latest.map_or(now, |latest| now.max(latest)));
             task.past.fired = 0;
-            task.past.ended = false;
+            task.past.ended = None;
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;
                 self.finished.remove(&(task.past.finished.take(), seq));
@@ -321,6 +321,10 @@ impl State {
     /// After a change of a task: its page is to be written, its alarm must agree, it may be finished.
     pub(super) fn settle(&mut self, now: Timestamp, seq: Seq) {
         self.drop_earlier(seq);
+        if self.pages.get(seq).is_some_and(|task| task.past.deleted && !task.has_alerts()) {
+            self.forget(seq);
+            return;
+        }
         let Some(task) = self.pages.get_mut(seq) else { return };
         self.steps += 1 + task.past.open.len();
         if task.past.ahead.is_some() && task.come_upto(Timestamp(0)).is_none() {

@@ -30,6 +30,8 @@ pub struct Course {
     left: Option<u64>,
     paused: bool,
     jitter_ms: u64,
+    /// How often it was triggered.
+    triggers: u64,
 }
 
 /// Which due times are asked for: those from `from` to `to`, after `after` in their order.
@@ -59,7 +61,15 @@ impl Course {
             left: task.options.as_ref().and_then(|o| o.max_runs).map(|max| max.saturating_sub(task.past.fired)),
             paused: task.state == TaskState::Paused,
             jitter_ms: task.jitter_ms(),
+            triggers: task.past.triggers,
         }
+    }
+
+    /// Triggered runs that are not among `runs`, which is all that is kept of the task: when they were is not known any
+    /// more, only how many.
+    pub fn triggers_not_kept(&self, runs: &[RunView]) -> u64 {
+        let kept = runs.iter().filter(|run| !run.id.parts().0.is_scheduled()).count();
+        self.triggers.saturating_sub(kept as u64)
     }
 
     /// The first due time of the present definition later than `after`.
@@ -189,6 +199,6 @@ fn of_run(run: &RunView) -> DueView {
         triggered: !run.id.parts().0.is_scheduled(),
         parent: run.parent,
         lateness_ms: run.attempts.first().map(|first| u64::from(first.lateness_ms)),
-        attempts: run.attempts.len(),
+        attempts: run.attempts.len() + run.left_out as usize,
     }
 }

@@ -69,8 +69,7 @@ impl Changes {
     }
 
     pub(super) fn add_run(&mut self, seq: Seq, once: bool, number: u64, run: Arc<Run>) {
-        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let attempts = run.attempts.iter().map(|attempt| 160 + text(&attempt.error) + text(&attempt.answer));
+        let attempts = run.attempts.iter().map(|attempt| 160 + attempt.text_bytes());
         self.weight += 128 + attempts.sum::<usize>();
         let history = self.runs.entry(seq).or_default();
         history.once = once;

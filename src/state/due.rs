@@ -22,7 +22,7 @@ pub struct Job {
     pub seq: Seq,
     /// Its id.
     pub id: TaskId,
-    /// `host:port` that its callback goes to.
+    /// Where its callback goes, as [`target_of`] says.
     pub target: Arc<str>,
     /// Which of its runs.
     pub key: RunKey,

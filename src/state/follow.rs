@@ -77,7 +77,7 @@ impl State {
             return;
         }
         if steering.delete {
-            self.forget(seq);
+            self.delete_told(now, seq);
             return;
         }
         if let Some(at) = steering.next_at {
@@ -94,6 +94,19 @@ impl State {
         }
     }
 
+    /// Deletes a task, but for its alerts: what has failed is told, whatever else the answer asks for. Nobody else finds
+    /// the task any more.
+    fn delete_told(&mut self, now: Timestamp, seq: Seq) {
+        if self.pages.get(seq).is_none_or(|task| !task.has_alerts()) {
+            self.forget(seq);
+            return;
+        }
+        self.end_task(now, seq);
+        if let Some(task) = self.pages.get_mut(seq) {
+            task.past.deleted = true;
+        }
+    }
+
     /// The task has no due times any more, and nothing more of it is sent: what waits is cancelled, due times that have
     /// come among it. Attempts that are under way end as they do.
     fn end_task(&mut self, now: Timestamp, seq: Seq) {
@@ -105,12 +118,12 @@ impl State {
             .and_then(|(upto, first)| last_due_times(first, upto, |after| task.due_after(after)).last().copied());
         task.next = None;
         task.past.latest = task.past.latest.max(last);
-        task.past.ended = true;
+        task.past.ended = Some(now);
         let waits = |run: &OpenRun| !run.key.is_alert() && !matches!(run.phase, OpenPhase::Running { .. });
         let waiting: Vec<OpenRun> = task.past.open.extract_if(.., |run| waits(run)).collect();
         let cancelled = |key| Run::unfired(key, RunState::Cancelled, ENDED, now);
-        for OpenRun { key, attempts, parent, .. } in waiting {
-            self.record(seq, Run { attempts, parent, ..cancelled(key) });
+        for run in waiting {
+            self.record(seq, run.ended(RunState::Cancelled, Some(ENDED.to_owned()), now));
         }
         if let Some(first) = first {
             let upto = last.filter(|last| *last > first);

@@ -37,7 +37,11 @@ impl State {
         let mut timetables: HashMap<(String, String), usize> = HashMap::new();
         let mut targets: HashMap<Arc<str>, usize> = HashMap::new();
         for &(seq, task) in &tasks {
-            assert!(seq < self.next_seq && self.find(&task.id) == Some(seq), "{} is not found", task.id);
+            assert!(
+                seq < self.next_seq && (self.find(&task.id) == Some(seq)) != task.past.deleted,
+                "{} is not found",
+                task.id
+            );
             if !task.past.open.is_empty() {
                 open.insert(seq);
             }

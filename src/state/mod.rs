@@ -162,8 +162,8 @@ impl State {
     /// The number of the task with this id.
     pub fn find(&self, id: &TaskId) -> Option<Seq> {
         let hash = id.stable_hash();
-        let found = self.ids.find(hash, |&(h, seq)| h == hash && self.pages.get(seq).is_some_and(|t| t.id == *id));
-        found.map(|&(_, seq)| seq)
+        let is = |seq: Seq| self.pages.get(seq).is_some_and(|task| task.id == *id && !task.past.deleted);
+        self.ids.find(hash, |&(h, seq)| h == hash && is(seq)).map(|&(_, seq)| seq)
     }
 
     /// The task that a run id speaks of, if it exists.
@@ -172,7 +172,8 @@ impl State {
         let (_, low) = run.parts();
         (0..4u64).find_map(|top| {
             let hash = (top << 62) | low;
-            self.ids.find(hash, |&(h, _)| h == hash).map(|&(_, seq)| seq)
+            let is = |seq: Seq| self.pages.get(seq).is_some_and(|task| !task.past.deleted);
+            self.ids.find(hash, |&(h, seq)| h == hash && is(seq)).map(|&(_, seq)| seq)
         })
     }
 
@@ -283,7 +284,8 @@ impl State {
     /// # Errors
     /// A schedule that this version cannot read, with the reason; a number or an id that another task has.
     pub fn restore(&mut self, seq: Seq, stored: record::HotTask) -> Result<(), String> {
-        if seq == Seq::MAX || self.pages.get(seq).is_some() || self.find(&stored.id).is_some() {
+        let is_known = !stored.deleted && self.find(&stored.id).is_some();
+        if seq == Seq::MAX || self.pages.get(seq).is_some() || is_known {
             return Err(format!("the task {} with the number {seq} is there twice, or cannot be", stored.id));
         }
         let rhythm = self.rhythm(&stored.rhythm)?;

@@ -36,8 +36,10 @@ pub struct Happened {
     pub latest: Option<Timestamp>,
     /// A later one of which there is a record, while earlier ones have come and have none.
     pub ahead: Option<Timestamp>,
-    /// An answer of its target has ended it: nothing more of it is sent.
-    pub ended: bool,
+    /// When an answer of its target has ended it: nothing more of the runs that there were then is sent.
+    pub ended: Option<Timestamp>,
+    /// An answer of its target has deleted it: it is there for its alerts alone, and found by nobody else.
+    pub deleted: bool,
     /// How often it was triggered.
     pub triggers: u64,
     /// The last time it was paused.
@@ -59,7 +61,8 @@ static NOTHING: Happened = Happened {
     fired: 0,
     latest: None,
     ahead: None,
-    ended: false,
+    ended: None,
+    deleted: false,
     triggers: 0,
     paused: None,
     failing: false,

@@ -28,7 +28,7 @@ use crate::run::{OpenRun, Run, RunState};
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
-pub const RECORD_FORMAT: u8 = 3;
+pub const RECORD_FORMAT: u8 = 4;
 /// Hot states in one record.
 pub const HOT_PER_PAGE: u64 = 64;
 /// Definitions in one record.
@@ -146,7 +146,8 @@ pub struct HotTask {
     pub fired: u64,
     pub latest: Option<Timestamp>,
     pub ahead: Option<Timestamp>,
-    pub ended: bool,
+    pub ended: Option<Timestamp>,
+    pub deleted: bool,
     pub triggers: u64,
     pub paused: Option<Pause>,
     pub failing: bool,

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::follow::ENDED;
-use super::past::push_lean;
 use super::record::Indexed;
 use super::{State, OPEN_RUNS_MAX, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
@@ -54,8 +53,9 @@ impl State {
             OpenPhase::Running { attempt: going, .. } => attempt > going,
         };
         if follows {
-            let lost = open.lost();
-            open.attempts.extend(lost);
+            if let Some(lost) = open.lost() {
+                open.keep(lost);
+            }
             open.phase = OpenPhase::Running { attempt, node, term, started, lateness_ms };
         }
         self.settle(now, seq);
@@ -87,11 +87,14 @@ impl State {
         let number = attempt.number;
         if number > current {
             // Only an attempt that is given up is followed by one that nobody has seen start.
-            let lost = open.lost();
-            open.attempts.extend(lost);
+            if let Some(lost) = open.lost() {
+                open.keep(lost);
+            }
         }
-        push_lean(&mut open.attempts, attempt);
-        let ended = self.pages.get(seq).is_some_and(|task| task.past.ended) && key.is_scheduled();
+        open.keep(attempt);
+        // One that was triggered after the end is none of those that ended with it.
+        let ended =
+            self.pages.get(seq).and_then(|task| task.past.ended).is_some_and(|at| key.due <= at) && !key.is_alert();
         let Some(open) = self.open_run(seq, key) else { return };
         let (state, reason) = match verdict {
             Verdict::Retry { .. } if ended => (RunState::Cancelled, Some(ENDED.to_owned())),
@@ -125,7 +128,7 @@ impl State {
         let open = task.past.open.remove(at);
         if !key.is_alert() {
             task.past.run_count += 1;
-            let OpenRun { attempts, spec, parent, .. } = open;
+            let (spec, attempts) = (open.spec.clone(), &open.attempts);
             let late = attempts.first().and_then(|first| first.late.clone());
             let reason = match (reason, late) {
                 (Some(reason), Some(late)) => Some(format!("{reason} (the first attempt was late: {late})")),
@@ -136,7 +139,7 @@ impl State {
                 (Some(reason), Some(passed_over)) => Some(format!("{reason}; {passed_over}")),
                 (reason, passed_over) => reason.or(passed_over),
             };
-            self.record(seq, Run { key, state, reason, ended: now, attempts, parent, upto: None });
+            self.record(seq, open.ended(state, reason, now));
             self.follow(now, seq, key, state, spec);
             self.steer(now, seq, key, steering);
         }
@@ -155,8 +158,9 @@ impl State {
         if attempt != awaited {
             return;
         }
-        let lost = open.lost();
-        open.attempts.extend(lost);
+        if let Some(lost) = open.lost() {
+            open.keep(lost);
+        }
         let last = open.attempts.last().and_then(|last| last.error.as_ref());
         let reason = last.map_or_else(|| reason.clone(), |error| format!("{reason}; the last error: {error}"));
         self.close(now, seq, key, (RunState::Failed, Some(reason)), Steering::default());
@@ -194,20 +198,18 @@ impl State {
             return Err(Refusal::NoSuchRun);
         }
         let Some(open) = self.open_run(seq, key) else { return Err(Refusal::NoSuchRun) };
-        let (mut attempts, parent) = (std::mem::take(&mut open.attempts), open.parent);
         // One that is under way was made, whatever comes of it.
         let error = "the run was cancelled while this attempt was under way: its outcome is not known";
-        attempts.extend(open.going().map(|attempt| Attempt { error: Some(error.to_owned()), ..attempt }));
-        let begun = !attempts.is_empty();
-        let own = open.spec.is_some();
-        if let Some(task) = self.pages.get_mut(seq) {
-            task.past.open.retain(|run| run.key != key);
-            if key.is_scheduled() && !begun && !own {
-                task.uncount();
-            }
+        if let Some(going) = open.going() {
+            open.keep(Attempt { error: Some(error.to_owned()), ..going });
         }
-        let run = Run::unfired(key, RunState::Cancelled, "cancelled by a call", now);
-        self.record(seq, Run { attempts, parent, ..run });
+        let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchRun) };
+        let Some(at) = task.past.open.iter().position(|run| run.key == key) else { return Err(Refusal::NoSuchRun) };
+        let open = task.past.open.remove(at);
+        if key.is_scheduled() && open.attempts.is_empty() && open.spec.is_none() {
+            task.uncount();
+        }
+        self.record(seq, open.ended(RunState::Cancelled, Some("cancelled by a call".to_owned()), now));
         self.settle(now, seq);
         Ok(Reply::Done)
     }

@@ -100,7 +100,7 @@ pub struct Task {
     pub state: TaskState,
     /// The earliest due time of which no run is recorded yet.
     pub next: Option<Timestamp>,
-    /// `host:port` that its callback goes to; shared by the tasks that have the same.
+    /// Where its callback goes, as [`crate::task::target_of`] says; shared by the tasks that have the same.
     pub target: Arc<str>,
     /// What its definition says beside schedule and callback; most say nothing.
     pub options: Option<Box<Options>>,
@@ -175,6 +175,11 @@ impl Task {
         self.past.open.iter().filter(|run| !run.key.is_alert())
     }
 
+    /// Whether an alert of it waits to be delivered.
+    pub(super) fn has_alerts(&self) -> bool {
+        self.past.open.iter().any(|run| run.key.is_alert())
+    }
+
     /// The definition under which the run with this key is made, or would be, where it is not the present one.
     pub fn own_spec(&self, key: RunKey) -> Option<&Arc<TaskSpec>> {
         match self.past.open.iter().find(|run| run.key == key) {
@@ -238,6 +243,7 @@ impl Task {
             latest: stored.latest,
             ahead: stored.ahead,
             ended: stored.ended,
+            deleted: stored.deleted,
             triggers: stored.triggers,
             paused: stored.paused,
             failing: stored.failing,
@@ -286,6 +292,7 @@ impl Task {
             latest: self.past.latest,
             ahead: self.past.ahead,
             ended: self.past.ended,
+            deleted: self.past.deleted,
             triggers: self.past.triggers,
             paused: self.past.paused,
             failing: self.past.failing,

@@ -20,6 +20,8 @@ pub struct ShownRun<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_ms: Option<u64>,
     attempts: Vec<ShownAttempt<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts_not_kept: Option<u32>,
 }
 
 /// One of its attempts, as JSON.
@@ -63,6 +65,7 @@ impl<'a> From<&'a RunView> for ShownRun<'a> {
             upto_ms: run.upto.map(|upto| upto.as_ms()),
             next_attempt_ms: run.next_attempt.map(|at| at.as_ms()),
             attempts: run.attempts.iter().map(Into::into).collect(),
+            attempts_not_kept: Some(run.left_out).filter(|n| *n > 0),
         }
     }
 }
@@ -80,6 +83,7 @@ impl<'a> ShownRun<'a> {
             upto_ms: None,
             next_attempt_ms: None,
             attempts: Vec::new(),
+            attempts_not_kept: None,
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::dispatcher::resolve::{addresses, Book};
 use crate::guard::{Guard, OwnHost, Refused};
 use crate::metrics::Metrics;
 use crate::names::{self, Lookup, Names};
+use crate::task::OVER_TLS;
 
 /// The head start of one address of a name before the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -157,7 +158,8 @@ impl Inner {
         }
     }
 
-    async fn open(&self, place: &Place) -> Result<Link, Failure> {
+    /// A connection as a request needs it, with TLS or without, and the slot that it takes.
+    async fn stream(&self, place: &Place) -> Result<(Stream, Slot), Failure> {
         let (stream, slot) = self.reach(&place.host, place.port).await?;
         // Without it a small request could wait for an acknowledgement; it is sent either way.
         let _ = stream.set_nodelay(true);
@@ -168,6 +170,11 @@ impl Inner {
                 Err(error) => return Err(Failure::Connect(describe(&error))),
             },
         };
+        Ok((stream, slot))
+    }
+
+    async fn open(&self, place: &Place) -> Result<Link, Failure> {
+        let (stream, slot) = self.stream(place).await?;
         Link::over(stream, slot).await.map_err(|error| Failure::Connect(describe(&error)))
     }
 
@@ -296,14 +303,15 @@ impl Transport for Http {
     }
 
     fn reach(&self, target: &str) -> BoxFuture<'static, Result<(), Failure>> {
-        let (inner, place) = (self.0.clone(), self.0.places.get(&format!("http://{target}/")));
+        let scheme = if target.starts_with(OVER_TLS) { "" } else { "http://" };
+        let (inner, place) = (self.0.clone(), self.0.places.get(&format!("{scheme}{target}/")));
         Box::pin(async move {
             let place = place.map_err(Failure::Broken)?;
             // It is never closed.
             let _probe = inner.probes.acquire().await;
             let reaching = async {
                 inner.admit(&place).await?;
-                inner.reach(&place.host, place.port).await
+                inner.stream(&place).await
             };
             match timeout(inner.connect_timeout, reaching).await {
                 Ok(outcome) => outcome.map(drop),

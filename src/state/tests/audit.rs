@@ -102,6 +102,22 @@ fn what_the_history_no_longer_has_is_not_kept_and_not_made_up() {
 }
 
 #[test]
+fn triggers_that_the_history_no_longer_has_are_counted() {
+    let (mut state, first) = task(Options::default());
+    let not_kept = |state: &State| Course::of(state.task(1).unwrap()).triggers_not_kept(&runs(state, 1));
+    for _ in 0..130 {
+        let Reply::Triggered { key } = state.apply(T0, Command::Trigger { id: id("a") }) else { panic!("refused") };
+        assert_eq!(not_kept(&state), state.task(1).unwrap().past.triggers.saturating_sub(101), "one is open");
+        let (attempt, steering) = (attempt(1, 200), Steering::default());
+        let verdict = Verdict::Succeeded;
+        state.apply(T0, Command::RunEnded { seq: 1, key, attempt, term: 1, verdict, steering });
+    }
+    assert_eq!(not_kept(&state), 30);
+    succeed(&mut state, first);
+    assert_eq!(not_kept(&state), 31, "another run has taken the place of one");
+}
+
+#[test]
 fn a_schedule_that_has_come_to_its_end_has_no_further_due_times() {
     let (mut state, first) = task(Options { max_runs: Some(3), ..Options::default() });
     assert_eq!(audit(&state, first, 9, T0).len(), 3, "as many as are left");

@@ -319,3 +319,92 @@ fn the_newest_run_is_the_one_that_was_due_last() {
     let (due, number) = newest(&state).unwrap();
     assert!(due < last && number == 2 + RUNS_KEPT_MAX, "the history has lost the one that was: {due} {number}");
 }
+
+#[test]
+fn a_task_that_its_answer_deletes_tells_of_the_failure_first() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "after", at(T0.0 + 9_000_000));
+    with(&mut state, "a", minutely(), Options { on_failure: vec![id("after")], ..alert(&[AlertEvent::Failed]) });
+    let delete = Steering { delete: true, ..Steering::default() };
+    let due = fire(&mut state, 2, failed(), delete);
+    assert_eq!(open_keys(&state, 1).len(), 1, "on_failure starts");
+    assert_eq!((state.find(&id("a")), state.len()), (None, 2), "nobody finds it");
+    let key = RunKey::scheduled(due).alert(AlertEvent::Failed);
+    let run = RunId::new(&id("a"), RunKey::scheduled(due));
+    assert_eq!((open_keys(&state, 2), state.find_by_run(run)), (vec![key], None));
+    assert!(state.wants(2, key, 1) && due_now(&mut state, due).iter().any(|job| job.key == key), "it is told");
+    state.check();
+
+    // Another one with its id is another task, and both are stored.
+    assert!(matches!(create(&mut state, due, "a", minutely()), Reply::Created { .. }));
+    assert_eq!(state.find(&id("a")), Some(3));
+    let mut other = State::new(T0);
+    for seq in [3, 1, 2] {
+        other.restore(seq, state.task(seq).unwrap().record()).unwrap();
+    }
+    assert_eq!((other.find(&id("a")), other.len()), (Some(3), 3));
+    other.check();
+
+    end(&mut state, 2, key, Verdict::Succeeded, Steering::default());
+    assert!(state.task(2).is_none() && state.task(3).is_some(), "it is gone with its alert");
+    state.check();
+
+    with(&mut state, "b", minutely(), Options::default());
+    fire(&mut state, 4, failed(), delete);
+    assert!(state.task(4).is_none(), "without an alert at once");
+    state.check();
+}
+
+#[test]
+fn after_the_end_what_was_triggered_before_is_not_tried_again_and_what_is_triggered_since_is() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let trigger = |state: &mut State, now| match state.apply(now, Command::Trigger { id: id("a") }) {
+        Reply::Triggered { key } => key,
+        other => panic!("{other:?}"),
+    };
+    let start = |key| Command::RunStarted { seq: 1, key, attempt: 1, node: 7, term: 1, started: T0, lateness_ms: 0 };
+    let before = trigger(&mut state, T0);
+    state.apply(T0, start(before));
+    let due = fire(&mut state, 1, failed(), Steering { end: true, ..Steering::default() });
+    let since = trigger(&mut state, due.plus_ms(1));
+    state.apply(due, start(since));
+    let retry = Verdict::Retry { at: due.plus_ms(9) };
+    end(&mut state, 1, before, retry.clone(), Steering::default());
+    end(&mut state, 1, since, retry, Steering::default());
+    let ended = &history(&state, 1)[1];
+    assert_eq!((ended.state, ended.reason.as_deref()), (RunState::Cancelled, Some("the task is ended")));
+    assert_eq!(open_keys(&state, 1), [since]);
+}
+
+#[test]
+fn of_many_attempts_the_first_and_the_last_are_kept_and_the_rest_is_counted() {
+    use crate::run::{ATTEMPTS_MAX, ATTEMPT_BYTES_MAX};
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let due = state.task(1).unwrap().next.unwrap();
+    let fail = |state: &mut State, number, answer: usize| {
+        let attempt = Attempt { answer: Some("x".repeat(answer)), ..attempt(number, 500) };
+        let (key, verdict, steering) = (RunKey::scheduled(due), Verdict::Retry { at: due }, Steering::default());
+        state.apply(due, Command::RunEnded { seq: 1, key, attempt, term: 1, verdict, steering });
+        let open = &state.task(1).unwrap().past.open[0];
+        let numbers: Vec<u32> = open.attempts.iter().map(|attempt| attempt.number).collect();
+        assert_eq!(numbers.len() + open.left_out as usize, number as usize, "{numbers:?}");
+        (numbers, open.attempts.iter().map(Attempt::text_bytes).sum::<usize>())
+    };
+    for number in 1..=1000 {
+        let (numbers, bytes) = fail(&mut state, number, 600);
+        assert!(numbers.len() <= ATTEMPTS_MAX && bytes <= ATTEMPT_BYTES_MAX);
+        if number > 20 {
+            assert_eq!(numbers[..6], [1, 2, 3, 4, 5, number - 14]);
+        }
+        assert_eq!(numbers.last(), Some(&number));
+    }
+    let (numbers, bytes) = fail(&mut state, 1001, 20_000);
+    assert!(numbers.len() > 2 && bytes <= ATTEMPT_BYTES_MAX, "{numbers:?}");
+    let (numbers, _) = fail(&mut state, 1002, 40_000);
+    assert_eq!(numbers, [1, 1002], "the first and the last, whatever they have");
+    state.apply(due, ended(1, due, 1003, Verdict::Succeeded));
+    let run = &history(&state, 1)[0];
+    assert_eq!((run.attempts.len() + run.left_out as usize, run.left_out), (1003, 1000));
+}

@@ -207,7 +207,15 @@ impl Machine {
     /// # Errors
     /// A record that cannot be read.
     pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
-        let Some(seq) = self.core().state.find_by_run(id) else { return Ok(None) };
+        let seq = self.core().state.find_by_run(id);
+        seq.map_or(Ok(None), |seq| self.run_of(seq, id))
+    }
+
+    /// One run of this task, which may be there for its alerts alone.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn run_of(&self, seq: Seq, id: RunId) -> Result<Option<RunView>, Error> {
         Ok(self.runs(seq)?.and_then(|runs| runs.into_iter().find(|run| run.id == id)))
     }
 
