@@ -132,6 +132,8 @@ pub struct RunKey {
 impl RunKey {
     /// The bits of `nonce` that a run's id has.
     pub const NONCE: u16 = 0x0fff;
+    /// None sorts behind it.
+    pub const MAX: RunKey = RunKey { due: Timestamp(u64::MAX), nonce: u16::MAX };
 }
 
 impl RunKey {

@@ -158,7 +158,7 @@ impl Model {
         for (seq, known) in &mut self.known {
             let Some(task) = self.state.task(*seq) else { continue };
             assert_eq!(task.past.run_count, known.fired, "{} after {command:?}", task.id);
-            for run in &task.past.open {
+            for run in task.past.open.iter() {
                 assert!(!known.ended.contains(&run.key), "{:?} goes on after its end: {command:?}", run.key);
                 if run.key.is_scheduled() {
                     known.latest = known.latest.max(Some(run.key.due));

@@ -87,7 +87,7 @@ impl Alarms {
         }
         let wake = match task.past.taken {
             None => first,
-            Some(upto) => task.wakes().filter(|at| *at > upto).min(),
+            Some(upto) => task.wake_after(Some(upto)),
         };
         if wake != task.alarm.get().at() {
             self.silence(seq, task);

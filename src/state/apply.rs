@@ -13,7 +13,7 @@ use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Batch, Command, Refusal, Reply, Seq};
 use crate::id::TaskId;
-use crate::run::{OpenPhase, OpenRun};
+use crate::run::OpenPhase;
 use crate::task::{Options, TaskSpec, TaskState, Timing};
 
 impl State {
@@ -168,8 +168,10 @@ impl State {
                 course.spec.get_or_insert_with(|| old.clone());
             }
         }
-        for run in task.past.open_mut().iter_mut().filter(|run| run.spec.is_none()) {
-            run.spec = Some(old.clone());
+        if !task.past.open.is_empty() {
+            task.past.open.each_spec(|spec| {
+                spec.get_or_insert_with(|| old.clone());
+            });
         }
         let then = match &times {
             Some((_, first)) => Some(*first),
@@ -326,14 +328,17 @@ impl State {
             return;
         }
         let Some(task) = self.pages.get_mut(seq) else { return };
-        self.steps += 1 + task.past.open.len();
+        self.steps += 1;
         if task.past.ahead.is_some() && task.come_upto(Timestamp(0)).is_none() {
             task.past.latest = task.past.floor();
             task.past.ahead = None;
         }
-        let mut runs = task.past.open_mut().iter_mut().filter(|run| !run.key.is_alert());
-        if let (Some(OpenRun { phase: phase @ OpenPhase::Queued, .. }), None) = (runs.next(), runs.next()) {
-            *phase = OpenPhase::Waiting { attempt: 1, at: now };
+        let only = {
+            let mut runs = task.runs();
+            runs.next().filter(|_| runs.next().is_none())
+        };
+        if let Some(key) = only.filter(|run| run.phase == OpenPhase::Queued).map(|run| run.key) {
+            task.past.open.change(key, |run| run.phase = OpenPhase::Waiting { attempt: 1, at: now });
             task.came_up = true;
         }
         if task.next.is_none() && task.runs().next().is_none() && task.state != TaskState::Finished {

@@ -84,11 +84,9 @@ impl State {
         let seq = self.alarms.take(now, &mut self.pages)?;
         let Some(task) = self.pages.get(seq) else { return Some((seq, Vec::new())) };
         let mut jobs = Vec::new();
-        for run in task.past.open.iter().filter(|run| task.may_go_on(run.key)) {
+        for run in task.past.open.due(now).into_iter().filter(|run| task.may_go_on(run.key)) {
             if let OpenPhase::Waiting { attempt, at } = run.phase {
-                if at <= now {
-                    jobs.push(Job::of_run(seq, task, run, attempt, at));
-                }
+                jobs.push(Job::of_run(seq, task, run, attempt, at));
             }
         }
         if let (Some(due), Some(at)) = (task.next, task.next_fire()) {
@@ -170,7 +168,7 @@ impl State {
     /// Whether the attempt is still wanted: what is asked right before it is sent.
     pub fn wants(&self, seq: Seq, key: RunKey, attempt: u32) -> bool {
         let Some(task) = self.pages.get(seq).filter(|task| task.may_go_on(key)) else { return false };
-        if let Some(run) = task.past.open.iter().find(|run| run.key == key) {
+        if let Some(run) = task.past.open.get(key) {
             return match run.phase {
                 OpenPhase::Queued => false,
                 OpenPhase::Waiting { attempt: next, .. } => attempt == next,
@@ -184,14 +182,14 @@ impl State {
     /// attempt is sent that must be recorded first.
     pub fn has_started(&self, seq: Seq, key: RunKey, attempt: u32, node: u64, term: u64) -> bool {
         let Some(task) = self.pages.get(seq).filter(|task| task.may_go_on(key)) else { return false };
-        let phase = task.past.open.iter().find(|run| run.key == key).map(|run| run.phase);
+        let phase = task.past.open.get(key).map(|run| run.phase);
         matches!(phase, Some(OpenPhase::Running { attempt: a, node: n, term: t, .. }) if (a, n, t) == (attempt, node, term))
     }
 
     /// Of a run whose attempt nobody sends any more: what is to be recorded, where the attempt may not be repeated.
     pub fn lost(&self, seq: Seq, key: RunKey) -> Option<Command> {
         let task = self.pages.get(seq)?;
-        let run = task.past.open.iter().find(|run| run.key == key).filter(|run| task.is_at_most_once(run))?;
+        let run = task.past.open.get(key).filter(|run| task.is_at_most_once(run))?;
         let OpenPhase::Running { term, .. } = run.phase else { return None };
         let attempt = run.lost()?;
         let reason = attempt.error.clone().unwrap_or_default();
@@ -202,7 +200,7 @@ impl State {
     /// Whether a job that waits is still wanted, at the target that it waits for.
     pub fn still_wants(&self, job: &Job) -> bool {
         let same = |task: &Task| {
-            let run = task.past.open.iter().find(|run| run.key == job.key);
+            let run = task.past.open.get(job.key);
             run.map_or_else(|| task.target.clone(), |run| target_of_run(task, run)) == job.target
         };
         self.wants(job.seq, job.key, job.attempt) && self.pages.get(job.seq).is_some_and(same)

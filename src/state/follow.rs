@@ -46,7 +46,7 @@ impl State {
             RunState::Failed => options.on_failure.clone(),
             _ => Vec::new(),
         };
-        let waiting = task.past.open.iter().filter(|run| run.key.is_alert()).count();
+        let waiting = task.past.open.alerts();
         if let Some(event) = event.filter(|_| waiting < ALERTS_MAX) {
             task.open(OpenRun { spec, ..OpenRun::new(key.alert(event), now) });
         }
@@ -120,7 +120,7 @@ impl State {
         task.past.latest = task.past.latest.max(last);
         task.past.ended = Some(now);
         let waits = |run: &OpenRun| !run.key.is_alert() && !matches!(run.phase, OpenPhase::Running { .. });
-        let waiting: Vec<OpenRun> = task.past.open.extract_if(.., |run| waits(run)).collect();
+        let waiting: Vec<OpenRun> = task.past.open.take(waits);
         let cancelled = |key| Run::unfired(key, RunState::Cancelled, ENDED, now);
         for run in waiting {
             self.record(seq, run.ended(RunState::Cancelled, Some(ENDED.to_owned()), now));

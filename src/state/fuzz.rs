@@ -42,6 +42,7 @@ impl State {
                 "{} is not found",
                 task.id
             );
+            task.past.open.check();
             if !task.past.open.is_empty() {
                 open.insert(seq);
             }
@@ -90,7 +91,7 @@ impl State {
         for (_, task) in self.tasks_from(0) {
             let wake = match task.past.taken {
                 None => task.wake(),
-                Some(upto) => task.wakes().filter(|at| *at > upto).min(),
+                Some(upto) => task.wake_after(Some(upto)),
             };
             let at = match task.alarm.get() {
                 Alarm::Silent => None,

@@ -25,6 +25,7 @@ mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzz;
 mod index;
+mod open;
 mod pages;
 mod past;
 pub mod record;
@@ -48,6 +49,7 @@ pub use chains::{LINKS_MAX, LINKS_PER_ENTRY_MAX};
 pub use changes::{Changes, IndexChanges, RunChanges};
 pub use due::{Job, NOTHING_FIRED};
 pub use earlier::{Earlier, Left};
+pub use open::OpenRuns;
 pub use past::{Happened, Past};
 pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
 
@@ -131,7 +133,7 @@ impl State {
 
     /// How many runs have started and not ended.
     pub fn open_runs(&self) -> usize {
-        self.open.iter().filter_map(|&seq| self.pages.get(seq)).map(|t| t.runs().count()).sum()
+        self.open.iter().filter_map(|&seq| self.pages.get(seq)).map(|t| t.past.open.len() - t.past.open.alerts()).sum()
     }
 
     /// The cluster's identity, once it has been given one.

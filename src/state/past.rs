@@ -3,10 +3,10 @@
 use std::ops::{Deref, DerefMut};
 
 use super::earlier::Earlier;
+use super::open::OpenRuns;
 use super::record::Pause;
 use crate::clock::Timestamp;
 use crate::id::RunKey;
-use crate::run::OpenRun;
 
 /// What has become of a task. Most of a million tasks have only been created: it takes memory from the first change on.
 #[derive(Debug, Default)]
@@ -21,8 +21,8 @@ pub struct Happened {
     pub run_count: u64,
     /// Runs ever written to its history; the number of the next.
     pub runs_recorded: u64,
-    /// Started and not ended, oldest first.
-    pub open: Vec<OpenRun>,
+    /// Started and not ended.
+    pub open: OpenRuns,
     /// Due times that have come and have no run, under courses that the task had before the present one; oldest first.
     pub earlier: Vec<Earlier>,
     /// Of the runs in its history the one with the latest due time, and its number there.
@@ -54,7 +54,7 @@ static NOTHING: Happened = Happened {
     since: None,
     run_count: 0,
     runs_recorded: 0,
-    open: Vec::new(),
+    open: OpenRuns::NONE,
     earlier: Vec::new(),
     newest: None,
     finished: None,
@@ -76,30 +76,12 @@ impl Happened {
     }
 }
 
-/// Pushes to what mostly has one at a time: a vector begins with room for four.
-pub(super) fn push_lean<T>(few: &mut Vec<T>, one: T) {
-    if few.is_empty() {
-        few.reserve_exact(1);
-    }
-    few.push(one);
-}
-
 impl Past {
-    /// Has a run be open.
-    pub(super) fn open_run(&mut self, run: OpenRun) {
-        push_lean(&mut self.open, run);
-    }
-
     /// Gives back the room of open runs, of which there will be none: it is what most of a finished task would take.
     pub(super) fn close(&mut self) {
         if let Some(happened) = self.0.as_mut().filter(|happened| happened.open.is_empty()) {
-            happened.open = Vec::new();
+            happened.open.shrink();
         }
-    }
-
-    /// The runs that have started and not ended, to be changed.
-    pub(super) fn open_mut(&mut self) -> &mut [OpenRun] {
-        self.0.as_mut().map_or(&mut [], |happened| &mut happened.open)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::follow::ENDED;
 use super::record::Indexed;
-use super::{State, OPEN_RUNS_MAX, RUNS_KEPT_MAX};
+use super::{State, Task, OPEN_RUNS_MAX, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
 use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
 use crate::id::RunKey;
@@ -38,26 +38,24 @@ pub(super) struct End {
 
 impl State {
     pub(super) fn run_started(&mut self, now: Timestamp, seq: Seq, key: RunKey, start: Start) {
-        if self.open_run(seq, key).is_none() {
-            return;
-        }
-        let Some(task) = self.pages.get_mut(seq) else { return };
-        let at_most_once = task.past.open.iter().any(|run| run.key == key && task.is_at_most_once(run));
-        let Some(open) = task.past.open_mut().iter_mut().find(|run| run.key == key) else { return };
+        let Some(task) = self.bring_up(seq, key) else { return };
+        let at_most_once = task.past.open.get(key).is_some_and(|run| task.is_at_most_once(run));
         let Start { attempt, node, term, started, lateness_ms } = start;
-        let follows = match open.phase {
-            OpenPhase::Queued => attempt >= 1,
-            OpenPhase::Waiting { attempt: next, .. } => attempt >= next,
-            // Nobody knows that the attempt before was not made.
-            OpenPhase::Running { .. } if at_most_once => false,
-            OpenPhase::Running { attempt: going, .. } => attempt > going,
-        };
-        if follows {
-            if let Some(lost) = open.lost() {
-                open.keep(lost);
+        task.past.open.change(key, |open| {
+            let follows = match open.phase {
+                OpenPhase::Queued => attempt >= 1,
+                OpenPhase::Waiting { attempt: next, .. } => attempt >= next,
+                // Nobody knows that the attempt before was not made.
+                OpenPhase::Running { .. } if at_most_once => false,
+                OpenPhase::Running { attempt: going, .. } => attempt > going,
+            };
+            if follows {
+                if let Some(lost) = open.lost() {
+                    open.keep(lost);
+                }
+                open.phase = OpenPhase::Running { attempt, node, term, started, lateness_ms };
             }
-            open.phase = OpenPhase::Running { attempt, node, term, started, lateness_ms };
-        }
+        });
         self.settle(now, seq);
     }
 
@@ -66,7 +64,8 @@ impl State {
         if attempt.status.is_some() {
             self.open_replaced(now, seq, key);
         }
-        let Some(open) = self.open_run(seq, key) else { return };
+        let Some(task) = self.bring_up(seq, key) else { return };
+        let Some(open) = task.past.open.get(key) else { return };
         let current = match open.phase {
             OpenPhase::Queued => 1,
             OpenPhase::Waiting { attempt, .. } => attempt,
@@ -85,28 +84,30 @@ impl State {
             return;
         }
         let number = attempt.number;
-        if number > current {
+        // One that was triggered after the end is none of those that ended with it.
+        let ended = task.past.ended.is_some_and(|at| key.due <= at) && !key.is_alert();
+        let again = match &verdict {
+            Verdict::Retry { at } if !ended => Some(*at),
+            _ => None,
+        };
+        task.past.open.change(key, |open| {
             // Only an attempt that is given up is followed by one that nobody has seen start.
-            if let Some(lost) = open.lost() {
+            if let Some(lost) = open.lost().filter(|_| number > current) {
                 open.keep(lost);
             }
-        }
-        open.keep(attempt);
-        // One that was triggered after the end is none of those that ended with it.
-        let ended =
-            self.pages.get(seq).and_then(|task| task.past.ended).is_some_and(|at| key.due <= at) && !key.is_alert();
-        let Some(open) = self.open_run(seq, key) else { return };
-        let (state, reason) = match verdict {
-            Verdict::Retry { .. } if ended => (RunState::Cancelled, Some(ENDED.to_owned())),
-            Verdict::Retry { at } => {
+            open.keep(attempt);
+            if let Some(at) = again {
                 open.phase = OpenPhase::Waiting { attempt: number.saturating_add(1), at };
-                if let Some(task) = self.pages.get_mut(seq) {
-                    task.came_up = true;
-                }
+            }
+        });
+        let (state, reason) = match verdict {
+            Verdict::Retry { .. } if again.is_some() => {
+                task.came_up = true;
                 self.steer(now, seq, key, steering);
                 self.settle(now, seq);
                 return;
             }
+            Verdict::Retry { .. } => (RunState::Cancelled, Some(ENDED.to_owned())),
             Verdict::Succeeded => (RunState::Succeeded, None),
             Verdict::Failed { reason } => (RunState::Failed, Some(reason)),
             Verdict::Unknown { reason } => (RunState::Unknown, Some(reason)),
@@ -124,8 +125,7 @@ impl State {
         steering: Steering,
     ) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let Some(at) = task.past.open.iter().position(|run| run.key == key) else { return };
-        let open = task.past.open.remove(at);
+        let Some(open) = task.past.open.remove(key) else { return };
         if !key.is_alert() {
             task.past.run_count += 1;
             let (spec, attempts) = (open.spec.clone(), &open.attempts);
@@ -149,7 +149,7 @@ impl State {
     /// The attempt numbered `attempt` of an open run is not made, nor any after it: the run has failed.
     pub(super) fn give_up(&mut self, now: Timestamp, seq: Seq, key: RunKey, attempt: u32, reason: String) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let Some(open) = task.past.open_mut().iter_mut().find(|run| run.key == key) else { return };
+        let Some(open) = task.past.open.get(key) else { return };
         let awaited = match open.phase {
             OpenPhase::Queued => return,
             OpenPhase::Waiting { attempt, .. } => attempt,
@@ -158,23 +158,30 @@ impl State {
         if attempt != awaited {
             return;
         }
-        if let Some(lost) = open.lost() {
-            open.keep(lost);
-        }
-        let last = open.attempts.last().and_then(|last| last.error.as_ref());
-        let reason = last.map_or_else(|| reason.clone(), |error| format!("{reason}; the last error: {error}"));
+        let last = task.past.open.change(key, |open| {
+            if let Some(lost) = open.lost() {
+                open.keep(lost);
+            }
+            open.attempts.last().and_then(|last| last.error.clone())
+        });
+        let reason = match last.flatten() {
+            Some(error) => format!("{reason}; the last error: {error}"),
+            None => reason,
+        };
         self.close(now, seq, key, (RunState::Failed, Some(reason)), Steering::default());
     }
 
-    /// The open run `key`, which is made if the task is about to have it; none where it has ended, or never was to be.
-    fn open_run(&mut self, seq: Seq, key: RunKey) -> Option<&mut OpenRun> {
+    /// The task of the open run `key`, which is made if the task is about to have it; none where the run has ended, or never
+    /// was to be.
+    fn bring_up(&mut self, seq: Seq, key: RunKey) -> Option<&mut Task> {
         let task = self.pages.get_mut(seq)?;
         if task.next == Some(key.due) && key.is_scheduled() {
             let spec = task.spec_of_next().cloned();
             task.pass(key.due, true);
-            task.past.open_run(OpenRun { spec, ..OpenRun::new(key, key.due) });
+            task.past.open.insert(OpenRun { spec, ..OpenRun::new(key, key.due) });
         }
-        task.past.open_mut().iter_mut().find(|run| run.key == key)
+        task.past.open.get(key)?;
+        Some(task)
     }
 
     /// A target has answered a run of a schedule that was replaced while the attempt was under way: its due time had come
@@ -185,7 +192,7 @@ impl State {
         let passed = task.past.latest >= Some(due) || task.next.is_none_or(|next| next <= due);
         if key.is_scheduled() && due <= now && !passed && task.state != TaskState::Finished {
             task.past.latest = Some(due);
-            task.past.open_run(OpenRun::new(key, due));
+            task.past.open.insert(OpenRun::new(key, due));
         }
     }
 
@@ -197,15 +204,13 @@ impl State {
         if !due && task.next == Some(key.due) && key.nonce == 0 {
             return Err(Refusal::NoSuchRun);
         }
-        let Some(open) = self.open_run(seq, key) else { return Err(Refusal::NoSuchRun) };
+        let task = self.bring_up(seq, key).ok_or(Refusal::NoSuchRun)?;
+        let mut open = task.past.open.remove(key).ok_or(Refusal::NoSuchRun)?;
         // One that is under way was made, whatever comes of it.
         let error = "the run was cancelled while this attempt was under way: its outcome is not known";
         if let Some(going) = open.going() {
             open.keep(Attempt { error: Some(error.to_owned()), ..going });
         }
-        let Some(task) = self.pages.get_mut(seq) else { return Err(Refusal::NoSuchRun) };
-        let Some(at) = task.past.open.iter().position(|run| run.key == key) else { return Err(Refusal::NoSuchRun) };
-        let open = task.past.open.remove(at);
         if key.is_scheduled() && open.attempts.is_empty() && open.spec.is_none() {
             task.uncount();
         }
@@ -247,7 +252,7 @@ impl State {
         let waits = queue && !full && task.past.open.iter().all(|run| run.phase != OpenPhase::Queued);
         task.pass(due, waits);
         if waits {
-            task.past.open_run(OpenRun { phase: OpenPhase::Queued, spec, ..OpenRun::new(key, now) });
+            task.past.open.insert(OpenRun { phase: OpenPhase::Queued, spec, ..OpenRun::new(key, now) });
         } else {
             let reason = match queue {
                 _ if full => Refusal::TooManyRuns(OPEN_RUNS_MAX).to_string(),

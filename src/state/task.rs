@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::alarms::Packed;
 use super::earlier::{self, Earlier};
+use super::open::OpenRuns;
 use super::past::{Happened, Past};
 use super::record::{HotEarlier, HotRhythm, HotTask};
 use crate::clock::Timestamp;
 use crate::command::{Never, Refusal};
 use crate::id::{RunId, RunKey, TaskId};
-use crate::run::{OpenPhase, OpenRun};
+use crate::run::OpenRun;
 use crate::schedule::{Schedule, Zone};
 use crate::task::{Delivery, Options, TaskSpec, TaskState};
 
@@ -119,16 +120,15 @@ impl Task {
 
     /// When something is to be done for it for the first time.
     pub fn wake(&self) -> Option<Timestamp> {
-        self.wakes().min()
+        self.wake_after(None)
     }
 
-    /// When something is to be done for it: its due time, the next attempts of its open runs.
-    pub fn wakes(&self) -> impl Iterator<Item = Timestamp> + use<'_> {
-        let retries = self.past.open.iter().filter(|run| self.may_go_on(run.key)).filter_map(|run| match run.phase {
-            OpenPhase::Waiting { at, .. } => Some(at),
-            OpenPhase::Running { .. } | OpenPhase::Queued => None,
-        });
-        retries.chain(self.next_fire())
+    /// When something is to be done for it for the first time after `after`: its due time, the next attempts of its open
+    /// runs.
+    pub fn wake_after(&self, after: Option<Timestamp>) -> Option<Timestamp> {
+        let retry = self.past.open.wake(after, |key| self.may_go_on(key));
+        let fire = self.next_fire().filter(|at| after.is_none_or(|after| *at > after));
+        retry.into_iter().chain(fire).min()
     }
 
     /// When the schedule's next run is to be fired: its due time, moved by the jitter; none while it is not to be.
@@ -171,18 +171,18 @@ impl Task {
     }
 
     /// The runs that have started and not ended, oldest first. (What is open besides are alerts.)
-    pub fn runs(&self) -> impl Iterator<Item = &OpenRun> {
+    pub fn runs(&self) -> impl DoubleEndedIterator<Item = &OpenRun> {
         self.past.open.iter().filter(|run| !run.key.is_alert())
     }
 
     /// Whether an alert of it waits to be delivered.
     pub(super) fn has_alerts(&self) -> bool {
-        self.past.open.iter().any(|run| run.key.is_alert())
+        self.past.open.alerts() > 0
     }
 
     /// The definition under which the run with this key is made, or would be, where it is not the present one.
     pub fn own_spec(&self, key: RunKey) -> Option<&Arc<TaskSpec>> {
-        match self.past.open.iter().find(|run| run.key == key) {
+        match self.past.open.get(key) {
             Some(run) => run.spec.as_ref(),
             None if key.is_scheduled() && self.next == Some(key.due) => self.spec_of_next(),
             None => None,
@@ -202,7 +202,7 @@ impl Task {
 
     /// Has an attempt come up.
     pub(super) fn open(&mut self, run: OpenRun) {
-        self.past.open_run(run);
+        self.past.open.insert(run);
         self.came_up = true;
     }
 
@@ -235,7 +235,7 @@ impl Task {
             since: (stored.since != stored.created).then_some(stored.since),
             run_count: stored.run_count,
             runs_recorded: stored.runs_recorded,
-            open,
+            open: open.into_iter().collect(),
             earlier,
             newest: stored.newest,
             finished: stored.finished,
@@ -302,9 +302,9 @@ impl Task {
 
 /// The definitions of runs that do not end under the present one, each with the places of its runs: there can be a
 /// thousand runs, and a definition can have a megabyte.
-fn specs(open: &[OpenRun]) -> Vec<(Arc<TaskSpec>, Vec<u32>)> {
+fn specs(open: &OpenRuns) -> Vec<(Arc<TaskSpec>, Vec<u32>)> {
     let mut specs: Vec<(Arc<TaskSpec>, Vec<u32>)> = Vec::new();
-    for (at, spec) in (0..).zip(open).filter_map(|(at, run)| Some((at, run.spec.as_ref()?))) {
+    for (at, spec) in (0..).zip(open.iter()).filter_map(|(at, run)| Some((at, run.spec.as_ref()?))) {
         match specs.iter_mut().rev().find(|(known, _)| Arc::ptr_eq(known, spec) || known == spec) {
             Some((_, runs)) => runs.push(at),
             None => specs.push((spec.clone(), vec![at])),

@@ -182,7 +182,8 @@ fn a_late_success_of_a_deposed_leader_counts_and_its_failure_does_not() {
         state.apply(due, ended(1, due, 1, verdict));
         let task = state.task(1).unwrap();
         assert_eq!(task.past.open.len(), open);
-        if let Some(run) = task.past.open.first() {
+        let first = task.past.open.iter().next().cloned();
+        if let Some(run) = &first {
             assert!(matches!(run.phase, OpenPhase::Running { attempt: 2, node: 2, .. }));
             assert_eq!(run.attempts.len(), 1, "the first attempt is known, its outcome is not");
         }

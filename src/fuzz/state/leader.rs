@@ -34,7 +34,7 @@ impl Model {
 
     fn is_at_most_once(&self, job: &Job) -> bool {
         let Some(task) = self.state.task(job.seq) else { return false };
-        match task.past.open.iter().find(|run| run.key == job.key) {
+        match task.past.open.get(job.key) {
             Some(run) => task.is_at_most_once(run),
             None => task.options.as_ref().is_some_and(|o| o.delivery == Delivery::AtMostOnce),
         }

@@ -35,7 +35,7 @@ impl Known {
 
     /// With no other open run than the latest, if it is the latest of all: they can be large, and many.
     fn with_last_run(task: &Task) -> Known {
-        let latest = task.runs().max_by_key(|run| run.key);
+        let latest = task.runs().next_back();
         let latest = latest.filter(|run| task.past.newest.is_none_or(|(ended, _)| run.key > ended));
         Known::with(task, latest.cloned().into_iter().collect())
     }
@@ -67,7 +67,7 @@ pub struct Cause {
 
 impl Cause {
     fn of(task: &Task, key: RunKey, present: Arc<TaskSpec>) -> Cause {
-        let parent = task.past.open.iter().find(|run| run.key == key).and_then(|run| run.parent);
+        let parent = task.past.open.get(key).and_then(|run| run.parent);
         let spec = match task.own_spec(key) {
             Some(own) => {
                 let (callback, secrets) = (present.callback.clone(), present.secrets.clone());
