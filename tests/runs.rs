@@ -144,3 +144,31 @@ async fn numbers_with_a_point_are_kept_to_their_last_digit() {
     trigger(client, "a").await;
     assert_eq!(sink.await_of("a", 1).await[0].body, &b"m=1e2&n=1.50"[..], "as they were written");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_run_alerts_and_starts_what_follows_though_its_answer_deletes_the_task() {
+    let (_dir, node) = node().await;
+    let (client, sink) = (
+        &node.client,
+        Sink::saying(|hit| match hit.path.as_str() {
+            "/work" => Say::status(500).header("Xcron-Delete", "true").header("Xcron-Retry", "no"),
+            "/alert" => Say::ok().after(300),
+            _ => Say::ok(),
+        })
+        .await,
+    );
+    client.create(&named(periodic(&sink.url("/after"), RARELY), "after")).await;
+    let more = json!({"on_failure": ["after"], "alert": {"url": sink.url("/alert")}});
+    client.create(&with(named(periodic(&sink.url("/work"), RARELY), "a"), more)).await;
+    trigger(client, "a").await;
+    let alert = until("an alert", || async { sink.of("a").into_iter().find(|hit| hit.path == "/alert") }).await;
+    client.get("/xcron/queryTask?task_id=a").await.is(1040, 404, "no such task");
+    let told: Value = serde_json::from_slice(&alert.body).expect("JSON");
+    assert_eq!((&told["run"]["state"], &told["run"]["attempts"][0]["status"]), (&json!("failed"), &json!(500)));
+    assert_eq!(sink.await_of("after", 1).await[0].path, "/after");
+    // Its id is free at once.
+    client.create(&named(periodic(&sink.url("/other"), RARELY), "a")).await;
+    pass(600).await;
+    assert_eq!(client.task("a").await["callback"]["url"], sink.url("/other"));
+    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"].as_array().map(Vec::len), Some(2));
+}
