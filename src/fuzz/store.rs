@@ -7,8 +7,10 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use super::state;
 use crate::clock::Timestamp;
-use crate::command::{Batch, Command};
+use crate::command::{Batch, Command, Steering, Verdict};
+use crate::run::Attempt;
 use crate::state::record::SPEC_PAGED_BYTES_MAX;
+use crate::state::State;
 use crate::storage::belongs::alone;
 use crate::storage::Machine;
 use crate::task::TaskSpec;
@@ -110,6 +112,10 @@ async fn a_store_has_what_its_state_implies_after_any_history() {
         for id in ids {
             pair.apply(now, Command::Delete { id }).await;
         }
+        // Those that an answer has deleted are there until their alerts have ended.
+        for command in pair.often().with_state(ends_of_alerts) {
+            pair.apply(now, command).await;
+        }
         pair.often().checkpoint().await.unwrap();
         let mut from = Some(0);
         while let Some(at) = from {
@@ -120,4 +126,25 @@ async fn a_store_has_what_its_state_implies_after_any_history() {
         let (_, (records, _)) = pair.often().digest().await.unwrap();
         assert!(records <= 1, "seed {seed}: {records} records are left, and one chunk of the index may be");
     }
+}
+
+fn ends_of_alerts(state: &State) -> Vec<Command> {
+    let alerts = state.tasks_from(0).flat_map(|(seq, task)| task.past.open.iter().map(move |run| (seq, run.key)));
+    let end = |(seq, key)| {
+        let attempt = Attempt {
+            number: u32::MAX,
+            node: 1,
+            started: NOW,
+            lateness_ms: 0,
+            duration_ms: Some(1),
+            status: Some(200),
+            error: None,
+            answer: None,
+            late: None,
+            passed_over: None,
+        };
+        let (verdict, steering) = (Verdict::Succeeded, Steering::default());
+        Command::RunEnded { seq, key, attempt, term: 1, verdict, steering }
+    };
+    alerts.filter(|(_, key)| key.is_alert()).map(end).collect()
 }

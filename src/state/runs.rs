@@ -127,7 +127,8 @@ impl State {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let Some(open) = task.past.open.remove(key) else { return };
         if !key.is_alert() {
-            task.past.run_count += 1;
+            let is_outcome = state != RunState::Cancelled;
+            task.past.run_count += u64::from(is_outcome);
             let (spec, attempts) = (open.spec.clone(), &open.attempts);
             let late = attempts.first().and_then(|first| first.late.clone());
             let reason = match (reason, late) {
@@ -140,7 +141,9 @@ impl State {
                 (reason, passed_over) => reason.or(passed_over),
             };
             self.record(seq, open.ended(state, reason, now));
-            self.follow(now, seq, key, state, spec);
+            if is_outcome {
+                self.follow(now, seq, key, state, spec);
+            }
             self.steer(now, seq, key, steering);
         }
         self.settle(now, seq);
