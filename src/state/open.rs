@@ -19,6 +19,7 @@ const FEW: usize = 16;
 /// The open runs of one task, its alerts among them, by their keys: oldest due time first.
 #[derive(Debug, Default, PartialEq)]
 pub struct OpenRuns {
+    #[expect(clippy::vec_box, reason = "a run is large, and one that goes from the middle moves those behind it")]
     runs: Vec<Box<OpenRun>>,
     index: Option<Box<Index>>,
 }
@@ -282,7 +283,7 @@ mod tests {
             plain.sort_by_key(|run| run.key);
             open.check();
             let at = Timestamp(choices.below(5000));
-            let may = |key: RunKey| key.due.0 % 3 > 0;
+            let may = |key: RunKey| !key.due.0.is_multiple_of(3);
             let waiting = || plain.iter().filter_map(|run| Some((waits_until(run)?, run.key)));
             assert_eq!(open.wake(None, may), waiting().filter(|(_, key)| may(*key)).map(|(at, _)| at).min());
             assert_eq!(open.wake(Some(at), |_| true), waiting().map(|(at, _)| at).filter(|t| *t > at).min());
