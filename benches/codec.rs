@@ -83,6 +83,7 @@ fn records(c: &mut Criterion) {
         reason: None,
         ended: T0.plus_ms(n + 5),
         attempts: vec![attempt(T0.plus_ms(n))],
+        left_out: 0,
         parent: None,
         upto: None,
     };
@@ -101,7 +102,7 @@ fn message<T: Serialize + DeserializeOwned>(c: &mut Criterion, name: &str, comma
 }
 
 fn messages(c: &mut Criterion) {
-    let encoded = |command| Encoded::of(command).expect("a command can be encoded").into_bytes();
+    let encoded = |command| (None, Encoded::of(command).expect("a command can be encoded").into_bytes());
     let commands = creates().iter().map(encoded).collect();
     message(c, "propose", BATCH, &ProposeRequest { commands, term: 7, timeout_ms: 1_000 });
     let id = |index| LogId::new(CommittedLeaderId::new(3, 1), index);

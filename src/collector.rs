@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use crate::clock::monotonic;
-use crate::command::Command;
+use crate::command::{Command, Seq};
+use crate::id::TaskId;
 use crate::node::{Error, Node};
 use crate::seam;
 use crate::state::record::INDEXED_PER_CHUNK;
-use crate::state::Expiry;
+use crate::state::{Expiry, State};
 
 /// Between two passes.
 const PASS_EVERY: Duration = Duration::from_secs(1);
@@ -50,11 +51,22 @@ async fn forget_tasks(node: &Node) -> Result<(), Error> {
         let Some(last) = last else { break };
         after = last;
         if !seqs.is_empty() {
-            node.propose(Command::Collect { seqs }, monotonic() + TIMEOUT).await?;
+            let unsent = node.machine().with_state(|state| unsent_alerts(state, &seqs));
+            node.propose(Command::Collect { seqs, retain_s }, monotonic() + TIMEOUT).await?;
+            for (task, alerts) in unsent {
+                node.metrics().alerts_dropped.inc_by(alerts);
+                tracing::warn!(%task, alerts, "a finished task is forgotten, with alerts that its receiver has not taken");
+            }
         }
         tokio::time::sleep(STEP_PAUSE).await;
     }
     Ok(())
+}
+
+/// Of these tasks, those with alerts that nobody has taken, and how many.
+fn unsent_alerts(state: &State, seqs: &[Seq]) -> Vec<(TaskId, u64)> {
+    let tasks = seqs.iter().filter_map(|seq| state.task(*seq));
+    tasks.filter(|task| !task.past.open.is_empty()).map(|task| (task.id.clone(), task.past.open.len() as u64)).collect()
 }
 
 /// The way through the index. It takes many passes where the index is long, and what it comes by at which time makes no

@@ -3,7 +3,9 @@
 //! A command says all that [`crate::state::State::apply`] needs: times, random delays and decisions are made by the
 //! leader and written into it, so that every replica computes the same from it. Many of them travel in one [`Batch`].
 
-use bytes::Bytes;
+mod encoded;
+mod stamp;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -12,17 +14,24 @@ use crate::id::{RunKey, TaskId};
 use crate::run::Attempt;
 use crate::task::{TaskSpec, TaskState};
 
+pub use encoded::Encoded;
+pub use stamp::{Limits, WriteId, WRITE_ID_BYTES};
+
 /// The number that a task gets when its creation is applied: 1, 2, …; never given twice.
 pub type Seq = u64;
 
 /// The format of an encoded [`Batch`]; the first byte of each.
-pub const BATCH_FORMAT: u8 = 2;
+pub const BATCH_FORMAT: u8 = 3;
 
 /// What one entry of the Raft log carries: commands in order, under one time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Batch {
     /// The leader's clock as it made the batch.
     pub now: Timestamp,
+    /// What the leader holds new tasks against.
+    pub limits: Limits,
+    /// Names of commands, each with the place of its command, in order.
+    pub names: Vec<(u32, WriteId)>,
     /// Applied in this order.
     pub commands: Vec<Command>,
 }
@@ -75,10 +84,13 @@ pub enum Command {
         /// Which of its runs.
         key: RunKey,
     },
-    /// Forgets finished tasks whose time is over, and their runs. One that is not finished is passed over.
+    /// Forgets finished tasks whose time is over, with their runs and the alerts that still wait. One that is not finished,
+    /// or whose time is not over, is passed over.
     Collect {
         /// Which.
         seqs: Vec<Seq>,
+        /// How long a task is kept that does not say so itself, in seconds.
+        retain_s: u64,
     },
     /// An attempt has left and has not ended yet.
     RunStarted {
@@ -168,68 +180,20 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it can be written a second time where nobody knows whether it was written: the state is then as after
-    /// the first, and the answer too. A second trigger is a second run; a second cancel, or delete, finds nothing.
-    pub fn is_repeatable(&self) -> bool {
-        !matches!(self, Command::Delete { .. } | Command::Trigger { .. } | Command::Cancel { .. })
-    }
-}
-
-/// A command as it stands in a [`Batch`]: encoded once, where it is submitted. Messages and log entries are put together
-/// from such bytes, so that each bound on them counts the bytes that there are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    bytes: Bytes,
-    creates: bool,
-    founds: bool,
-}
-
-impl Encoded {
-    /// Encodes a command.
-    ///
-    /// # Errors
-    /// Where a field cannot be written, which no command of this version has.
-    pub fn of(command: &Command) -> Result<Encoded, postcard::Error> {
-        Ok(Encoded::with(command, postcard::to_stdvec(command)?.into()))
-    }
-
-    /// Takes over bytes that another node has encoded, if they are exactly one command of this version.
-    ///
-    /// # Errors
-    /// Any other bytes.
-    pub fn read(bytes: Bytes) -> Result<Encoded, postcard::Error> {
-        let (command, rest) = postcard::take_from_bytes::<Command>(&bytes)?;
-        if !rest.is_empty() {
-            return Err(postcard::Error::DeserializeBadEncoding);
-        }
-        Ok(Encoded::with(&command, bytes))
-    }
-
-    fn with(command: &Command, bytes: Bytes) -> Encoded {
-        let creates = matches!(command, Command::Create { .. });
-        let founds = matches!(command, Command::FoundCluster { .. } | Command::ClaimNode { .. });
-        Encoded { bytes, creates, founds }
-    }
-
-    /// How many bytes it has.
-    #[expect(clippy::len_without_is_empty, reason = "no command is empty")]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether it is a [`Command::Create`].
-    pub fn creates(&self) -> bool {
-        self.creates
-    }
-
-    /// Whether the cluster is founded with it: its identity, or the claim of a store.
-    pub fn founds(&self) -> bool {
-        self.founds
-    }
-
-    /// The bytes.
-    pub fn into_bytes(self) -> Bytes {
-        self.bytes
+    /// Whether it needs a name to be sent again where nobody knows whether it was written. A second pause would stop a
+    /// task that was resumed since, a second create bring a deleted one back. The others say under which circumstances
+    /// they apply, which do not come again: a second one does nothing.
+    pub fn needs_name(&self) -> bool {
+        matches!(
+            self,
+            Command::Create { .. }
+                | Command::Delete { .. }
+                | Command::Update { .. }
+                | Command::Pause { .. }
+                | Command::Resume { .. }
+                | Command::Trigger { .. }
+                | Command::Cancel { .. }
+        )
     }
 }
 
@@ -359,6 +323,18 @@ pub enum Refusal {
     /// The schedule has no due time.
     #[error("{0}")]
     NeverFires(Never),
+    /// There are as many tasks as there may be.
+    #[error("the limit of {0} tasks is reached; nothing was written")]
+    TooManyTasks(u64),
+    /// The leader's disk has no room for new tasks.
+    #[error("the storage is full or failing; nothing was written")]
+    NoRoom,
+    /// The write may have been written once, and nobody knows any more: its name is older than those that are kept.
+    #[error("the outcome is unknown: the write came again after too long")]
+    Forgotten {
+        /// Of those named writes that were applied, so many are no longer kept.
+        before: u64,
+    },
     /// The schedule or its zone cannot be read (a node of another version proposed it).
     #[error("the schedule cannot be read: {0}")]
     Unreadable(String),
@@ -390,6 +366,11 @@ pub enum DecodeError {
 }
 
 impl Batch {
+    /// Commands without names, under no limits.
+    pub fn of(now: Timestamp, commands: Vec<Command>) -> Batch {
+        Batch { now, limits: Limits::default(), names: Vec::new(), commands }
+    }
+
     /// As bytes, with the format's number in front.
     ///
     /// # Errors
@@ -402,12 +383,13 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::encode`].
-    pub fn assemble(now: Timestamp, commands: &[Encoded]) -> Result<Vec<u8>, postcard::Error> {
-        let mut bytes = Vec::with_capacity(32 + commands.iter().map(Encoded::len).sum::<usize>());
+    pub fn assemble(now: Timestamp, limits: Limits, commands: &[Encoded]) -> Result<Vec<u8>, postcard::Error> {
+        let mut bytes = Vec::with_capacity(64 + commands.iter().map(Encoded::len).sum::<usize>());
         bytes.push(BATCH_FORMAT);
-        // As the two fields of a batch: a time, and a sequence, which begins with its length.
-        let mut bytes = postcard::to_extend(&(now, commands.len()), bytes)?;
-        commands.iter().for_each(|command| bytes.extend_from_slice(&command.bytes));
+        let names: Vec<_> = (0u32..).zip(commands).filter_map(|(at, command)| Some((at, command.name()?))).collect();
+        // As the fields of a batch, the last of which is a sequence and begins with its length.
+        let mut bytes = postcard::to_extend(&(now, limits, names, commands.len()), bytes)?;
+        commands.iter().for_each(|command| bytes.extend_from_slice(command.bytes()));
         Ok(bytes)
     }
 
@@ -436,16 +418,24 @@ mod tests {
             let commands: Vec<Command> = (0..many)
                 .map(|n| match n % 3 {
                     0 => Command::Delete { id: id.clone() },
-                    1 => Command::Collect { seqs: vec![n, 1 << 40] },
+                    1 => Command::Collect { seqs: vec![n, 1 << 40], retain_s: n },
                     _ => Command::ClaimNode { node: n, store: Uuid::from_u128(7) },
                 })
                 .collect();
-            let encoded: Vec<Encoded> = commands.iter().map(|command| Encoded::of(command).unwrap()).collect();
-            let now = Timestamp(1_700_000_000_000);
-            let bytes = Batch::assemble(now, &encoded).unwrap();
-            assert_eq!(bytes, Batch { now, commands }.encode().unwrap());
+            let names: Vec<_> = (0..many as u32)
+                .filter(|at| at % 5 == 1)
+                .map(|at| (at, WriteId { process: u64::MAX, number: u64::from(at), after: 1 << 40 }))
+                .collect();
+            let name_of = |at: usize| names.iter().find(|(of, _)| *of as usize == at).map(|(_, name)| *name);
+            let encoded = |(at, command)| Encoded::of(command).unwrap().named(name_of(at));
+            let encoded: Vec<Encoded> = commands.iter().enumerate().map(encoded).collect();
+            let (now, limits) = (Timestamp(1_700_000_000_000), Limits { tasks_max: 7, has_room: false });
+            let bytes = Batch::assemble(now, limits, &encoded).unwrap();
+            assert!(bytes.len() <= 64 + encoded.iter().map(Encoded::len).sum::<usize>(), "what is counted is enough");
+            assert_eq!(bytes, Batch { now, limits, names, commands }.encode().unwrap());
             for command in encoded {
-                assert_eq!(Encoded::read(command.clone().into_bytes()).unwrap(), command);
+                let name = command.name();
+                assert_eq!(Encoded::read(command.clone().into_bytes()).unwrap().named(name), command);
             }
         }
     }

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub attempts: Family<Outcome, Counter>,
     /// Attempts to deliver an alert that ended, by `outcome`.
     pub alerts: Family<Outcome, Counter>,
+    /// Alerts that were dropped with their task, whose time was over.
+    pub alerts_dropped: Counter,
     /// How long after it was due an attempt was sent.
     pub lateness: Histogram,
     /// From connect to the last byte of the answer.
@@ -56,6 +58,7 @@ impl Default for Metrics {
         Metrics {
             attempts: Family::default(),
             alerts: Family::default(),
+            alerts_dropped: Counter::default(),
             lateness: seconds(),
             duration: seconds(),
             in_flight: Gauge::default(),
@@ -77,6 +80,8 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("attempts", "Attempts that ended", self.attempts.clone());
         registry.register("alert_attempts", "Attempts to deliver an alert that ended", self.alerts.clone());
+        let dropped = "Alerts that no receiver took, dropped with their task when its retention ended";
+        registry.register("alerts_dropped", dropped, self.alerts_dropped.clone());
         let lateness = "Time from when an attempt was due until it was sent";
         registry.register_with_unit("lateness", lateness, Unit::Seconds, self.lateness.clone());
         let duration = "Time from connect to the last byte of the answer";

@@ -125,6 +125,18 @@ pub fn dispose<T: Send + 'static>(value: T) {
     }
 }
 
+/// Whether an answer that a peer has given to the node with this directory is lost: in a simulation, after some time.
+#[cfg_attr(
+    not(feature = "sim"),
+    expect(unused_variables, clippy::unused_async, reason = "only a simulation loses any")
+)]
+pub async fn loses_answer(dir: &std::path::Path) -> bool {
+    #[cfg(feature = "sim")]
+    return simulated::answers::is_lost(dir).await;
+    #[cfg(not(feature = "sim"))]
+    false
+}
+
 /// Between two steps of what takes long: lets others go on. In a simulation time passes, up to 100 ms.
 pub async fn pause() {
     #[cfg(feature = "sim")]

@@ -32,7 +32,7 @@ use self::cluster::Cluster;
 use self::faults::{Fault, Nemesis};
 use self::history::History;
 use crate::seam::bug::Bug;
-use crate::seam::simulated::{self, chance, disk, planted};
+use crate::seam::simulated::{self, answers, chance, disk, planted};
 
 /// The public port of each node.
 const HTTP_PORT: u16 = 8000;
@@ -101,6 +101,7 @@ fn in_world<T>(
     let simulated = simulate(&world);
     chance::end();
     disk::remove_all();
+    answers::end();
     simulated.map(|result| (result, std::mem::take(&mut *world.history())))
 }
 

@@ -427,7 +427,7 @@ async fn what_was_forwarded_to_the_leader_of_another_term_is_not_written() {
     let address = format!("{}:{}", leader.config.bind, leader.config.peer_port);
     let delete = |term| {
         let command = Encoded::of(&Command::Delete { id: id.parse().unwrap() }).unwrap();
-        let request = ProposeRequest { commands: vec![command.into_bytes()], term, timeout_ms: 5000 };
+        let request = ProposeRequest { commands: vec![(None, command.into_bytes())], term, timeout_ms: 5000 };
         let (links, address) = (links.clone(), address.clone());
         async move {
             let answer = links.call::<_, ProposeAnswer>(&address, "propose", &request, Duration::from_secs(5)).await;

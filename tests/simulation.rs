@@ -112,7 +112,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::OutcomeDropped => &["gap", "outcome"],
         Bug::UnderWayForgotten => &["again"],
         Bug::DeleteKeepsRetry => &["unwanted"],
-        Bug::StaleRead => &["order"],
+        Bug::StaleRead | Bug::RepeatsAsNew => &["order"],
         Bug::ApplyDiffers => &["doubt"],
         // Scenes of their own show these, and no fault leads a name astray yet, which the last one needs.
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions | Bug::TakesOthersMail => &[],

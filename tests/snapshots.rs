@@ -53,7 +53,7 @@ fn entry(index: u64, body: usize) -> Entry<TypeConfig> {
     let callback = Callback::post(NOWHERE, format!("{:?}", "x".repeat(body)));
     let spec = TaskSpec::new(Timing::After { delay_ms: 60_000 }, callback);
     let commands = vec![Command::Create { id: format!("t{index}").parse().expect("an id"), spec: Box::new(spec) }];
-    let bytes = Batch { now: Timestamp(NOW + index), commands }.encode().expect("it encodes");
+    let bytes = Batch::of(Timestamp(NOW + index), commands).encode().expect("it encodes");
     Entry { log_id: id(index), payload: EntryPayload::Normal(Payload(Bytes::from(bytes))) }
 }
 

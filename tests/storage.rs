@@ -60,7 +60,7 @@ fn ends(purged: u64, last: u64) -> LogEnds {
 }
 
 fn entry(index: u64, commands: Vec<Command>) -> Entry<TypeConfig> {
-    let bytes = Batch { now: Timestamp(NOW + index), commands }.encode().expect("it encodes");
+    let bytes = Batch::of(Timestamp(NOW + index), commands).encode().expect("it encodes");
     Entry { log_id: id(index), payload: EntryPayload::Normal(Payload(Bytes::from(bytes))) }
 }
 

@@ -58,5 +58,5 @@ pub fn attempt(due: Timestamp) -> Attempt {
 
 /// Under the clock of [`T0`].
 pub fn batch(commands: Vec<Command>) -> Batch {
-    Batch { now: T0, commands }
+    Batch::of(T0, commands)
 }

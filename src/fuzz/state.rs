@@ -188,7 +188,11 @@ impl Model {
     /// What is stored is read as the same state.
     fn reopen(&mut self) {
         let mut again = State::new(self.now);
-        again.restore_globals(self.state.globals());
+        let writes = self.state.write_blocks();
+        writes
+            .into_iter()
+            .for_each(|(block, writes)| again.restore_writes(block, writes).unwrap_or_else(|e| panic!("{e}")));
+        again.restore_globals(self.state.globals()).unwrap_or_else(|e| panic!("{e}"));
         let pages = self.state.hot_pages();
         for (seq, task) in pages.iter().flatten() {
             let bytes = crate::state::record::encode(task).unwrap_or_else(|e| panic!("{e}"));

@@ -7,7 +7,7 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use super::state;
 use crate::clock::Timestamp;
-use crate::command::{Batch, Command, Steering, Verdict};
+use crate::command::{Batch, Command, Steering, Verdict, WriteId};
 use crate::run::Attempt;
 use crate::state::record::SPEC_PAGED_BYTES_MAX;
 use crate::state::State;
@@ -54,7 +54,14 @@ impl Pair {
     }
 
     async fn apply(&mut self, now: Timestamp, command: Command) {
-        let batch = Batch { now, commands: vec![command] };
+        self.apply_named(now, command, Vec::new()).await;
+    }
+
+    /// Applies a command, and under these names one that finds nothing to do.
+    async fn apply_named(&mut self, now: Timestamp, command: Command, names: Vec<WriteId>) {
+        let nothing = |_: &WriteId| Command::Collect { seqs: Vec::new(), retain_s: 0 };
+        let commands = std::iter::once(command).chain(names.iter().map(nothing)).collect();
+        let batch = Batch { names: (1..).zip(names).collect(), ..Batch::of(now, commands) };
         let index = self.entries.len() as u64 + 1;
         alone::apply(&self.once, index, &batch).await;
         alone::apply(self.often(), index, &batch).await;
@@ -88,7 +95,12 @@ async fn a_store_has_what_its_state_implies_after_any_history() {
         let mut now = NOW;
         for (at, command) in state::history(&data) {
             now = at;
-            pair.apply(now, with_large_ones(command)).await;
+            // So many that blocks of them are forgotten.
+            let after = pair.once.with_state(|state| state.named_writes());
+            let many = if chance.random_bool(0.2) { chance.random_range(0..2_000) } else { 0 };
+            let name = |_| WriteId { process: 1, number: chance.random_range(0..1 << 20), after };
+            let names = (0..many).map(name).collect();
+            pair.apply_named(now, with_large_ones(command), names).await;
             if chance.random_ratio(1, 12) {
                 pair.often().checkpoint().await.unwrap();
                 assert_eq!(pair.often().strays().unwrap(), Vec::<String>::new(), "seed {seed}");
@@ -124,7 +136,8 @@ async fn a_store_has_what_its_state_implies_after_any_history() {
             from = next;
         }
         let (_, (records, _)) = pair.often().digest().await.unwrap();
-        assert!(records <= 1, "seed {seed}: {records} records are left, and one chunk of the index may be");
+        let blocks = pair.often().with_state(|state| state.write_blocks().len()) as u64;
+        assert!(records <= 1 + blocks, "seed {seed}: {records} records are left, and one chunk of the index may be");
     }
 }
 

@@ -225,7 +225,7 @@ impl From<node::Error> for Error {
         let code = match &error {
             node::Error::NoLeader | node::Error::Stopping => Code::NoLeader,
             node::Error::Unknown(_) => Code::Unknown,
-            node::Error::Busy | node::Error::TooManyTasks(_) => Code::TooMany,
+            node::Error::Busy => Code::TooMany,
             node::Error::TooLarge { .. } => {
                 return Error { status: StatusCode::PAYLOAD_TOO_LARGE, ..Error::over_limit(error.to_string()) }
             }
@@ -246,7 +246,9 @@ impl From<Refusal> for Error {
             Refusal::NoSuchTask | Refusal::NoSuchRun => Code::NotFound,
             Refusal::Finished | Refusal::Conflict | Refusal::Cycle(_) | Refusal::OtherStore { .. } => Code::Conflict,
             Refusal::ChainTooLong(_) => Code::OverLimit,
-            Refusal::TooManyRuns(_) | Refusal::ChainsAtOnce => Code::TooMany,
+            Refusal::TooManyRuns(_) | Refusal::ChainsAtOnce | Refusal::TooManyTasks(_) => Code::TooMany,
+            Refusal::NoRoom => Code::Storage,
+            Refusal::Forgotten { .. } => Code::Unknown,
             Refusal::Past { .. } => Code::Past,
             Refusal::NeverFires(_) => Code::NeverFires,
             Refusal::Unreadable(_) => return Error::internal(refusal.to_string()),
@@ -273,7 +275,6 @@ mod tests {
         assert_eq!(told(node::Error::Stopping), (1050, 503));
         assert_eq!(told(node::Error::Unknown(Duration::from_secs(5))), (1051, 504));
         assert_eq!(told(node::Error::Busy), (1070, 429));
-        assert_eq!(told(node::Error::TooManyTasks(7)), (1070, 429));
         assert_eq!(told(node::Error::TooLarge { bytes: 8, limit: 7 }), (1006, 413));
         assert_eq!(told(node::Error::Storage("x".into())), (1071, 507));
         assert_eq!(told(node::Error::Damaged("x".into())), (1004, 500));
@@ -292,6 +293,9 @@ mod tests {
         assert_eq!(told(Refusal::Cycle(crate::id::TaskId::generate())), (1041, 409));
         assert_eq!(told(Refusal::ChainTooLong(7)), (1006, 400));
         assert_eq!(told(Refusal::ChainsAtOnce), (1070, 429));
+        assert_eq!(told(Refusal::TooManyTasks(7)), (1070, 429));
+        assert_eq!(told(Refusal::NoRoom), (1071, 507));
+        assert_eq!(told(Refusal::Forgotten { before: 7 }), (1051, 504));
         assert_eq!(told(Refusal::Unreadable("x".into())), (1004, 500));
         assert_eq!(told(Refusal::OtherStore { node: 1, bound: uuid::Uuid::nil() }), (1041, 409));
     }

@@ -22,9 +22,6 @@ pub enum Error {
         /// How large it may be.
         limit: usize,
     },
-    /// Nothing was written: the limit on the number of tasks is reached.
-    #[error("the limit of {0} tasks is reached")]
-    TooManyTasks(usize),
     /// Nothing was written: the storage of the leader is full or failing.
     #[error("storage is full or failing: {0}")]
     Storage(String),

@@ -22,18 +22,17 @@ mod snapshots;
 mod status;
 mod story;
 mod targets;
+mod writes;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
 use tokio::sync::{mpsc, watch, Notify, Semaphore};
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::clock::{monotonic, Clock, Timestamp};
-use crate::command::{Command, Encoded, Refusal, Reply};
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, HostPort};
 use crate::id::{RunId, TaskId};
 use crate::metrics::Metrics;
@@ -121,6 +120,10 @@ struct Inner {
     founded: AtomicBool,
     /// Tells this process from another one with the same directory.
     instance: Uuid,
+    /// Tells the writes that this process names from those of others.
+    process: u64,
+    /// How many writes it has named.
+    named_writes: AtomicU64,
     /// The end of the log as it was opened.
     opened: Option<u64>,
     submissions: mpsc::Sender<proposer::Submission>,
@@ -228,6 +231,8 @@ impl Node {
             store,
             founded: AtomicBool::new(false),
             instance: seam::uuid(),
+            process: seam::random(),
+            named_writes: AtomicU64::new(0),
             opened: ends.last.map(|id| id.index),
             submissions,
             submission_room,
@@ -388,78 +393,6 @@ impl Node {
     /// that it has: their outcomes, and their end.
     fn storage_shortage(&self) -> Option<String> {
         self.storage_failure().or_else(|| self.0.log.no_room()).or_else(|| self.faults().full.clone())
-    }
-
-    /// Has a command written, by whichever node leads, and waits for its reply. While there is no leader, it waits for
-    /// one; a command that answers the same when it is written twice is sent again where its outcome is unknown.
-    ///
-    /// # Errors
-    /// [`Error::NoLeader`], [`Error::Busy`], [`Error::Storage`], [`Error::TooManyTasks`]: it is not written.
-    /// [`Error::Unknown`]: it may be.
-    pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
-        // What a command is made from, and what is shown of its outcome, is read here.
-        if let Some(reason) = self.in_doubt() {
-            return Err(Error::Storage(reason));
-        }
-        if let Command::Create { .. } = command {
-            let most = self.0.config.limits.tasks_max;
-            if self.0.machine.with_state(|s| s.len()) >= most {
-                return Err(Error::TooManyTasks(most));
-            }
-        }
-        // A delete of what is there, sent again, finds it gone: that was this delete, or it makes no difference.
-        let deletes = match &command {
-            Command::Delete { id } => self.0.machine.with_state(|s| s.find(id)).is_some(),
-            _ => false,
-        };
-        let again = deletes || command.is_repeatable();
-        let command = Encoded::of(&command).map_err(|e| Error::Damaged(e.to_string()))?;
-        let began = monotonic();
-        let mut ambiguous = false;
-        loop {
-            if self.0.closed.load(Ordering::Relaxed) {
-                return Err(if ambiguous { Error::Unknown(began.elapsed()) } else { Error::Stopping });
-            }
-            let mut group = self.watch();
-            group.mark_unchanged();
-            let error = match self.submit(command.clone(), deadline, None).await {
-                Ok(Reply::Refused(Refusal::NoSuchTask)) if ambiguous && deletes => return Ok(Reply::Done),
-                // It may have been done the first time, and what refuses it now be what came of it.
-                Ok(Reply::Refused(_)) if ambiguous => return Err(Error::Unknown(began.elapsed())),
-                Ok(reply) => return Ok(reply),
-                Err(error) => error,
-            };
-            match error {
-                Error::Unknown(_) if again => ambiguous = true,
-                Error::NoLeader => {}
-                // That this one was not written says nothing of the one before.
-                _ if ambiguous => return Err(Error::Unknown(began.elapsed())),
-                other => return Err(other),
-            }
-            // A change of who leads ends the wait early; a short one tries again anyway.
-            let pause = (monotonic() + Duration::from_millis(50)).min(deadline);
-            let _ = tokio::time::timeout_at(pause, group.changed()).await;
-            if monotonic() >= deadline {
-                let error = if ambiguous { Error::Unknown(began.elapsed()) } else { Error::NoLeader };
-                let label = if ambiguous { "unknown" } else { "no_leader" };
-                self.0.metrics.failed_writes.get_or_create(&vec![("error", label.to_owned())]).inc();
-                return Err(error);
-            }
-        }
-    }
-
-    async fn submit(&self, command: Encoded, deadline: Instant, only_in: Option<u64>) -> Result<Reply, Error> {
-        let (submission, waiting) = proposer::submission(command, &self.0.submission_room, deadline, only_in)?;
-        match self.0.submissions.try_send(submission) {
-            Ok(()) => waiting.reply().await,
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::Stopping),
-        }
-    }
-
-    /// As [`Node::propose`], for each of these.
-    pub async fn propose_all(&self, commands: Vec<Command>, deadline: Instant) -> Vec<Result<Reply, Error>> {
-        futures::future::join_all(commands.into_iter().map(|command| self.propose(command, deadline))).await
     }
 
     /// The task with this id, as it is now on this node.

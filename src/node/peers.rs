@@ -117,7 +117,8 @@ async fn forwarded(
 ) -> Result<Vec<crate::command::Reply>, Refused> {
     let many = request.commands.len();
     // One that this version cannot read would stop every node of this version that has to apply it.
-    let commands: Result<Vec<_>, _> = request.commands.into_iter().map(Encoded::read).collect();
+    let read = |(name, bytes)| Encoded::read(bytes).map(|command| command.named(name));
+    let commands: Result<Vec<_>, _> = request.commands.into_iter().map(read).collect();
     let commands = commands.map_err(|error| {
         tracing::warn!(%error, "a peer has forwarded a command that this version cannot read; nothing of it is written");
         Refused::NotLeader

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 
 use super::{Error, Node};
 use crate::clock::monotonic;
-use crate::command::{Batch, Encoded, Reply};
+use crate::command::{Batch, Encoded, Limits, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
-use crate::raft::{CallError, Payload, Sent};
+use crate::raft::{self, CallError, Payload, Sent};
+use crate::seam;
 
 /// Entries on their way at once. Two: where a disk or a peer is slow, the next one does not wait for the first.
 const ENTRIES_IN_FLIGHT: usize = 2;
@@ -182,8 +183,19 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         .partition(|submission| submission.only_in.is_none_or(|only_in| term == Some(only_in)));
     // A receiver that is gone has stopped waiting.
     outdated.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
-    if let Some(reason) = node.storage_shortage().filter(|_| term.is_some()) {
-        let (refused, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|s| s.command.creates());
+    // One that could not be told from its repetition is not sent to where its answer may be lost. It comes again, named.
+    if !node.leads() {
+        let (unnamed, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|s| s.command.wants_name());
+        batch = others;
+        // A receiver that is gone has stopped waiting.
+        unnamed.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
+    }
+    let shortage = node.storage_shortage().filter(|_| term.is_some());
+    let has_room = shortage.is_none();
+    if let Some(reason) = shortage {
+        // Of a task that exists nothing is written, and what is to be answered the entry says.
+        let is_new = |s: &Submission| s.command.creates() && !node.exists(&s.command);
+        let (refused, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_new);
         batch = others;
         for Submission { reply, .. } in refused {
             // A receiver that is gone has stopped waiting.
@@ -210,7 +222,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     let result = match node.leader() {
         // Without its lease, say, a leader may have been replaced: what it appends may never be committed.
         _ if node.leads() => match term {
-            Some(term) => write(node, term, commands, deadline).await,
+            Some(term) => write(node, term, commands, has_room, deadline).await,
             None => Err(Error::NoLeader),
         },
         Some((address, term)) => forward(node, &address, term, commands, (first, deadline)).await,
@@ -230,21 +242,28 @@ async fn send(node: &Node, batch: Vec<Submission>) {
 }
 
 /// Writes commands as one entry of the log of this node, the leader of this term.
-async fn write(node: &Node, term: u64, commands: Vec<Encoded>, deadline: Instant) -> Result<Vec<Reply>, Error> {
+async fn write(
+    node: &Node,
+    term: u64,
+    commands: Vec<Encoded>,
+    has_room: bool,
+    deadline: Instant,
+) -> Result<Vec<Reply>, Error> {
     let inner = &node.0;
     let Some(raft) = inner.group.get() else { return Err(Error::NoLeader) };
     if let Some(reason) = node.storage_failure() {
         return Err(Error::Storage(reason));
     }
     let count = commands.len();
-    let voters = inner.raft_metrics.borrow().as_ref().map_or(0, |m| m.membership_config.voter_ids().count());
+    let voters = inner.raft_metrics.borrow().as_ref().map_or(0, voters);
     // Asked again right before the write: by now another may lead, or this node in another term, in which the commands of
     // a peer that has given up on this one must not be written. And what a clock says that has just jumped would be in the
     // state for good: the schedule of a task that is created now would begin where the clock is.
     if node.may_write() != Some(term) {
         return Err(Error::NoLeader);
     }
-    let bytes = Batch::assemble(inner.clock.now(), &commands).map_err(|e| Error::Damaged(e.to_string()))?;
+    let limits = Limits { tasks_max: inner.config.limits.tasks_max as u64, has_room };
+    let bytes = Batch::assemble(inner.clock.now(), limits, &commands).map_err(|e| Error::Damaged(e.to_string()))?;
     drop(commands);
     let limit = ENTRY_BYTES_MAX;
     if bytes.len() > limit {
@@ -273,14 +292,23 @@ async fn write(node: &Node, term: u64, commands: Vec<Encoded>, deadline: Instant
     }
 }
 
-/// What is known of an entry where another leads by now. Either it was never appended, or a new leader has cut it off this
-/// log. Of three nodes no other has it then. Of five one may, and be elected before the one that cut it off here has made
-/// its own log the majority's.
+/// How many nodes have a vote.
+pub(super) fn voters(metrics: &raft::Metrics) -> usize {
+    metrics.membership_config.voter_ids().count()
+}
+
+/// Whether it is known what became of an entry where another leads by now. Either it was never appended, or a new leader
+/// has cut it off this log. Of three nodes no other has it then. Of five one may, and be elected before the one that cut
+/// it off here has made its own log the majority's.
+pub(super) fn knows_fate(voters: usize) -> bool {
+    voters <= 3
+}
+
 fn replaced(voters: usize, waited: Duration) -> Error {
-    if voters > 3 {
-        Error::Unknown(waited)
-    } else {
+    if knows_fate(voters) {
         Error::NoLeader
+    } else {
+        Error::Unknown(waited)
     }
 }
 
@@ -297,7 +325,7 @@ async fn forward(
     let count = commands.len();
     // The leader gives up a little earlier, so that its word on what became of it still arrives.
     let timeout_ms = wait.saturating_sub(Duration::from_millis(50)).as_millis() as u64;
-    let commands = commands.into_iter().map(Encoded::into_bytes).collect();
+    let commands = commands.into_iter().map(|command| (command.name(), command.into_bytes())).collect();
     let request = ProposeRequest { commands, term, timeout_ms };
     let (began, sent) = (monotonic(), Sent::default());
     let call = node.0.links.call_noting::<_, ProposeAnswer>(address, "propose", &request, wait, &sent);
@@ -316,6 +344,9 @@ async fn forward(
     let Some(answer) = answer else {
         return Err(if sent.may_have_left() { Error::Unknown(began.elapsed()) } else { Error::NoLeader });
     };
+    if seam::loses_answer(&node.0.config.raft_dir).await {
+        return Err(Error::Unknown(began.elapsed()));
+    }
     match answer {
         Ok(Ok(replies)) if replies.len() == count => Ok(replies),
         Ok(Ok(_)) => Err(Error::Damaged("the leader's answer does not fit the question".to_owned())),
@@ -341,7 +372,7 @@ pub(super) fn from_refused(refused: Refused, waited: Duration) -> Error {
 pub(super) fn to_refused(error: &Error) -> Refused {
     match error {
         Error::NoLeader | Error::Stopping => Refused::NotLeader,
-        Error::Busy | Error::TooManyTasks(_) => Refused::Busy,
+        Error::Busy => Refused::Busy,
         Error::TooLarge { bytes, limit } => Refused::TooLarge { bytes: *bytes, limit: *limit },
         Error::Storage(reason) => Refused::Storage(reason.clone()),
         _ => Refused::Unknown,

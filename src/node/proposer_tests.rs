@@ -76,7 +76,7 @@ async fn a_command_that_no_entry_can_hold_is_refused_and_the_node_goes_on() {
     assert!(matches!(huge, Err(Error::TooLarge { .. })), "{huge:?}");
     // Nor is an entry appended that has become too large in some other way.
     let commands = vec![Encoded::of(&create(COMMAND_BYTES_MAX)).unwrap(); 2];
-    let written = write(&node, node.may_write().unwrap(), commands, monotonic() + PATIENCE).await;
+    let written = write(&node, node.may_write().unwrap(), commands, true, monotonic() + PATIENCE).await;
     assert!(matches!(written, Err(Error::TooLarge { .. })), "{written:?}");
     let small = node.propose(create(1), monotonic() + PATIENCE).await;
     assert!(matches!(small, Ok(Reply::Created { .. })), "{small:?}");
@@ -148,7 +148,7 @@ async fn a_command_for_the_leader_of_one_term_that_waits_for_room_is_not_written
     assert_eq!(reply.reply().await, Err(Error::NoLeader));
     // Nor where the term ends between the look at it and the write.
     let commands = vec![Encoded::of(&create(10)).unwrap()];
-    assert_eq!(write(&node, term, commands, monotonic() + PATIENCE).await, Err(Error::NoLeader));
+    assert_eq!(write(&node, term, commands, true, monotonic() + PATIENCE).await, Err(Error::NoLeader));
     assert_eq!(entries(&node).await.len(), before);
 }
 

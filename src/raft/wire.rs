@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::LogId;
 use crate::clock::Timestamp;
-use crate::command::{Reply, Seq};
+use crate::command::{Reply, Seq, WriteId};
 use crate::id::RunKey;
 use crate::view::{Page, TargetView};
 
@@ -199,8 +199,8 @@ pub enum FetchAnswer {
 /// Commands for the leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProposeRequest {
-    /// In the order of their results; each as [`crate::command::Encoded`] has it.
-    pub commands: Vec<Bytes>,
+    /// In the order of their results; each as [`crate::command::Encoded`] has it, with its name.
+    pub commands: Vec<(Option<WriteId>, Bytes)>,
     /// The term that the receiver leads, as the sender knows it. In another they must not be written: the sender may
     /// have given up on them, sent them again elsewhere, and told its caller that they are done.
     pub term: u64,

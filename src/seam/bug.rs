@@ -22,6 +22,8 @@ pub enum Bug {
     StaleRead,
     /// One replica applies one entry otherwise than the others.
     ApplyDiffers,
+    /// A write that is sent again is done again: its name is not looked at.
+    RepeatsAsNew,
     /// A node that led when it ended leads on at once when it starts, in its old term.
     LeadsOn,
     /// A leader that no majority acknowledges goes on sending.

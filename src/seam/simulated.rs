@@ -1,5 +1,6 @@
 //! What stands behind the seams in a simulation. All of it is of one thread: a simulation is one.
 
+pub mod answers;
 pub mod chance;
 pub mod disk;
 pub mod file;

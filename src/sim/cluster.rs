@@ -17,7 +17,7 @@ use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
 use crate::node::Node;
-use crate::seam::simulated::{self, chance, disk};
+use crate::seam::simulated::{self, answers, chance, disk};
 use crate::server::Server;
 
 const PEER_PORT: u16 = 8899;
@@ -325,6 +325,7 @@ impl Cluster<'_> {
             Fault::SlowDisk(n, ms) => self.disk_of(n, |dir| disk::slow(dir, Duration::from_millis(ms))),
             Fault::FailingDisk(n) => self.disk_of(n, |dir| disk::fail(dir, true)),
             Fault::SlowReads(n, ms) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::from_millis(ms))),
+            Fault::Unanswered(n, ms) => self.disk_of(n, |dir| answers::withhold(dir, ms)),
             Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
             Fault::Lossy(n) => self.loss(n, 0.02),
             Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
@@ -372,6 +373,7 @@ impl Cluster<'_> {
             Fault::Apart(n, other) => self.sim.repair(name(n), name(other)),
             Fault::SlowDisk(n, _) => self.disk_of(n, |dir| disk::slow(dir, Duration::ZERO)),
             Fault::SlowReads(n, _) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::ZERO)),
+            Fault::Unanswered(n, _) => self.disk_of(n, |dir| answers::withhold(dir, 0)),
             Fault::FailingDisk(n) => {
                 let failed = self.machines.get(&n).is_some_and(|machine| disk::has_failed(&machine.dir));
                 self.disk_of(n, |dir| disk::fail(dir, false));

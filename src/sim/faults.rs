@@ -36,6 +36,8 @@ pub enum Fault {
     FailingDisk(usize),
     /// Each read of a definition from this node's disk takes so many ms.
     SlowReads(usize, u64),
+    /// Answers to writes that this node has forwarded are withheld for up to so many ms, and half of them lost.
+    Unanswered(usize, u64),
     /// This process is killed, and started when the others have purged what it lacks; and killed again, up to a few
     /// times, while it installs a snapshot.
     Behind(usize),
@@ -65,7 +67,7 @@ const SLOW_READS_TRIES: usize = 20;
 /// The faults of a seed: one after the other and some at once, all over by `end`.
 pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     let mut chance = StdRng::seed_from_u64(seed ^ 0x00fa_0175);
-    let mut plan: Vec<Planned> = behind(seed, nodes, end).into_iter().collect();
+    let mut plan: Vec<Planned> = behind(seed, nodes, end).into_iter().chain(unanswered(seed, nodes, end)).collect();
     let mut at = 2_500;
     loop {
         at += chance.random_range(200..4_000);
@@ -152,6 +154,21 @@ fn behind(seed: u64, nodes: usize, end: u64) -> Option<Planned> {
     Some(Planned { from, to: from + BEHIND_MS, fault, of_leader: false, turns_until: None })
 }
 
+/// Nodes whose forwarded writes are not answered for a while, in most seeds; beside whatever else there is.
+fn unanswered(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
+    let mut chance = StdRng::seed_from_u64(seed ^ 0x00a5_e4ed);
+    let mut plan = Vec::new();
+    if nodes > 1 && end > 3_000 {
+        for _ in 0..chance.random_range(1..5) {
+            let from = chance.random_range(2_500..end);
+            let to = (from + chance.random_range(1_000..6_000)).min(end);
+            let fault = Fault::Unanswered(chance.random_range(1..=nodes), chance.random_range(100..900));
+            plan.push(Planned { from, to, fault, of_leader: false, turns_until: None });
+        }
+    }
+    plan
+}
+
 /// How long a node is behind, with the time to catch up.
 const BEHIND_MS: u64 = 7_500;
 
@@ -189,8 +206,8 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
     match fault {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
         Fault::Apart(n, other) => vec![*n, *other],
-        // It goes with any other one.
-        Fault::SlowReads(..) => Vec::new(),
+        // These go with any other one.
+        Fault::SlowReads(..) | Fault::Unanswered(..) => Vec::new(),
         Fault::Stop(n)
         | Fault::Isolated(n)
         | Fault::NoPeers(n)

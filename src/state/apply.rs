@@ -9,9 +9,10 @@ use super::earlier::Left;
 use super::past::Past;
 use super::record::Pause;
 use super::task::{Rhythm, Task};
+use super::writes::{DoneWrite, Known};
 use super::State;
 use crate::clock::Timestamp;
-use crate::command::{Batch, Command, Refusal, Reply, Seq};
+use crate::command::{Batch, Command, Limits, Refusal, Reply, Seq, WriteId};
 use crate::id::TaskId;
 use crate::run::OpenPhase;
 use crate::task::{Options, TaskSpec, TaskState, Timing};
@@ -19,15 +20,36 @@ use crate::task::{Options, TaskSpec, TaskState, Timing};
 impl State {
     /// Applies the commands of a batch, in order.
     pub fn apply_batch(&mut self, batch: Batch) -> Vec<Reply> {
-        let now = batch.now;
+        let Batch { now, limits, names, commands } = batch;
         self.last_written = self.last_written.max(Some(now));
-        (self.links, self.steps) = (0, 0);
-        batch.commands.into_iter().map(|command| self.apply_one(now, command)).collect()
+        (self.limits, self.links, self.steps) = (limits, 0, 0);
+        let mut names = names.into_iter().peekable();
+        let apply = |(at, command)| match names.next_if(|(of, _)| *of as usize == at) {
+            Some((_, name)) => self.apply_once(now, name, command),
+            None => self.apply_one(now, command),
+        };
+        commands.into_iter().enumerate().map(apply).collect()
+    }
+
+    /// Applies a command under its name, unless it was applied before.
+    fn apply_once(&mut self, now: Timestamp, name: WriteId, command: Command) -> Reply {
+        self.steps += 1;
+        match self.writes.known(name) {
+            Known::Done(reply) => reply,
+            Known::Perhaps(before) => Reply::Refused(Refusal::Forgotten { before }),
+            Known::New => {
+                let reply = self.apply_one(now, command);
+                let at = self.last_written.unwrap_or(now);
+                let WriteId { process, number, .. } = name;
+                self.writes.keep(DoneWrite { process, number, at, reply: reply.clone() }, &mut self.changes);
+                reply
+            }
+        }
     }
 
     /// Applies one command that the leader stamped with `now`, as if it were alone in its log entry.
     pub fn apply(&mut self, now: Timestamp, command: Command) -> Reply {
-        (self.links, self.steps) = (0, 0);
+        (self.limits, self.links, self.steps) = (Limits::default(), 0, 0);
         self.apply_one(now, command)
     }
 
@@ -41,9 +63,10 @@ impl State {
             Command::Resume { id } => self.resume(now, &id),
             Command::Trigger { id } => self.trigger(now, &id),
             Command::Cancel { seq, key } => self.cancel(now, seq, key),
-            Command::Collect { seqs } => {
+            Command::Collect { seqs, retain_s } => {
                 for seq in seqs {
-                    if self.pages.get(seq).is_some_and(|t| t.state == TaskState::Finished && t.past.open.is_empty()) {
+                    self.steps += 1;
+                    if self.pages.get(seq).is_some_and(|task| task.is_over(now, retain_s)) {
                         self.forget(seq);
                     }
                 }
@@ -93,9 +116,13 @@ impl State {
     fn create(&mut self, now: Timestamp, id: TaskId, spec: TaskSpec) -> Result<Reply, Refusal> {
         let digest = spec.digest();
         if let Some(task) = self.find(&id).and_then(|seq| self.pages.get(seq)) {
-            // The second sending of a create whose answer was lost gets the answer of the first, even if the task has
-            // fired since.
-            return if task.digest == digest { Ok(Reply::Created { next: task.next }) } else { Err(Refusal::Conflict) };
+            return if task.digest == digest { Ok(Self::created_again(task, &spec)) } else { Err(Refusal::Conflict) };
+        }
+        if self.len() as u64 >= self.limits.tasks_max {
+            return Err(Refusal::TooManyTasks(self.limits.tasks_max));
+        }
+        if !self.limits.has_room {
+            return Err(Refusal::NoRoom);
         }
         self.check_chain(&id, &spec.options)?;
         let (rhythm, next) = self.first_due(now, now, None, &spec)?;
@@ -127,6 +154,17 @@ impl State {
         self.changes.touch(seq);
         self.changes.put_spec(seq, Some(Arc::new(spec)));
         Ok(Reply::Created { next: Some(next) })
+    }
+
+    /// A caller who creates a task a second time gets the answer of the first time, even if the task has fired since, is
+    /// paused or is over: the first due time of this definition.
+    fn created_again(task: &Task, spec: &TaskSpec) -> Reply {
+        let next = match &spec.timing {
+            Timing::At { due, .. } => Some(*due),
+            Timing::After { delay_ms } => Some(task.since().plus_ms(*delay_ms)),
+            Timing::Periodic { .. } => task.rhythm.due_after(task.options.as_deref(), task.created, task.since()),
+        };
+        Reply::Created { next }
     }
 
     /// Gives a task another definition. Its runs that are going end under the one that they began under; an unchanged

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::record::{Indexed, HOT_PER_PAGE};
+use super::writes::DoneWrite;
 use crate::command::Seq;
 use crate::run::Run;
 use crate::task::TaskSpec;
@@ -21,6 +22,8 @@ pub struct Changes {
     pub runs: BTreeMap<Seq, RunChanges>,
     /// The index of ended runs.
     pub index: IndexChanges,
+    /// Named writes.
+    pub writes: WriteChanges,
     /// Whether something that belongs to no task has changed.
     pub globals: bool,
     weight: usize,
@@ -45,6 +48,17 @@ pub struct IndexChanges {
     /// Entries of runs that ended, one after the other.
     pub added: Vec<Indexed>,
     /// Chunks that are to go. None of their runs is kept.
+    pub dropped: BTreeSet<u64>,
+}
+
+/// What has changed in the named writes that are kept.
+#[derive(Default)]
+pub struct WriteChanges {
+    /// The serial number of the first of `added`.
+    pub first: u64,
+    /// Those that were applied, one after the other.
+    pub added: Vec<DoneWrite>,
+    /// Blocks that are to go.
     pub dropped: BTreeSet<u64>,
 }
 
@@ -89,6 +103,22 @@ impl Changes {
         self.weight += 32;
         self.globals = true;
         self.index.dropped.insert(chunk);
+    }
+
+    /// The named write with the serial number `serial`, which follows that of the last.
+    pub(super) fn add_write(&mut self, serial: u64, done: DoneWrite) {
+        if self.writes.added.is_empty() {
+            self.writes.first = serial;
+        }
+        self.weight += size_of::<DoneWrite>();
+        self.globals = true;
+        self.writes.added.push(done);
+    }
+
+    pub(super) fn drop_writes(&mut self, block: u64) {
+        self.weight += 32;
+        self.globals = true;
+        self.writes.dropped.insert(block);
     }
 
     pub(super) fn drop_runs(&mut self, seq: Seq, once: bool, from: u64, to: u64) {

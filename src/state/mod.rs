@@ -31,6 +31,7 @@ mod past;
 pub mod record;
 mod runs;
 mod task;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -40,21 +41,24 @@ use hashbrown::HashTable;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::command::Seq;
+use crate::command::{Limits, Seq};
 use crate::id::{RunId, TaskId};
 use crate::schedule::{Schedule, Zone};
 
 pub use alarms::Alarm;
 pub use chains::{LINKS_MAX, LINKS_PER_ENTRY_MAX};
-pub use changes::{Changes, IndexChanges, RunChanges};
+pub use changes::{Changes, IndexChanges, RunChanges, WriteChanges};
 pub use due::{Job, NOTHING_FIRED};
 pub use earlier::{Earlier, Left};
 pub use open::OpenRuns;
 pub use past::{Happened, Past};
 pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
 
+pub use writes::{DoneWrite, WRITES_PER_BLOCK};
+
 use alarms::Alarms;
 use pages::Pages;
+use writes::Writes;
 
 /// How many ended runs of one task are kept.
 pub const RUNS_KEPT_MAX: u64 = 100;
@@ -78,6 +82,10 @@ pub struct State {
     targets: HashMap<Arc<str>, usize>,
     /// Which tasks name which among those that follow them.
     namers: chains::Namers,
+    /// Named writes that were applied.
+    writes: Writes,
+    /// What the present log entry holds new tasks against.
+    limits: Limits,
     /// Links between tasks that the present log entry has had looked at.
     links: usize,
     /// What the present log entry has cost so far, in steps of any kind; for tests.
@@ -105,6 +113,8 @@ impl State {
             timetables: HashMap::new(),
             targets: HashMap::new(),
             namers: chains::Namers::new(),
+            writes: Writes::default(),
+            limits: Limits::default(),
             links: 0,
             steps: 0,
             changes: Changes::default(),
@@ -151,6 +161,17 @@ impl State {
         self.last_written
     }
 
+    /// How many named writes were ever applied.
+    pub fn named_writes(&self) -> u64 {
+        self.writes.total()
+    }
+
+    /// The named writes that are kept, as a store should have them.
+    #[cfg(any(test, feature = "fuzzing", feature = "sim"))]
+    pub(crate) fn write_blocks(&self) -> Vec<(u64, record::WriteBlock)> {
+        self.writes.blocks()
+    }
+
     /// The number that the next task will get.
     pub fn next_seq(&self) -> Seq {
         self.next_seq
@@ -191,8 +212,7 @@ impl State {
         let mut last = None;
         for &(at, seq) in self.finished.range((Excluded(after), Unbounded)).take(look) {
             last = Some((at, seq));
-            let kept_s = self.pages.get(seq).and_then(|t| t.options.as_ref()?.retain_s).unwrap_or(retain_s);
-            if at.is_some_and(|at| at.plus_ms(kept_s.saturating_mul(1000)) <= now) {
+            if self.pages.get(seq).is_some_and(|task| task.is_over(now, retain_s)) {
                 expired.push(seq);
             }
         }
@@ -313,13 +333,29 @@ impl State {
         Ok(())
     }
 
-    /// Puts back what belongs to no task.
-    pub fn restore_globals(&mut self, globals: record::Globals) {
+    /// Puts back a block of named writes that was read from storage. They come in order.
+    ///
+    /// # Errors
+    /// One that does not follow on the one before.
+    pub fn restore_writes(&mut self, block: u64, writes: Vec<DoneWrite>) -> Result<(), String> {
+        self.writes.restore(block, writes)
+    }
+
+    /// Puts back what belongs to no task; after [`State::restore_writes`].
+    ///
+    /// # Errors
+    /// Named writes are missing.
+    pub fn restore_globals(&mut self, globals: record::Globals) -> Result<(), String> {
+        let (found, said) = (self.writes.total(), globals.named_writes);
+        if found != said {
+            return Err(format!("there are {found} named writes, and should be {said}"));
+        }
         self.next_seq = self.next_seq.max(globals.next_seq);
         self.cluster = globals.cluster;
         self.claims = globals.claims;
         self.runs_total = globals.runs_total;
         self.last_written = globals.last_written;
+        Ok(())
     }
 
     /// What belongs to no task, for storage.
@@ -330,6 +366,7 @@ impl State {
             claims: self.claims.clone(),
             runs_total: self.runs_total,
             last_written: self.last_written,
+            named_writes: self.writes.total(),
         }
     }
 }

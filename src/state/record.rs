@@ -7,6 +7,7 @@
 //!  r <seq / 16>      ended runs of 16 neighbouring one-shot tasks
 //!  R <seq> <n / 16>  16 consecutive ended runs of one periodic task
 //!  i <n / 64>        which runs came to their outcomes, 64 one after the other
+//!  w <n / 1024>      named writes and their replies, 1024 one after the other
 //! ```
 //!
 //! Neighbours share a record because what a store costs is paid per key. Keys are big-endian, so their order is the
@@ -28,7 +29,7 @@ use crate::run::{OpenRun, Run, RunState};
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
-pub const RECORD_FORMAT: u8 = 4;
+pub const RECORD_FORMAT: u8 = 5;
 /// Hot states in one record.
 pub const HOT_PER_PAGE: u64 = 64;
 /// Definitions in one record.
@@ -56,6 +57,8 @@ pub enum Key {
     Runs(Seq, u64),
     /// A part of the index of ended runs.
     Index(u64),
+    /// A block of named writes.
+    Writes(u64),
 }
 
 impl fmt::Display for Key {
@@ -67,6 +70,7 @@ impl fmt::Display for Key {
             Key::OnceRuns(page) => write!(f, "page {page} of the runs of one-shot tasks"),
             Key::Runs(seq, chunk) => write!(f, "part {chunk} of the runs of task {seq}"),
             Key::Index(chunk) => write!(f, "part {chunk} of the index of ended runs"),
+            Key::Writes(block) => write!(f, "block {block} of the named writes"),
         }
     }
 }
@@ -96,6 +100,7 @@ impl Key {
             Key::OnceRuns(page) => (b'r', page, None),
             Key::Runs(seq, chunk) => (b'R', seq, Some(chunk)),
             Key::Index(chunk) => (b'i', chunk, None),
+            Key::Writes(block) => (b'w', block, None),
         };
         let mut bytes = Vec::with_capacity(17);
         bytes.push(tag);
@@ -116,6 +121,7 @@ impl Key {
             (b'D', 8) => number(rest).map(Key::Spec),
             (b'r', 8) => number(rest).map(Key::OnceRuns),
             (b'i', 8) => number(rest).map(Key::Index),
+            (b'w', 8) => number(rest).map(Key::Writes),
             (b'R', 16) => Some(Key::Runs(number(&rest[..8])?, number(&rest[8..])?)),
             _ => None,
         }
@@ -200,6 +206,9 @@ pub type HotPage = Vec<(Seq, HotTask)>;
 /// The value of [`Key::SpecPage`]: encoded definitions, in the order of their tasks.
 pub type SpecPage = Vec<(Seq, Bytes)>;
 
+/// The value of [`Key::Writes`], oldest first.
+pub type WriteBlock = Vec<super::writes::DoneWrite>;
+
 /// The value of [`Key::OnceRuns`] and [`Key::Runs`]: in the order of task and run number.
 pub type RunChunk = Vec<(Seq, u64, Run)>;
 
@@ -279,6 +288,8 @@ pub struct Globals {
     pub runs_total: u64,
     /// The time of the last batch.
     pub last_written: Option<Timestamp>,
+    /// How many named writes were ever applied.
+    pub named_writes: u64,
 }
 
 /// Why a value is not a record.
@@ -338,6 +349,7 @@ mod tests {
             Key::Hot(256),
             Key::Index(3),
             Key::OnceRuns(9),
+            Key::Writes(2),
         ];
         let bytes: Vec<_> = keys.iter().map(|k| k.to_bytes()).collect();
         assert!(bytes.is_sorted(), "{bytes:?}");

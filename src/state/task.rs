@@ -112,6 +112,9 @@ pub struct Task {
     pub(super) came_up: bool,
 }
 
+/// A task that finishes with alerts to be sent is kept for so long at least.
+const ALERT_MS: u64 = 10_000;
+
 impl Task {
     /// When its schedule was given to it.
     pub fn since(&self) -> Timestamp {
@@ -215,6 +218,16 @@ impl Task {
         let key = RunKey::triggered(now, self.past.triggers);
         self.open(OpenRun { parent, ..OpenRun::new(key, now) });
         Ok(key)
+    }
+
+    /// Whether it has been finished for as long as it is kept: `retain_s` where it says nothing. An alert that waits for
+    /// its receiver has some seconds at least, and keeps the task no longer than that.
+    pub fn is_over(&self, now: Timestamp, retain_s: u64) -> bool {
+        let kept_s = self.options.as_ref().and_then(|options| options.retain_s).unwrap_or(retain_s);
+        let kept_ms = kept_s.saturating_mul(1000).max(if self.past.open.is_empty() { 0 } else { ALERT_MS });
+        // One that was triggered since has a run.
+        let finished = self.past.finished.filter(|_| self.runs().next().is_none());
+        finished.is_some_and(|at| at.plus_ms(kept_ms) <= now)
     }
 
     /// Whether it has one due time only.

@@ -8,6 +8,7 @@ mod changes;
 mod follow;
 mod index;
 mod odd;
+mod writes;
 
 use super::*;
 use crate::command::{Command, Never, Refusal, Reply, Steering, Verdict};
@@ -266,7 +267,7 @@ fn what_is_stored_restores_the_same_state() {
     let bytes = record::encode(&page).unwrap();
 
     let mut other = State::new(T0);
-    other.restore_globals(state.globals());
+    other.restore_globals(state.globals()).unwrap();
     for (seq, task) in record::decode::<record::HotPage>(&bytes).unwrap() {
         other.restore(seq, task).unwrap();
     }

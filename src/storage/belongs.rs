@@ -10,7 +10,7 @@ use super::checkpoint::bad;
 use super::store::{Store, MARK_KEY};
 use super::{envelope, Error};
 use crate::command::Seq;
-use crate::state::record::{self, HotPage, Key, RunChunk, SpecPage, HOT_PER_PAGE, INDEXED_PER_CHUNK};
+use crate::state::record::{self, HotPage, Key, RunChunk, SpecPage, WriteBlock, HOT_PER_PAGE, INDEXED_PER_CHUNK};
 use crate::state::{State, RUNS_KEPT_MAX};
 
 /// What the records tell.
@@ -20,6 +20,7 @@ struct Found {
     specs: BTreeMap<Seq, u64>,
     runs: BTreeSet<(Seq, u64)>,
     index: BTreeSet<u64>,
+    writes: Vec<(u64, WriteBlock)>,
     wrong: Vec<String>,
 }
 
@@ -72,6 +73,11 @@ impl Found {
                 empty = entries.is_empty();
                 self.index.insert(number);
             }
+            Key::Writes(block) => {
+                let writes: WriteBlock = record::decode(payload).map_err(unread)?;
+                empty = writes.is_empty();
+                self.writes.push((block, writes));
+            }
         }
         if empty {
             self.wrong.push(format!("{key} is empty"));
@@ -93,6 +99,8 @@ impl Found {
         };
         self.wrong.extend(differ("definitions", format!("{:?}", self.specs), format!("{specs:?}")));
         self.wrong.extend(differ("runs", format!("{:?}", self.runs), format!("{runs:?}")));
+        let writes = state.write_blocks();
+        self.wrong.extend(differ("named writes", format!("{:?}", self.writes), format!("{writes:?}")));
         self.wrong.extend(differ("hot states", format!("{:?}", self.pages), format!("{pages:?}")));
         self.wrong.extend(
             self.index

@@ -9,10 +9,10 @@ use crate::command::Seq;
 use crate::raft::{LogId, Membership};
 use crate::run::Run;
 use crate::state::record::{
-    self, Globals, HotPage, IndexChunk, Key, RunChunk, SpecPage, INDEXED_PER_CHUNK, RUNS_PER_CHUNK, SPECS_PER_PAGE,
-    SPEC_PAGED_BYTES_MAX,
+    self, Globals, HotPage, IndexChunk, Key, RunChunk, SpecPage, WriteBlock, INDEXED_PER_CHUNK, RUNS_PER_CHUNK,
+    SPECS_PER_PAGE, SPEC_PAGED_BYTES_MAX,
 };
-use crate::state::{Changes, IndexChanges};
+use crate::state::{Changes, IndexChanges, WriteChanges, WRITES_PER_BLOCK};
 use crate::task::TaskSpec;
 
 /// What changed up to a log entry. While it is being written, reads look here for what the store does not have yet.
@@ -39,6 +39,7 @@ pub(super) fn records(
     out.specs(cut)?;
     out.runs(cut)?;
     out.index(cut)?;
+    out.writes(cut)?;
     let changes = out.changes;
     for (key, value) in &changes {
         ledger.put(key, value.as_deref());
@@ -171,6 +172,32 @@ impl Records<'_> {
             }
             chunk.extend(entries);
             self.put(key, Some(&record::index_chunk(&chunk)))?;
+        }
+        Ok(())
+    }
+
+    fn writes(&mut self, cut: &Cut) -> Result<(), Error> {
+        let WriteChanges { first, added, dropped } = &cut.changes.writes;
+        for &block in dropped {
+            self.put::<WriteBlock>(Key::Writes(block), None)?;
+        }
+        let (mut serial, mut added) = (*first, added.as_slice());
+        while !added.is_empty() {
+            let (block, at) = (serial / WRITES_PER_BLOCK, serial % WRITES_PER_BLOCK);
+            let (writes, rest) = added.split_at(added.len().min((WRITES_PER_BLOCK - at) as usize));
+            added = rest;
+            serial += writes.len() as u64;
+            if dropped.contains(&block) {
+                continue;
+            }
+            let key = Key::Writes(block);
+            // Only the block that is being filled has a part in the store already.
+            let mut whole = if at > 0 { self.read::<WriteBlock>(key)? } else { WriteBlock::new() };
+            if whole.len() as u64 != at {
+                return Err(bad(key, format!("it has {} writes and should have {at}", whole.len())));
+            }
+            whole.extend_from_slice(writes);
+            self.put(key, Some(&whole))?;
         }
         Ok(())
     }

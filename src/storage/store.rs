@@ -21,7 +21,7 @@ use super::spare::Spare;
 use super::{envelope, fsutil, Error};
 use crate::clock::Timestamp;
 use crate::raft::{LogId, Membership};
-use crate::state::record::{self, Globals, HotPage, Key};
+use crate::state::record::{self, Globals, HotPage, Key, WriteBlock};
 use crate::state::State;
 
 /// The key of the [`Mark`]; no record's key begins so.
@@ -346,6 +346,10 @@ impl<'a> Loading<'a> {
                 let page: HotPage = record::decode(payload).map_err(|e| bad(e.to_string()))?;
                 page.into_iter().try_for_each(|(seq, task)| self.state.restore(seq, task)).map_err(bad)
             }
+            Some(Key::Writes(block)) => {
+                let writes: WriteBlock = record::decode(payload).map_err(|e| bad(e.to_string()))?;
+                self.state.restore_writes(block, writes).map_err(bad)
+            }
             Some(_) => Ok(()),
             None => Err(bad(format!("{} is not known to this version", Key::name_of(key)))),
         }
@@ -366,7 +370,8 @@ impl<'a> Loading<'a> {
             );
             return Err(Error::damaged(self.path, detail));
         }
-        self.state.restore_globals(mark.globals.clone());
+        let globals = self.state.restore_globals(mark.globals.clone());
+        globals.map_err(|detail| Error::damaged(self.path, detail))?;
         Ok(Loaded { state: self.state, ledger: self.ledger, mark })
     }
 }

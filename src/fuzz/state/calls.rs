@@ -72,7 +72,7 @@ impl Model {
             }
             _ => {
                 let (seqs, _) = self.state.expired(self.now, 60, (None, 0), 10);
-                self.apply(Command::Collect { seqs });
+                self.apply(Command::Collect { seqs, retain_s: 60 });
             }
         }
     }

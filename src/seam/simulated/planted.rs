@@ -20,6 +20,7 @@ pub const NAMES: &[(&str, Bug)] = &[
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),
     ("apply-differs", Bug::ApplyDiffers),
+    ("repeats-as-new", Bug::RepeatsAsNew),
     ("leads-on", Bug::LeadsOn),
     ("never-silent", Bug::NeverSilent),
     ("no-questions", Bug::NoQuestions),

@@ -39,7 +39,7 @@ fn chains_that_are_built_from_either_end_cost_a_look_at_their_end() {
     }
     let commands: Vec<_> =
         (0..1_000).map(|n| making(&format!("top{n}"), after((2_936..3_000).map(|to| format!("wide{to}"))))).collect();
-    let replies = state.apply_batch(Batch { now: T0, commands });
+    let replies = state.apply_batch(Batch::of(T0, commands));
     assert!(replies.iter().all(|reply| matches!(reply, Reply::Created { .. })), "{replies:?}");
     assert!(state.links == 0 && state.steps < 4_000, "{} links, {} steps", state.links, state.steps);
     // The other way round: each names the one that comes next.
@@ -68,7 +68,7 @@ fn a_link_between_two_large_parts_is_searched_up_to_a_bound() {
     // In one entry no more than a few of them are searched, and what has no links is not refused for it.
     let mut commands: Vec<_> = (0..100).map(|_| middle(7_000)).collect();
     commands.push(making("plain", Options::default()));
-    let replies = state.apply_batch(Batch { now: T0, commands });
+    let replies = state.apply_batch(Batch::of(T0, commands));
     assert!(state.links <= LINKS_PER_ENTRY_MAX + LINKS_MAX, "{}", state.links);
     assert_eq!(replies[99], Reply::Refused(Refusal::ChainsAtOnce));
     assert!(matches!(replies[100], Reply::Created { .. }), "{:?}", replies[100]);
@@ -161,7 +161,7 @@ fn steps_among(many: usize) -> Vec<usize> {
             latest_fires: false,
         },
         Command::Trigger { id: id("child") },
-        Command::Collect { seqs: finished },
+        Command::Collect { seqs: finished, retain_s: 0 },
         Command::DropIndex { chunks: (0..50).collect() },
         Command::Delete { id: id("child") },
         making("child", after(["elsewhere".to_owned()])),

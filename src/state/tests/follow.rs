@@ -170,8 +170,20 @@ fn alerts_whose_receiver_is_away_are_bounded_and_hold_up_nothing() {
     }
     let task = state.task(1).unwrap();
     assert_eq!((task.past.open.len(), task.state), (100, TaskState::Finished));
-    state.apply(T0, Command::Collect { seqs: vec![1] });
-    assert!(state.task(1).is_some(), "not while something is to be told");
+    // Its receiver has some seconds; then the task goes as any other, with what nobody has taken.
+    let finished = task.past.finished.unwrap();
+    let collect = |state: &mut State, ms| {
+        let expired = state.expired(finished.plus_ms(ms), 1, (None, 0), 10).0;
+        state.apply(finished.plus_ms(ms), Command::Collect { seqs: vec![1], retain_s: 1 });
+        (expired.len(), state.len())
+    };
+    assert_eq!(collect(&mut state, 9_999), (0, 1));
+    state.apply(finished, Command::Trigger { id: id("a") });
+    assert_eq!(collect(&mut state, 86_400_000), (0, 1), "not while a run of it is going");
+    let key = state.task(1).unwrap().runs().next().unwrap().key;
+    state.apply(finished, Command::Cancel { seq: 1, key });
+    assert_eq!(collect(&mut state, 10_000), (1, 0));
+    state.check();
 }
 
 #[test]

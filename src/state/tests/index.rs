@@ -36,7 +36,7 @@ fn each_run_that_ends_gets_the_next_serial_number_whichever_way_it_ends() {
     end_next(&mut state, 1);
     assert_eq!((state.changes().index.first, state.runs_total()), (4, 5));
     let mut other = State::new(T0);
-    other.restore_globals(state.globals());
+    other.restore_globals(state.globals()).unwrap();
     assert_eq!(other.runs_total(), 5);
 }
 

@@ -76,6 +76,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
                         if bug::strikes(Bug::ApplyDiffers) {
                             batch.now = batch.now.plus_ms(1);
                         }
+                        if bug::is_planted(Bug::RepeatsAsNew) {
+                            batch.names.clear();
+                        }
                         Replies(core.state.apply_batch(batch))
                     }
                     Change::Members(members) => {
@@ -198,7 +201,7 @@ mod tests {
         };
         let mut machine = Machine::open(dir.path(), options, Clock::system(), LogEnds::default()).unwrap();
         let mut applied = async |format: u8| {
-            let mut bytes = Batch { now: Timestamp(1), commands: Vec::new() }.encode().unwrap();
+            let mut bytes = Batch::of(Timestamp(1), Vec::new()).encode().unwrap();
             bytes[0] = format;
             let log_id = openraft::LogId::new(openraft::CommittedLeaderId::new(1, 1), 1);
             let entry = Entry { log_id, payload: EntryPayload::Normal(Payload(bytes.into())) };
