@@ -121,6 +121,11 @@ impl Model {
         let kept = command.clone();
         self.applied.push((self.now, command.clone()));
         let reply = self.state.apply(self.now, command.clone());
+        // Its bytes, the links of one change, the due times that are looked at, and the open runs of a task and of each
+        // that it triggers: nothing else makes a command cost more.
+        let bytes = crate::command::Encoded::of(&command).map_or(0, |encoded| encoded.len());
+        let most = bytes + crate::state::LINKS_MAX + 9_000 + 33 * (crate::state::OPEN_RUNS_MAX + 200);
+        assert!(self.state.steps() <= most, "{} steps: {kept:?}", self.state.steps());
         assert_eq!(reply, self.follower.apply(self.now, command), "{kept:?}");
         if let (Command::Create { id, spec }, Reply::Created { .. }) = (&kept, &reply) {
             if let Some(seq) = self.state.find(id) {

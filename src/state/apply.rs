@@ -102,6 +102,7 @@ impl State {
             }
             Command::ClaimNode { node, store } => self.claim(node, store),
             Command::DropIndex { chunks } => {
+                self.steps += chunks.len();
                 self.drop_index(&chunks);
                 Ok(Reply::Done)
             }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::task::{Rhythm, Task};
-use super::{runs::last_due_times, State};
+use super::{runs::last_due_time, State};
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::RunKey;
@@ -188,7 +188,7 @@ impl State {
             if task.past.earlier.len() < EARLIER_MAX && bytes <= EARLIER_BYTES_MAX {
                 return;
             }
-            let last = last_due_times(from, course.upto, |after| task.due_after(after)).last().copied().unwrap_or(from);
+            let last = last_due_time(from, course.upto, |after| task.due_after(after));
             let then = course.then;
             task.next = then;
             task.past.latest = task.past.latest.max(Some(last));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::earlier::Left;
 use super::record::Pause;
-use super::runs::last_due_times;
+use super::runs::last_due_time;
 use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Seq, Steering};
@@ -115,7 +115,7 @@ impl State {
         let last = task
             .come_upto(now)
             .zip(first)
-            .and_then(|(upto, first)| last_due_times(first, upto, |after| task.due_after(after)).last().copied());
+            .map(|(upto, first)| last_due_time(first, upto, |after| task.due_after(after)));
         task.next = None;
         task.past.latest = task.past.latest.max(last);
         task.past.ended = Some(now);
@@ -147,8 +147,8 @@ impl State {
         let first = come.map_or(task.next, |upto| task.due_after(upto));
         let skipped = first.filter(|first| *first < at).map(|first| {
             let before = Timestamp(at.0 - 1);
-            let last = last_due_times(first, before, |after| task.due_after(after)).last().copied();
-            (first, last.filter(|last| *last != first))
+            let last = last_due_time(first, before, |after| task.due_after(after));
+            (first, Some(last).filter(|last| *last != first))
         });
         let kept = task.go_on_at(now, (!ends).then_some(at), None, Left::Shared).then(|| task.rhythm.clone());
         let passed = skipped.and_then(|(first, upto)| upto.or(Some(first)));

@@ -283,7 +283,12 @@ impl State {
         // What is late is late under one definition.
         let upto = task.behind().map_or(upto, |course| upto.min(course.upto));
         let spec = task.spec_of_next().cloned();
-        let mut past = last_due_times(from, upto, |after| task.due_after(after));
+        let walked = std::cell::Cell::new(0);
+        let mut past = last_due_times(from, upto, |after| {
+            walked.set(walked.get() + 1);
+            task.due_after(after)
+        });
+        self.steps += walked.get();
         let Some(&latest) = past.last() else { return };
         if latest_fires {
             past.pop();
@@ -311,32 +316,65 @@ impl State {
     }
 }
 
-/// The last due times from `from` (itself one) to `upto`, oldest first: no more than a task's history holds, however
-/// many there were.
-pub(super) fn last_due_times(
+/// The last due time from `from` (itself one) to `upto`, in some dozens of steps however many there were.
+pub(super) fn last_due_time(
     from: Timestamp,
     upto: Timestamp,
     due_after: impl Fn(Timestamp) -> Option<Timestamp>,
-) -> Vec<Timestamp> {
-    let walk = |start: Timestamp| std::iter::successors(due_after(start), |&t| due_after(t)).take_while(|&t| t <= upto);
-    let wanted = RUNS_KEPT_MAX as usize + 1;
-    let has = |start: Timestamp, count: usize| walk(start).take(count).count() == count;
-    // Looks back further and further, so that a year of minutes is not walked for its last hundred.
+) -> Timestamp {
+    let next = |start: Timestamp| due_after(start).filter(|due| *due <= upto);
     let (mut near, mut span_ms) = (upto, 60_000u64);
     let mut start = loop {
         let start = Timestamp(upto.0.saturating_sub(span_ms)).max(from);
-        if start == from || has(start, wanted) {
+        if start == from || next(start).is_some() {
             break start;
         }
         near = start;
         span_ms = span_ms.saturating_mul(4);
     };
-    // That can be far too far, where a schedule was dense once and is over: then the place lies between the last two.
-    while near.0.saturating_sub(start.0) > 1 && has(start, 3 * wanted) {
+    // After `start` there is one, unless it is `from`; after `near` there is none.
+    let mut last = from;
+    while let Some(due) = next(start) {
+        last = due;
+        start = due;
+        let middle = Timestamp(due.0 + near.0.saturating_sub(due.0) / 2);
+        match next(middle) {
+            Some(_) => start = middle,
+            None => near = middle,
+        }
+    }
+    last
+}
+
+/// The last due times from `from` (itself one) to `upto`, oldest first: no more than a task's history holds, however
+/// many there were. It takes some hundreds of steps; some thousands where they lie in clusters that are far apart.
+pub(super) fn last_due_times(
+    from: Timestamp,
+    upto: Timestamp,
+    due_after: impl Fn(Timestamp) -> Option<Timestamp>,
+) -> Vec<Timestamp> {
+    // A schedule may have been dense once and be over since: what comes before is looked for from its last due time on.
+    let upto = last_due_time(from, upto, &due_after).min(upto);
+    let walk = |start: Timestamp| std::iter::successors(due_after(start), |&t| due_after(t)).take_while(|&t| t <= upto);
+    let wanted = RUNS_KEPT_MAX as usize + 1;
+    let count = |start: Timestamp| walk(start).take(2 * wanted).count();
+    // Looks back further and further, so that a year of minutes is not walked for its last hundred.
+    let (mut near, mut span_ms) = (upto, 60_000u64);
+    let (mut start, mut many) = loop {
+        let start = Timestamp(upto.0.saturating_sub(span_ms)).max(from);
+        let many = count(start);
+        if start == from || many >= wanted {
+            break (start, many);
+        }
+        near = start;
+        span_ms = span_ms.saturating_mul(4);
+    };
+    // That can be far too far, where they lie in clusters: then the place lies between the last two.
+    while near.0.saturating_sub(start.0) > 1 && many == 2 * wanted {
         let middle = Timestamp(start.0 + (near.0 - start.0) / 2);
-        match has(middle, wanted) {
-            true => start = middle,
-            false => near = middle,
+        match count(middle) {
+            fewer if fewer < wanted => near = middle,
+            enough => (start, many) = (middle, enough),
         }
     }
     let mut last = std::collections::VecDeque::with_capacity(wanted);
@@ -387,7 +425,35 @@ mod tests {
             steps.set(0);
             let last = last_due_times(Timestamp(500), Timestamp(upto), counted);
             assert!(last.len() >= 101 && last.last() == Some(&Timestamp(2 * year)), "{} for {upto}", last.len());
-            assert!(steps.get() < 30_000, "{} steps for {upto}", steps.get());
+            assert!(steps.get() < 1_500, "{} steps for {upto}", steps.get());
+        }
+    }
+
+    #[test]
+    fn the_last_due_times_are_the_last_in_any_pattern_and_found_within_a_bound() {
+        let day = 86_400_000;
+        // So many, one each second, at the beginning of each period.
+        for (burst, period) in
+            [(1, 1000), (7, 60_000), (30, day), (90, 365 * day), (3_600, 365 * day), (250, 7_000_000)]
+        {
+            for upto in [999, 60_000, 3 * day + 5, 2 * 365 * day + 45_678, 50 * 365 * day + 3_000] {
+                let steps = std::cell::Cell::new(0u64);
+                let next = |t: Timestamp| {
+                    steps.set(steps.get() + 1);
+                    let (at, second) = (t.0 / period * period, t.0 % period / 1000 + 1);
+                    Some(Timestamp(if second < burst { at + second * 1000 } else { at + period }))
+                };
+                let last = last_due_times(Timestamp(0), Timestamp(upto), next);
+                assert!(steps.get() < 9_000, "{} steps: {burst} each {period} up to {upto}", steps.get());
+                let newest = last_due_time(Timestamp(0), Timestamp(upto), next);
+                assert_eq!(last.last(), Some(&newest));
+                assert!(
+                    newest.0 <= upto && next(newest).is_some_and(|after| after.0 > upto),
+                    "{burst}, {period}, {upto}"
+                );
+                assert!(last.windows(2).all(|pair| next(pair[0]) == Some(pair[1])), "none is left out");
+                assert!(last.len() == 101 || last[0] == Timestamp(0), "{burst}, {period}, {upto}: {}", last.len());
+            }
         }
     }
 
