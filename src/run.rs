@@ -131,6 +131,17 @@ impl Run {
     }
 }
 
+/// A run that was cancelled at a time at which its attempt may have left, with nothing of that recorded yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// Its number in its task's history.
+    pub number: u64,
+    /// As it is recorded there.
+    pub run: Run,
+    /// Whether it counts for `max_runs` if it was attempted.
+    pub counts: bool,
+}
+
 /// A run that has started and has no outcome yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenRun {

@@ -24,6 +24,8 @@ struct Known {
     spec: Option<TaskSpec>,
     /// Runs that have come to an outcome.
     ended: HashSet<RunKey>,
+    /// How many of them have a record. One that was cancelled may get another, with the attempt that was under way.
+    recorded: u64,
     /// Those of them that were fired.
     fired: u64,
     /// The latest due time of which there was a run.
@@ -151,6 +153,12 @@ impl Model {
             let known = self.known.entry(*seq).or_default();
             for (number, run) in &history.added {
                 assert!(*number < task.past.runs_recorded && !run.key.is_alert(), "{run:?} after {command:?}");
+                if *number < known.recorded {
+                    let again = run.state == RunState::Cancelled && known.ended.contains(&run.key);
+                    assert!(again && !run.attempts.is_empty(), "{run:?} takes another one's place: {command:?}");
+                    continue;
+                }
+                known.recorded = number + 1;
                 assert!(known.ended.insert(run.key), "{:?} has ended twice: {command:?}", run.key);
                 let fired = [RunState::Succeeded, RunState::Failed, RunState::Unknown].contains(&run.state);
                 known.fired += u64::from(fired);

@@ -167,6 +167,17 @@ impl Task {
     }
 }
 
+impl Task {
+    /// A run of the schedule that was taken for one without an attempt had one: it counts for `max_runs`.
+    pub(super) fn count(&mut self) {
+        let Some(max) = self.options.as_ref().and_then(|o| o.max_runs) else { return };
+        self.past.fired += 1;
+        if self.past.fired >= max {
+            self.next = None;
+        }
+    }
+}
+
 impl State {
     /// Forgets the earlier courses of which no due time is left.
     pub(super) fn drop_earlier(&mut self, seq: Seq) {

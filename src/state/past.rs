@@ -7,6 +7,7 @@ use super::open::OpenRuns;
 use super::record::Pause;
 use crate::clock::Timestamp;
 use crate::id::RunKey;
+use crate::run::Cancelled;
 
 /// What has become of a task. Most of a million tasks have only been created: it takes memory from the first change on.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Happened {
     pub earlier: Vec<Earlier>,
     /// Of the runs in its history the one with the latest due time, and its number there.
     pub newest: Option<(RunKey, u64)>,
+    /// Cancelled runs of which an attempt may still be told of; a few.
+    pub cancelled: Vec<Cancelled>,
     /// When it finished.
     pub finished: Option<Timestamp>,
     /// Due times of which there is a run that counts for `max_runs`.
@@ -57,6 +60,7 @@ static NOTHING: Happened = Happened {
     open: OpenRuns::NONE,
     earlier: Vec::new(),
     newest: None,
+    cancelled: Vec::new(),
     finished: None,
     fired: 0,
     latest: None,

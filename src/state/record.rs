@@ -25,11 +25,11 @@ use super::earlier::{Earlier, Left};
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::{RunKey, TaskId};
-use crate::run::{OpenRun, Run, RunState};
+use crate::run::{Cancelled, OpenRun, Run, RunState};
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
-pub const RECORD_FORMAT: u8 = 5;
+pub const RECORD_FORMAT: u8 = 6;
 /// Hot states in one record.
 pub const HOT_PER_PAGE: u64 = 64;
 /// Definitions in one record.
@@ -146,6 +146,7 @@ pub struct HotTask {
     pub specs: Vec<(Arc<TaskSpec>, Vec<u32>)>,
     pub earlier: Vec<HotEarlier>,
     pub newest: Option<(RunKey, u64)>,
+    pub cancelled: Vec<Cancelled>,
     pub finished: Option<Timestamp>,
     pub target: String,
     pub options: Options,

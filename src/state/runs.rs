@@ -12,9 +12,11 @@ use super::{State, Task, OPEN_RUNS_MAX, RUNS_KEPT_MAX};
 use crate::clock::Timestamp;
 use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
 use crate::id::RunKey;
-use crate::run::{Attempt, OpenPhase, OpenRun, Run, RunState};
+use crate::run::{Attempt, Cancelled, OpenPhase, OpenRun, Run, RunState};
 use crate::task::{Overlap, TaskState};
 
+/// Cancelled runs of one task of which the end of an attempt is waited for.
+const CANCELLED_MAX: usize = 4;
 /// Due times that were missed together and have a record each.
 const MISSED_SINGLE_MAX: usize = 50;
 
@@ -64,7 +66,7 @@ impl State {
         if attempt.status.is_some() {
             self.open_replaced(now, seq, key);
         }
-        let Some(task) = self.bring_up(seq, key) else { return };
+        let Some(task) = self.bring_up(seq, key) else { return self.made_after_all(now, seq, key, attempt) };
         let Some(open) = task.past.open.get(key) else { return };
         let current = match open.phase {
             OpenPhase::Queued => 1,
@@ -214,12 +216,40 @@ impl State {
         if let Some(going) = open.going() {
             open.keep(Attempt { error: Some(error.to_owned()), ..going });
         }
-        if key.is_scheduled() && open.attempts.is_empty() && open.spec.is_none() {
+        let counts = key.is_scheduled() && open.attempts.is_empty() && open.spec.is_none();
+        if counts {
             task.uncount();
         }
-        self.record(seq, open.ended(RunState::Cancelled, Some("cancelled by a call".to_owned()), now));
+        // The start of an attempt is recorded some time after it has left, and the end of a quick one alone.
+        let may_have_left = matches!(open.phase, OpenPhase::Waiting { at, .. } if at <= now);
+        let run = open.ended(RunState::Cancelled, Some("cancelled by a call".to_owned()), now);
+        if may_have_left {
+            if task.past.cancelled.len() >= CANCELLED_MAX {
+                task.past.cancelled.remove(0);
+            }
+            let number = task.past.runs_recorded;
+            task.past.cancelled.push(Cancelled { number, run: run.clone(), counts });
+        }
+        self.record(seq, run);
         self.settle(now, seq);
         Ok(Reply::Done)
+    }
+
+    /// An attempt has ended of a run that was cancelled before anything of the attempt was recorded: it was made, and stays
+    /// in the history.
+    fn made_after_all(&mut self, now: Timestamp, seq: Seq, key: RunKey, attempt: Attempt) {
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        let Some(at) = task.past.cancelled.iter().position(|cancelled| cancelled.run.key == key) else { return };
+        let Cancelled { number, mut run, counts } = task.past.cancelled.remove(at);
+        run.attempts.push(attempt);
+        if counts {
+            task.count();
+        }
+        let once = task.is_once();
+        if number + RUNS_KEPT_MAX >= task.past.runs_recorded {
+            self.changes.add_run(seq, once, number, Arc::new(run));
+        }
+        self.settle(now, seq);
     }
 
     /// Writes an ended run into the task's history and into the index, and drops the oldest beyond what is kept.

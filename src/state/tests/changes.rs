@@ -266,3 +266,22 @@ fn a_definition_that_many_runs_have_is_stored_once() {
     assert_eq!(again.task(1).unwrap().record(), stored);
     assert!(again.task(1).unwrap().runs().all(|run| run.spec.as_deref() == Some(&old)));
 }
+
+#[test]
+fn a_cancelled_run_gets_the_attempt_that_had_left_and_of_which_nothing_was_recorded() {
+    let mut state = State::new(T0);
+    let options = Options { max_runs: Some(2), ..Options::default() };
+    state.apply(T0, Command::Create { id: id("a"), spec: Box::new(TaskSpec { options, ..spec(minutely()) }) });
+    let due = state.task(1).unwrap().next.unwrap();
+    let key = RunKey::scheduled(due);
+    assert_eq!(state.apply(due, Command::Cancel { seq: 1, key }), Reply::Done);
+    assert_eq!(state.task(1).unwrap().past.fired, 0, "as far as is known there was no attempt");
+    state.apply(due, ended(1, due, 1, Verdict::Succeeded));
+    let (number, run) = state.changes().runs[&1].added.last().cloned().unwrap();
+    assert_eq!((number, run.state, run.attempts.len()), (0, RunState::Cancelled, 1));
+    let past = &state.task(1).unwrap().past;
+    assert_eq!((past.fired, past.run_count, past.runs_recorded, past.cancelled.len()), (1, 0, 1, 0));
+    state.apply(due, ended(1, due, 1, Verdict::Succeeded));
+    assert_eq!(state.changes().runs[&1].added.len(), 2, "once");
+    state.check();
+}

@@ -221,12 +221,15 @@ impl Machine {
 
     /// Ended runs from the number `from` on to, not including, `to`.
     pub(super) fn recorded(&self, seq: Seq, once: bool, from: u64, to: u64) -> Result<BTreeMap<u64, Arc<Run>>, Error> {
-        let newer: Vec<(u64, Arc<Run>)> = {
+        let mut runs: BTreeMap<u64, Arc<Run>> = BTreeMap::new();
+        {
             let core = self.core();
-            let added = layers(&core).filter_map(|changes| changes.runs.get(&seq)).flat_map(|h| &h.added);
-            added.filter(|(number, _)| (from..to).contains(number)).cloned().collect()
-        };
-        let mut runs: BTreeMap<u64, Arc<Run>> = newer.into_iter().collect();
+            let added = layers(&core).filter_map(|changes| changes.runs.get(&seq)).flat_map(|h| h.added.iter().rev());
+            for (number, run) in added.filter(|(number, _)| (from..to).contains(number)) {
+                // The newest first: a record can take another one's place.
+                runs.entry(*number).or_insert_with(|| run.clone());
+            }
+        }
         if (runs.len() as u64) < to - from {
             for (number, run) in checkpoint::read_runs(&self.store(), seq, once, from, to)? {
                 runs.entry(number).or_insert_with(|| Arc::new(run));
