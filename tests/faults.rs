@@ -30,6 +30,8 @@ mod machine;
 #[path = "faults/trial.rs"]
 mod trial;
 
+#[path = "faults/alone.rs"]
+mod alone;
 #[path = "faults/behind.rs"]
 mod behind;
 #[path = "faults/clock.rs"]
@@ -50,5 +52,7 @@ mod names;
 mod net;
 #[path = "faults/power.rs"]
 mod power;
+#[path = "faults/room.rs"]
+mod room;
 #[path = "faults/snapshots.rs"]
 mod snapshots;

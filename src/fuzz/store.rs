@@ -102,7 +102,10 @@ async fn a_store_has_what_its_state_implies_after_any_history() {
             let names = (0..many).map(name).collect();
             pair.apply_named(now, with_large_ones(command), names).await;
             if chance.random_ratio(1, 12) {
-                pair.often().checkpoint().await.unwrap();
+                match chance.random_ratio(1, 3) {
+                    true => pair.often().write_store_anew().await.unwrap(),
+                    false => pair.often().checkpoint().await.unwrap(),
+                }
                 assert_eq!(pair.often().strays().unwrap(), Vec::<String>::new(), "seed {seed}");
                 let (chunks, _) = pair.often().dead_index(0).unwrap();
                 if !chunks.is_empty() {

@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After an attempt that failed, and twice as long after each further one.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Between two snapshots that are written to make room, where they make too little.
+/// Between two snapshots that are written to make room, where they make too little; and of the store the same.
 const MAKE_ROOM_EVERY: Duration = Duration::from_secs(5);
 
 impl Node {
@@ -28,12 +28,13 @@ impl Node {
         let at_start = self.0.log.log_bytes_since_purge();
         let mut covered = 0;
         let mut retry_after = RETRY_MIN;
-        let (mut made_room, mut no_room) = (None, false);
+        let (mut made_room, mut no_room, mut anew) = (None, false, None);
         loop {
             // Whether it is needed is asked below.
             let _ = tokio::time::timeout(LOOK_EVERY, machine.snapshot_needed()).await;
             let Some(raft) = self.0.group.get().filter(|_| self.in_doubt().is_none()) else { continue };
             self.tell_of_snapshot(raft).await;
+            self.store_makes_room(&mut anew).await;
             let written = at_start + self.0.log.appended_bytes_total();
             let due = written - covered >= self.0.config.raft.snapshot_log_bytes.max(machine.snapshot_bytes());
             let makes_room = self.snapshot_makes_room(made_room);
@@ -53,6 +54,13 @@ impl Node {
                     (covered, retry_after) = (written, RETRY_MIN);
                     self.tell_of_snapshot(raft).await;
                 }
+                // Another's file, or the checkpoint, has taken the room meanwhile.
+                Err(error)
+                    if error.is_full() && (machine.no_room().is_some() || machine.has_snapshot_room().is_err()) =>
+                {
+                    tracing::error!(%error, "a snapshot could not be written; until one is, the log grows");
+                    no_room = true;
+                }
                 Err(error) => {
                     let retry_after_s = retry_after.as_secs();
                     tracing::error!(%error, retry_after_s, "a snapshot could not be written; until one is, the log grows");
@@ -70,6 +78,19 @@ impl Node {
         self.faults().full.is_some()
             && held / 2 > machine.snapshot_bytes_next()
             && last.is_none_or(|last| last.elapsed() >= MAKE_ROOM_EVERY)
+    }
+
+    /// Has the store written anew before there is too little room for it, where it holds much of what is gone.
+    async fn store_makes_room(&self, last: &mut Option<Instant>) {
+        let machine = &self.0.machine;
+        let wanted = machine.store_should_be_written_anew(self.room_kept());
+        if !wanted.unwrap_or(false) || last.is_some_and(|last| last.elapsed() < MAKE_ROOM_EVERY) {
+            return;
+        }
+        *last = Some(monotonic());
+        if let Err(error) = machine.write_store_anew().await {
+            tracing::warn!(%error, "the store could not be written anew");
+        }
     }
 
     /// Has openraft know of the newest snapshot, and purge the log behind it. It refuses to hear of one while it hears of

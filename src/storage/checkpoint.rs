@@ -25,33 +25,33 @@ pub(super) struct Cut {
     pub check: bool,
 }
 
-/// What a cut changes in the store, and the mark that it has then.
-pub(super) fn records(
-    store: &Store,
-    ledger: &mut Ledger,
-    cut: &Cut,
-    hot: Vec<(u64, Option<HotPage>)>,
-) -> Result<(Vec<Change>, Mark), Error> {
-    let mut out = Records { store, ledger, changes: Vec::with_capacity(hot.len()) };
-    for (number, page) in hot {
-        out.put(Key::Hot(number), page.as_ref())?;
+/// The hot pages that belong to a cut; none in a pair: no task of the page is left.
+pub(super) type HotPages = Vec<(u64, Option<HotPage>)>;
+
+impl Cut {
+    /// What it changes in a store whose ledger is this one.
+    pub fn records(&self, store: &Store, ledger: &Ledger, hot: &HotPages) -> Result<Vec<Change>, Error> {
+        let mut out = Records { store, ledger, changes: Vec::with_capacity(hot.len()) };
+        for (number, page) in hot {
+            out.put(Key::Hot(*number), page.as_ref())?;
+        }
+        out.specs(self)?;
+        out.runs(self)?;
+        out.index(self)?;
+        out.writes(self)?;
+        Ok(out.changes)
     }
-    out.specs(cut)?;
-    out.runs(cut)?;
-    out.index(cut)?;
-    out.writes(cut)?;
-    let changes = out.changes;
-    for (key, value) in &changes {
-        ledger.put(key, value.as_deref());
+
+    /// The mark of a store that has it, and whose ledger is this one.
+    pub fn mark(&self, ledger: &Ledger) -> Mark {
+        Mark {
+            applied: self.applied,
+            membership: self.membership.clone(),
+            globals: self.globals.clone(),
+            records: ledger.records(),
+            digest: ledger.digest(),
+        }
     }
-    let mark = Mark {
-        applied: cut.applied,
-        membership: cut.membership.clone(),
-        globals: cut.globals.clone(),
-        records: ledger.records(),
-        digest: ledger.digest(),
-    };
-    Ok((changes, mark))
 }
 
 /// A task's new definition; none: the task is gone.

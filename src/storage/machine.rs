@@ -4,6 +4,7 @@
 //! guards the state, held for microseconds; what takes longer (checkpoints, snapshots) works on a cut of it.
 
 mod check;
+mod checkpoints;
 mod held;
 mod index;
 mod open;
@@ -19,31 +20,27 @@ pub use read::Cause;
 pub use receive::Received;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(feature = "sim")]
+use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{watch, Notify};
 
 use self::open::note_of;
-use super::checkpoint::{self, Cut};
+use super::checkpoint::{Cut, HotPages};
 use super::kept::{Kept, Snapshots};
 use super::note::NoteFile;
 use super::scan::Scan;
 use super::store::{Ledger, Mark, Store};
+#[cfg(any(test, feature = "sim"))]
 use super::Error;
 use crate::clock::Clock;
 use crate::command::Seq;
 use crate::raft::{LogId, Membership};
 use crate::seam;
 use crate::state::State;
-
-/// How often, and after which pause, a checkpoint looks again whether there are descriptors for it.
-const SPARE_TRIES: u32 = 100;
-/// As above.
-const SPARE_PAUSE: Duration = Duration::from_millis(100);
-/// Between two looks whether there is room for a checkpoint.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How the machine stores.
 #[derive(Clone, Debug)]
@@ -143,6 +140,8 @@ struct Keeper {
     note: NoteFile,
     /// A snapshot's way through the store, while there is one.
     scan: Weak<tokio::sync::Mutex<Scan>>,
+    /// The hot pages of the cut that is to be written, once they are collected.
+    hot: Option<Arc<HotPages>>,
     /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
     sound: bool,
 }
@@ -281,122 +280,6 @@ impl Machine {
 
     fn count(&self, act: impl FnOnce(&mut Figures)) {
         act(&mut self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
-
-    /// Makes checkpoints while there is something to write, and room to write it. Ends with the error of the first that
-    /// fails: nothing more may be written to a store of which nobody knows what it has.
-    pub async fn run_checkpoints(&self) -> Error {
-        loop {
-            let wait = tokio::time::timeout(self.0.options.checkpoint_interval, self.0.full.notified());
-            let _ = wait.await;
-            // The log has what is not stored meanwhile.
-            if !self.asks_for_room() {
-                tokio::time::sleep(NO_ROOM_PAUSE).await;
-                continue;
-            }
-            if let Err(error) = self.checkpoint().await {
-                return error;
-            }
-        }
-    }
-
-    /// Makes durable in the store what has been applied.
-    ///
-    /// # Errors
-    /// What the disk refuses.
-    pub async fn checkpoint(&self) -> Result<(), Error> {
-        let mut told = false;
-        for _ in 0..SPARE_TRIES {
-            if self.store().has_spare() {
-                break;
-            }
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!("a checkpoint waits: this process has no descriptor left");
-            }
-            tokio::time::sleep(SPARE_PAUSE).await;
-        }
-        let mut keeper = self.0.keeper.lock().await;
-        self.checkpoint_with(&mut keeper, false).await
-    }
-
-    /// Entries that change nothing are no reason for a checkpoint, unless it is to be `exact`: to stand at the very last.
-    async fn checkpoint_with(&self, keeper: &mut Keeper, exact: bool) -> Result<(), Error> {
-        if !keeper.sound {
-            return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
-        }
-        loop {
-            let (cut, last) = {
-                let mut core = self.core();
-                match core.cut.clone() {
-                    // A check has made it. What has changed since is to follow.
-                    Some(cut) => (cut, false),
-                    None if core.state.changes().is_empty() && !(exact && core.applied != keeper.mark.applied) => {
-                        return Ok(());
-                    }
-                    None => (core.cut_now(false), true),
-                }
-            };
-            self.write_cut(keeper, cut).await?;
-            if last {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn write_cut(&self, keeper: &mut Keeper, cut: Arc<Cut>) -> Result<(), Error> {
-        let began = crate::clock::monotonic();
-        let hot = loop {
-            // Few at a time, so that whoever fires or applies waits for microseconds.
-            let collected = self.core().state.collect_frozen(8);
-            if let Some(hot) = collected {
-                break hot;
-            }
-            tokio::task::yield_now().await;
-        };
-        keeper.sound = false;
-        let (store, ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
-        let writing = cut.clone();
-        let panicked = |panic| Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"));
-        let from = store.clone();
-        let changed = seam::blocking(move || {
-            let mut ledger = ledger;
-            checkpoint::records(&from, &mut ledger, &writing, hot).map(|(changes, mark)| (changes, mark, ledger))
-        });
-        let (changes, mark, ledger) = changed.await.map_err(panicked)??;
-        self.0.state_bytes.store(ledger.snapshot_bytes(), Ordering::Relaxed);
-        self.0.state_records.store(ledger.records(), Ordering::Relaxed);
-        keeper.ledger = ledger;
-        let mut scan = match keeper.scan.upgrade() {
-            Some(scan) => Some(scan.lock_owned().await),
-            None => None,
-        };
-        let (new, kept_max) = (mark.clone(), self.0.options.unsaved_bytes_max);
-        let machine = self.clone();
-        let written = seam::blocking(move || {
-            if let Some(scan) = &mut scan {
-                scan.keep(&changes, kept_max);
-            }
-            store.write(changes, Some(&new))?;
-            // The scan may go on while this gets durable.
-            drop(scan);
-            machine.count(|f| f.sync_began = Some(crate::clock::monotonic()));
-            store.sync()
-        });
-        written.await.map_err(panicked)??;
-        keeper.note.write(note_of(keeper.generation, &mark))?;
-        keeper.mark = mark;
-        keeper.sound = true;
-        if cut.check {
-            self.note_check(&keeper.mark)?;
-        }
-        self.core().cut = None;
-        self.0.room.notify_waiters();
-        self.count(|f| {
-            f.checkpoints += 1;
-            f.sync_began = None;
-            f.checkpoint_ms = began.elapsed().as_millis() as u64;
-        });
-        Ok(())
     }
 
     /// The last log entry, the number of records and a checksum over them, of a checkpoint made now; none: one is under

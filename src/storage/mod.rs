@@ -12,6 +12,7 @@
 //!
 //! Only this layer names sled.
 
+mod anew;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod belongs;
 mod checkpoint;
@@ -145,6 +146,11 @@ impl Error {
             Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
             _ => true,
         }
+    }
+
+    /// Whether it says that there is no space left, or no descriptor.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_full() || matches!(self, Error::Io { source, .. } if is_exhausted(source))
     }
 
     /// Whether it says that there is no space left.

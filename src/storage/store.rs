@@ -117,6 +117,11 @@ impl Ledger {
         self.hashes.contains_key(&xxh3_64(key))
     }
 
+    /// How many bytes the record with this key has, with its key; 0: there is none.
+    pub fn bytes_of(&self, key: &[u8]) -> u64 {
+        self.hashes.get(&xxh3_64(key)).map_or(0, |(_, bytes)| u64::from(*bytes))
+    }
+
     pub fn records(&self) -> u64 {
         self.hashes.len() as u64
     }
@@ -174,7 +179,7 @@ impl Store {
             Err(_) => return Err(Error::damaged(&dir, "opening it panicked")),
         };
         let path = dir.join("db");
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        let file = File::options().read(true).write(true).open(&path).map_err(Error::io("open", &path))?;
         for path in [dir.join("conf"), path] {
             File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("sync", &path))?;
         }
@@ -182,6 +187,22 @@ impl Store {
         let spare = Spare::default();
         spare.fill(&file);
         Ok(Store { dir, db, file, spare, failed: AtomicBool::new(false) })
+    }
+
+    /// Gives up a store that nothing was to be read from yet. Its directory is left to the caller.
+    pub fn give_up(self) {
+        if self.failed.load(Ordering::Relaxed) {
+            // sled is left alone with its file then, which would take its room for as long as the process lives.
+            let emptied = self.file.set_len(0);
+            if let Err(error) = emptied {
+                tracing::warn!(dir = %self.dir.display(), %error, "a store that is given up keeps its room");
+            }
+        }
+    }
+
+    /// It has something else than its checkpoint wrote.
+    pub fn is_not(&self, found: Sum, expected: Sum) -> Error {
+        Error::damaged(&self.dir, format!("it has {found:?}, and its last checkpoint wrote {expected:?}"))
     }
 
     fn sled_error(&self, action: &'static str) -> impl FnOnce(sled::Error) -> Error + '_ {

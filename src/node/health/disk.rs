@@ -2,6 +2,7 @@
 //! store becomes durable, and whether a file can be opened at all.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,17 @@ impl Node {
         };
         self.0.anchor.lost().or_else(identity).or_else(|| self.0.log.lost()).or_else(|| self.0.machine.lost())
     }
+
+    /// So much room is kept on the disk of the data: while there is less, no task is taken.
+    pub(in crate::node) fn room_kept(&self) -> u64 {
+        let machine = &self.0.machine;
+        let dir = &self.0.config.raft_dir;
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+        // Snapshots can be on a disk of their own.
+        let snapshot = if device(dir) == device(&dir.join("snapshots")) { machine.snapshot_room_wanted() } else { 0 };
+        let reserve = self.0.config.storage.reserve_mb << 20;
+        reserve.saturating_add(snapshot).saturating_add(machine.deletes_room_wanted())
+    }
 }
 
 struct Looks {
@@ -81,7 +93,8 @@ impl Looks {
         let store = unsynced(node.0.machine.unsynced(), config.storage.unsaved_bytes_max, too_long * SYNC_TIMEOUTS);
         let reserve = config.storage.reserve_mb << 20;
         let room = node.0.log.no_room().or_else(|| self.dirs.iter().find_map(|dir| nearly_full(dir, reserve)));
-        // A snapshot that finds no room would keep the log from ever being purged.
+        // With less, neither deletes nor a snapshot would find any, and the log would never be purged.
+        let room = room.or_else(|| nearly_full(&self.dirs[0], node.room_kept()));
         let with_snapshot = reserve.saturating_add(node.0.machine.snapshot_room_wanted());
         let room = room.or_else(|| nearly_full(&self.dirs[2], with_snapshot)).or_else(|| node.0.machine.no_room());
         // The thing itself: asked for, and given back.

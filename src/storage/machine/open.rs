@@ -45,7 +45,7 @@ impl Machine {
         let state_bytes = AtomicU64::new(ledger.snapshot_bytes());
         let state_records = AtomicU64::new(ledger.records());
         let (scan, begun) = (Weak::new(), generation);
-        let keeper = Keeper { generation, begun, ledger, mark, note: note_file, scan, sound: true };
+        let keeper = Keeper { generation, begun, ledger, mark, note: note_file, scan, hot: None, sound: true };
         Ok(Machine(Arc::new(Shared {
             dir: dir.to_owned(),
             options,

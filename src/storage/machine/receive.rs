@@ -186,8 +186,13 @@ impl Machine {
         let fill = move || {
             let (path, found) = find()?;
             let store = Store::open(&dir, generation, cache)?;
-            let (loaded, header) = snapshot::restore(&path, &store, now)?;
-            Ok((found, header, (store, loaded)))
+            match snapshot::restore(&path, &store, now) {
+                Ok((loaded, header)) => Ok((found, header, (store, loaded))),
+                Err(error) => {
+                    store.give_up();
+                    Err(error)
+                }
+            }
         };
         match seam::blocking(fill).await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic))) {
             Ok((found, header, filled)) => {
@@ -221,7 +226,7 @@ impl Machine {
     }
 
     /// A store that is not used; what cannot be removed now is removed at the next start.
-    async fn remove_store(&self, generation: u64) {
+    pub(super) async fn remove_store(&self, generation: u64) {
         let dir = Store::dir_of(&self.0.dir, generation);
         let removed = seam::blocking(move || std::fs::remove_dir_all(&dir)).await;
         if let Ok(Err(error)) = removed {

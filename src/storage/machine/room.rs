@@ -3,14 +3,25 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 
-use super::Machine;
-use crate::storage::Error;
+use super::{read, Keeper, Machine};
+use crate::state::record::{Key, SPECS_PER_PAGE};
+use crate::storage::{anew, Error};
 
 /// What a checkpoint may take beside what it changes: sled grows its file by half a MiB at a time, in several threads.
 const MARGIN: u64 = 4 << 20;
 /// A leaf of sled's tree that holds small records.
 const LEAF_BYTES: u64 = 16 << 10;
+
+/// How a checkpoint is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Into the store.
+    InPlace,
+    /// Into a new store, which takes its place.
+    Anew,
+}
 
 impl Machine {
     /// How much room the next snapshot takes beside all that is there, and has not taken yet, in bytes. Who fills the
@@ -24,33 +35,87 @@ impl Machine {
         self.0.state_bytes.load(Ordering::Relaxed) + self.unsaved_bytes() as u64
     }
 
-    /// Why no checkpoint is made, if the last one found too little room to begin.
-    pub fn no_room(&self) -> Option<String> {
-        self.0.no_room.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    /// How much room it takes to delete tasks until there is more, in bytes: the checkpoints of it change each leaf of
+    /// the store, and the snapshot after them is smaller than what it takes the place of.
+    pub fn deletes_room_wanted(&self) -> u64 {
+        MARGIN + self.snapshot_bytes_next() / 2
     }
 
-    /// Whether there is room for the checkpoint that would be made now, and takes note of it.
-    pub(super) fn asks_for_room(&self) -> bool {
-        let error = self.has_room(&self.0.dir, "write a checkpoint in", self.checkpoint_room_wanted()).err();
-        let mut noted = self.0.no_room.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *noted = error.map(|error| error.to_string());
-        noted.is_none()
+    /// What is free on the disk; 0 where it cannot be asked.
+    pub fn disk_free_bytes(&self) -> u64 {
+        free(&self.0.dir).unwrap_or_default()
+    }
+
+    /// Why no checkpoint is made, if the last one found too little room to begin.
+    pub fn no_room(&self) -> Option<String> {
+        self.0.no_room.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the checkpoint is to be written that would be made now. Takes note of it where there is no room for any.
+    ///
+    /// # Errors
+    /// There is none, or the disk cannot be asked.
+    pub(super) fn way(&self, keeper: &Keeper) -> Result<Way, Error> {
+        let way = self.way_now(keeper);
+        let mut noted = self.0.no_room.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted = way.as_ref().err().map(ToString::to_string);
+        way
+    }
+
+    fn way_now(&self, keeper: &Keeper) -> Result<Way, Error> {
+        let free = free(&self.0.dir)?;
+        let in_place = self.in_place_room_wanted();
+        if free >= in_place.saturating_add(anew::room_wanted(self.snapshot_bytes_next())) {
+            return Ok(Way::InPlace);
+        }
+        // What is written in place takes room that writing anew may need, which gives more back.
+        let anew = anew::room_wanted(self.bytes_after(keeper));
+        if free >= anew && (free < in_place || self.store().disk_bytes() / 2 > anew) {
+            return Ok(Way::Anew);
+        }
+        if free >= in_place {
+            return Ok(Way::InPlace);
+        }
+        Err(too_little("write a checkpoint in", &self.0.dir, in_place.min(anew), free))
     }
 
     /// sled writes a leaf again as a whole where a record in it changes or goes, and gives the old one's room back later.
-    fn checkpoint_room_wanted(&self) -> u64 {
+    fn in_place_room_wanted(&self) -> u64 {
         let state = self.0.state_bytes.load(Ordering::Relaxed);
         let records = self.0.state_records.load(Ordering::Relaxed).max(1);
         let (changed, weight) = {
             let core = self.core();
-            let cut = core.cut.as_ref().map(|cut| &cut.changes);
-            let all = cut.into_iter().chain([core.state.changes()]);
-            all.fold((0, 0), |(changed, weight), c| {
+            read::layers(&core).fold((0, 0), |(changed, weight), c| {
                 (changed + c.pages.len() + c.specs.len() + c.runs.len(), weight + c.weight())
             })
         };
         let leaf = (4 * state / records).max(LEAF_BYTES);
         MARGIN + 2 * weight as u64 + (changed as u64).saturating_mul(leaf).min(state / 2)
+    }
+
+    /// About how large a snapshot would be after the next checkpoint: less than now where definitions go.
+    fn bytes_after(&self, keeper: &Keeper) -> u64 {
+        let (changed, weight) = {
+            let core = self.core();
+            let changed: Vec<u64> = read::layers(&core).flat_map(|c| c.specs.keys().copied()).collect();
+            (changed, read::layers(&core).map(|c| c.weight() as u64).sum::<u64>())
+        };
+        let old = |seq: u64| match keeper.ledger.bytes_of(&Key::Spec(seq).to_bytes()) {
+            0 => keeper.ledger.bytes_of(&Key::SpecPage(seq / SPECS_PER_PAGE).to_bytes()) / SPECS_PER_PAGE,
+            own => own,
+        };
+        let gone: u64 = changed.into_iter().map(old).sum();
+        (keeper.ledger.snapshot_bytes() + weight).saturating_sub(gone)
+    }
+
+    /// Whether the store holds much more than its records, and the disk has little more than so many bytes and what is
+    /// needed to write it anew. Later there may be too little for that.
+    ///
+    /// # Errors
+    /// The disk cannot be asked.
+    pub fn store_should_be_written_anew(&self, wanted: u64) -> Result<bool, Error> {
+        let (free, anew) = (free(&self.0.dir)?, anew::room_wanted(self.snapshot_bytes_next()));
+        Ok(free >= anew && free < wanted.saturating_add(2 * anew) && self.store().disk_bytes() / 2 > anew)
     }
 
     /// Whether a snapshot would find room if it were begun now.
@@ -63,13 +128,20 @@ impl Machine {
 
     /// Whether so many bytes are free on the disk.
     pub(super) fn has_room(&self, path: &Path, action: &'static str, needed: u64) -> Result<(), Error> {
-        let disk = rustix::fs::statvfs(path).map_err(|e| Error::io("look at the disk of", path)(e.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = free(path)?;
         if free < needed {
-            let detail = format!("about {} MiB are needed and {} MiB are free", needed >> 20, free >> 20);
-            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, detail);
-            return Err(Error::io(action, path)(full));
+            return Err(too_little(action, path, needed, free));
         }
         Ok(())
     }
+}
+
+fn free(path: &Path) -> Result<u64, Error> {
+    let disk = rustix::fs::statvfs(path).map_err(|e| Error::io("look at the disk of", path)(e.into()))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn too_little(action: &'static str, path: &Path, needed: u64, free: u64) -> Error {
+    let detail = format!("about {} MiB are needed and {} MiB are free", needed >> 20, free >> 20);
+    Error::io(action, path)(std::io::Error::new(std::io::ErrorKind::StorageFull, detail))
 }

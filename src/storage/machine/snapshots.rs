@@ -92,9 +92,6 @@ impl Machine {
         let panicked = |panic| Error::damaged(&self.0.dir, panic);
         let (scan, header, sum, temporary, generation) = {
             let mut keeper = self.0.keeper.lock().await;
-            if !self.asks_for_room() {
-                self.has_snapshot_room()?;
-            }
             // The checkpoint makes the store the state of this moment. From here on those that follow keep it for the scan.
             self.checkpoint_with(&mut keeper, true).await?;
             self.has_room(&self.0.dir.join("snapshots"), "write a snapshot in", keeper.ledger.snapshot_bytes())?;
@@ -160,6 +157,7 @@ impl Machine {
         keeper.sound = true;
         // A snapshot that is being written goes on over the old store, which changes no more.
         keeper.scan = std::sync::Weak::new();
+        keeper.hot = None;
         let meta = kept.meta().clone();
         let old = {
             let mut core = self.core();
@@ -186,7 +184,7 @@ impl Machine {
     }
 
     /// Removes what the installed snapshot has taken the place of. Entries are applied meanwhile.
-    fn clean_up(&self, generation: u64) {
+    pub(super) fn clean_up(&self, generation: u64) {
         let machine = self.clone();
         tokio::spawn(async move {
             let dir = machine.0.dir.clone();

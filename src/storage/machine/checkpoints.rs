@@ -1,0 +1,236 @@
+//! Checkpoints: what has changed in memory becomes durable in the store.
+//!
+//! ```text
+//!  in place    the changes go into the store, in one batch
+//!  anew        what the store has and the changes go into a new one, which takes its place: where room is short
+//! ```
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use super::super::checkpoint::{Cut, HotPages};
+use super::super::store::{Change, Ledger, Mark, Store};
+use super::super::{anew, Error};
+use super::open::note_of;
+use super::room::Way;
+use super::{Keeper, Machine};
+use crate::clock::monotonic;
+use crate::seam;
+
+/// How often, and after which pause, a checkpoint looks again whether there are descriptors for it.
+const SPARE_TRIES: u32 = 100;
+/// As above.
+const SPARE_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks whether there is room for a checkpoint.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(200);
+
+impl Machine {
+    /// Makes checkpoints while there is something to write, and room to write it. Ends with the error of the first that
+    /// fails: nothing more may be written to a store of which nobody knows what it has.
+    pub async fn run_checkpoints(&self) -> Error {
+        loop {
+            let wait = tokio::time::timeout(self.0.options.checkpoint_interval, self.0.full.notified());
+            let _ = wait.await;
+            match self.checkpoint().await {
+                Ok(()) => {}
+                // The store is as it was. The log has what is not stored meanwhile.
+                Err(error) if error.may_pass() && self.0.keeper.lock().await.sound => {
+                    tokio::time::sleep(NO_ROOM_PAUSE).await;
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Makes durable in the store what has been applied.
+    ///
+    /// # Errors
+    /// What the disk refuses.
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        let mut told = false;
+        for _ in 0..SPARE_TRIES {
+            if self.store().has_spare() {
+                break;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("a checkpoint waits: this process has no descriptor left");
+            }
+            tokio::time::sleep(SPARE_PAUSE).await;
+        }
+        let mut keeper = self.0.keeper.lock().await;
+        self.checkpoint_with(&mut keeper, false).await
+    }
+
+    /// Entries that change nothing are no reason for a checkpoint, unless it is to be `exact`: to stand at the very last.
+    pub(super) async fn checkpoint_with(&self, keeper: &mut Keeper, exact: bool) -> Result<(), Error> {
+        if !keeper.sound {
+            return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
+        }
+        loop {
+            let way = self.way(keeper)?;
+            let (cut, last) = {
+                let mut core = self.core();
+                match core.cut.clone() {
+                    // A check has made it, or the last attempt has. What has changed since is to follow.
+                    Some(cut) => (cut, false),
+                    None if core.state.changes().is_empty() && !(exact && core.applied != keeper.mark.applied) => {
+                        return Ok(());
+                    }
+                    None => (core.cut_now(false), true),
+                }
+            };
+            self.write_cut(keeper, cut, way).await?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes the store anew, without what it keeps of records that are gone.
+    ///
+    /// # Errors
+    /// What the disk refuses: then the store is as it was.
+    pub async fn write_store_anew(&self) -> Result<(), Error> {
+        let mut keeper = self.0.keeper.lock().await;
+        if !keeper.sound {
+            return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
+        }
+        let cut = {
+            let mut core = self.core();
+            core.cut.clone().unwrap_or_else(|| core.cut_now(false))
+        };
+        self.write_cut(&mut keeper, cut, Way::Anew).await
+    }
+
+    async fn write_cut(&self, keeper: &mut Keeper, cut: Arc<Cut>, way: Way) -> Result<(), Error> {
+        let began = monotonic();
+        let hot = match keeper.hot.clone() {
+            Some(hot) => hot,
+            None => {
+                let hot = Arc::new(self.collect_hot().await);
+                keeper.hot = Some(hot.clone());
+                hot
+            }
+        };
+        match way {
+            Way::InPlace => self.write_in_place(keeper, &cut, hot).await?,
+            Way::Anew => self.write_anew(keeper, &cut, hot).await?,
+        }
+        keeper.hot = None;
+        self.0.state_bytes.store(keeper.ledger.snapshot_bytes(), Ordering::Relaxed);
+        self.0.state_records.store(keeper.ledger.records(), Ordering::Relaxed);
+        if cut.check {
+            self.note_check(&keeper.mark)?;
+        }
+        self.core().cut = None;
+        self.0.room.notify_waiters();
+        self.count(|f| {
+            f.checkpoints += 1;
+            f.sync_began = None;
+            f.checkpoint_ms = began.elapsed().as_millis() as u64;
+        });
+        Ok(())
+    }
+
+    async fn collect_hot(&self) -> HotPages {
+        loop {
+            // Few at a time, so that whoever fires or applies waits for microseconds.
+            let collected = self.core().state.collect_frozen(8);
+            if let Some(hot) = collected {
+                return hot;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn write_in_place(&self, keeper: &mut Keeper, cut: &Arc<Cut>, hot: Arc<HotPages>) -> Result<(), Error> {
+        let panicked = |panic| Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"));
+        keeper.sound = false;
+        let (store, mut ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
+        let (from, writing) = (store.clone(), cut.clone());
+        let changed = seam::blocking(move || {
+            let changes = writing.records(&from, &ledger, &hot)?;
+            changes.iter().for_each(|(key, value)| ledger.put(key, value.as_deref()));
+            let mark = writing.mark(&ledger);
+            Ok((changes, mark, ledger))
+        });
+        let (changes, mark, ledger): (Vec<Change>, Mark, Ledger) = changed.await.map_err(panicked)??;
+        keeper.ledger = ledger;
+        let mut scan = match keeper.scan.upgrade() {
+            Some(scan) => Some(scan.lock_owned().await),
+            None => None,
+        };
+        let (new, kept_max) = (mark.clone(), self.0.options.unsaved_bytes_max);
+        let machine = self.clone();
+        let written = seam::blocking(move || {
+            if let Some(scan) = &mut scan {
+                scan.keep(&changes, kept_max);
+            }
+            store.write(changes, Some(&new))?;
+            // The scan may go on while this gets durable.
+            drop(scan);
+            machine.count(|f| f.sync_began = Some(monotonic()));
+            store.sync()
+        });
+        written.await.map_err(panicked)??;
+        keeper.note.write(note_of(keeper.generation, &mark))?;
+        keeper.mark = mark;
+        keeper.sound = true;
+        Ok(())
+    }
+
+    /// An error leaves the store, and all that is known of it, as it was.
+    async fn write_anew(&self, keeper: &mut Keeper, cut: &Arc<Cut>, hot: Arc<HotPages>) -> Result<(), Error> {
+        let panicked = |panic| Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"));
+        keeper.begun += 1;
+        let generation = keeper.begun;
+        let (old, expected, ledger) = (self.store(), keeper.mark.sum(), std::mem::take(&mut keeper.ledger));
+        let (from, writing, dir) = (old.clone(), cut.clone(), self.0.dir.clone());
+        let cache_bytes = self.0.options.cache_bytes;
+        keeper.sound = false;
+        let filled = seam::blocking(move || {
+            let fill = || {
+                let changes = writing.records(&from, &ledger, &hot)?;
+                let store = Store::open(&dir, generation, cache_bytes)?;
+                match anew::fill(&store, &from, expected, changes, &writing) {
+                    Ok((ledger, mark)) => Ok((store, ledger, mark)),
+                    Err(error) => {
+                        store.give_up();
+                        Err(error)
+                    }
+                }
+            };
+            let filled = fill();
+            (filled, ledger)
+        });
+        let (filled, ledger) = filled.await.map_err(panicked)?;
+        keeper.ledger = ledger;
+        let (store, ledger, mark) = match filled {
+            Ok(filled) => filled,
+            Err(error) => {
+                keeper.sound = true;
+                self.remove_store(generation).await;
+                return Err(error);
+            }
+        };
+        // From here on the next start takes the new one.
+        keeper.note.write(note_of(generation, &mark))?;
+        keeper.generation = generation;
+        // A snapshot that is being written goes on over the old store, which changes no more.
+        keeper.scan = Weak::new();
+        let old_bytes = old.disk_bytes();
+        let new_bytes = store.disk_bytes();
+        let replaced = {
+            let mut current = self.0.store.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::new(store))
+        };
+        let ledger = std::mem::replace(&mut keeper.ledger, ledger);
+        keeper.mark = mark;
+        keeper.sound = true;
+        seam::dispose((old, replaced, ledger));
+        tracing::info!(generation, old_bytes, new_bytes, "store written anew, to make room");
+        self.clean_up(generation);
+        Ok(())
+    }
+}
