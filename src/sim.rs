@@ -32,7 +32,7 @@ use self::cluster::Cluster;
 use self::faults::{Fault, Nemesis};
 use self::history::History;
 use crate::seam::bug::Bug;
-use crate::seam::simulated::{self, answers, chance, disk, planted};
+use crate::seam::simulated::{self, answers, chance, disk, net, planted};
 
 /// The public port of each node.
 const HTTP_PORT: u16 = 8000;
@@ -102,6 +102,7 @@ fn in_world<T>(
     chance::end();
     disk::remove_all();
     answers::end();
+    net::lead_all_right();
     simulated.map(|result| (result, std::mem::take(&mut *world.history())))
 }
 

@@ -114,7 +114,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead | Bug::RepeatsAsNew => &["order"],
         Bug::ApplyDiffers => &["doubt"],
-        // Scenes of their own show these, and no fault leads a name astray yet, which the last one needs.
+        // Scenes of their own show these.
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions | Bug::TakesOthersMail => &[],
         // Its records are not what its mark says: the node finds it, says so and writes another, which breaks no rule.
         Bug::SnapshotTorn => &[],
@@ -196,4 +196,12 @@ fn a_node_that_is_cut_off_knows_that_it_has_written_nothing() {
     let sound = scene(Scene::CutOff, None);
     assert_eq!((sound.kept, sound.refused.1), (sound.acknowledged, 0), "{sound:?}");
     assert!(sound.refused.0 > 0, "{sound:?}");
+}
+
+#[test]
+fn messages_that_are_meant_for_others_make_no_majority() {
+    let sound = scene(Scene::AddressesChangeHands, None);
+    assert_eq!(sound.wrote_after_ms, None, "two nodes of five are no majority: {sound:?}");
+    let bug = scene(Scene::AddressesChangeHands, Some(Bug::TakesOthersMail));
+    assert!(bug.wrote_after_ms.is_some(), "a node that takes what is meant for others was not found: {bug:?}");
 }

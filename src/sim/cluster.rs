@@ -17,7 +17,7 @@ use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
 use crate::node::Node;
-use crate::seam::simulated::{self, answers, chance, disk};
+use crate::seam::simulated::{self, answers, chance, disk, net};
 use crate::server::Server;
 
 const PEER_PORT: u16 = 8899;
@@ -409,6 +409,11 @@ impl Cluster<'_> {
             Some(machine) => disk::lose_end(&machine.dir.join("log"), bytes),
             None => Ok(()),
         }
+    }
+
+    /// The addresses of these nodes, which do not run, go to another one, and their names lead there.
+    pub fn give_addresses(&self, of: &[usize], to: usize) {
+        of.iter().for_each(|number| net::lead_astray(&name(*number), &name(to)));
     }
 
     /// Cuts the link between these two again, if this fault says so.

@@ -39,6 +39,8 @@ pub enum Scene {
     FarApart(u64),
     /// A follower is cut off from the two others, and asked to write.
     CutOff,
+    /// Five nodes, of which three die, and their addresses go to the one that is left beside the leader.
+    AddressesChangeHands,
 }
 
 /// What came of it.
@@ -64,7 +66,8 @@ pub struct Outcome {
 /// Where the simulation itself fails.
 pub fn play(scene: Scene, seed: u64, bug: Option<Bug>, dir: &Path) -> Result<Outcome, String> {
     planted::plant(bug);
-    let nodes = if scene == Scene::LeaderWithoutMajority { 5 } else { 3 };
+    let of_five = [Scene::LeaderWithoutMajority, Scene::AddressesChangeHands].contains(&scene);
+    let nodes = if of_five { 5 } else { 3 };
     let played = in_world(seed, nodes, |world| simulate(scene, seed, nodes, dir, world));
     planted::plant(None);
     played.map(|(outcome, _)| outcome)
@@ -224,6 +227,12 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
             stage.cluster.inflict(&Fault::Apart(leader, other(2)));
             stage.cluster.inflict(&Fault::Apart(leader, other(3)));
             stage.called = vec![other(2), other(3), other(4)];
+        }
+        Scene::AddressesChangeHands => {
+            let gone = [other(2), other(3), other(4)];
+            stage.cluster.inflict(&Fault::Crash(gone.to_vec()));
+            stage.cluster.give_addresses(&gone, other(1));
+            stage.called = vec![leader, other(1)];
         }
         Scene::NodeComesBack => {
             let away = Fault::NoPeers(other(1));

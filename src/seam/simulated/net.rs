@@ -1,5 +1,7 @@
 //! How an HTTP client connects over the simulated network.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -11,6 +13,28 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
+
+thread_local! {
+    /// Names that lead to another host than their own.
+    static ASTRAY: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// From now on this name leads nodes to the host of another one.
+pub fn lead_astray(name: &str, to: &str) {
+    ASTRAY.with_borrow_mut(|names| names.insert(name.to_owned(), to.to_owned()));
+}
+
+/// All names lead to their own hosts.
+pub fn lead_all_right() {
+    ASTRAY.with_borrow_mut(BTreeMap::clear);
+}
+
+/// Where this name and port lead.
+fn led(uri: &Uri) -> String {
+    let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+    let to = ASTRAY.with_borrow(|names| names.get(host).cloned());
+    format!("{}:{port}", to.as_deref().unwrap_or(host))
+}
 
 /// Connects within a time.
 #[derive(Clone, Debug)]
@@ -37,8 +61,7 @@ impl tower::Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let timeout = self.0;
         Box::pin(async move {
-            let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-            let stream = tokio::time::timeout(timeout, TcpStream::connect(authority)).await??;
+            let stream = tokio::time::timeout(timeout, TcpStream::connect(led(&uri))).await??;
             Ok(TokioIo::new(Stream(stream)))
         })
     }
