@@ -221,16 +221,17 @@ impl Machine {
         keeper.scan = Weak::new();
         let old_bytes = old.disk_bytes();
         let new_bytes = store.disk_bytes();
-        let replaced = {
+        drop(old);
+        let old = {
             let mut current = self.0.store.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, Arc::new(store))
         };
         let ledger = std::mem::replace(&mut keeper.ledger, ledger);
         keeper.mark = mark;
         keeper.sound = true;
-        seam::dispose((old, replaced, ledger));
+        seam::dispose(ledger);
         tracing::info!(generation, old_bytes, new_bytes, "store written anew, to make room");
-        self.clean_up(generation);
+        self.clean_up(generation, old);
         Ok(())
     }
 }

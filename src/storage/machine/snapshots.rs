@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::receive::Prepared;
 use super::{note_of, open, Machine};
@@ -15,6 +16,9 @@ use crate::storage::scan::Scan;
 use crate::storage::snapshot::Header;
 use crate::storage::store::{Mark, Store};
 use crate::storage::Error;
+
+/// How often a store that is in use no more is asked whether it is still read.
+const READ_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl Machine {
     fn newest_slot(&self) -> MutexGuard<'_, Option<Arc<Kept>>> {
@@ -159,7 +163,7 @@ impl Machine {
         keeper.scan = std::sync::Weak::new();
         keeper.hot = None;
         let meta = kept.meta().clone();
-        let old = {
+        let (old, store) = {
             let mut core = self.core();
             let state = std::mem::replace(&mut core.state, loaded.state);
             core.applied = meta.last_log_id;
@@ -169,7 +173,7 @@ impl Machine {
             let mut current = self.0.store.write().unwrap_or_else(PoisonError::into_inner);
             let store: Arc<Store> = std::mem::replace(&mut current, Arc::new(store));
             self.0.applied.send_replace(core.applied);
-            (state, cut, store, ledger)
+            ((state, cut, ledger), store)
         };
         // As large as the state was: whoever waits for the lock must not wait for that.
         seam::dispose(old);
@@ -179,14 +183,19 @@ impl Machine {
         self.0.room.notify_waiters();
         self.count(|f| f.snapshots_installed += 1);
         tracing::info!(applied = meta.last_log_id.map(|id| id.index), "snapshot installed");
-        self.clean_up(generation);
+        self.clean_up(generation, store);
         Ok(())
     }
 
-    /// Removes what the installed snapshot has taken the place of. Entries are applied meanwhile.
-    pub(super) fn clean_up(&self, generation: u64) {
+    /// Removes what a new store has taken the place of, once nobody reads it any more: sled opens large records by their
+    /// paths. Entries are applied meanwhile.
+    pub(super) fn clean_up(&self, generation: u64, old: Arc<Store>) {
         let machine = self.clone();
         tokio::spawn(async move {
+            while Arc::strong_count(&old) > 1 {
+                tokio::time::sleep(READ_LOOK_EVERY).await;
+            }
+            seam::dispose(old);
             let dir = machine.0.dir.clone();
             let removed = seam::blocking(move || open::remove_generations(&dir, |other| other < generation)).await;
             if let Ok(Err(error)) = removed {
