@@ -26,6 +26,8 @@ mod cluster;
 mod descriptors;
 #[path = "process/output.rs"]
 mod output;
+#[path = "process/rollback.rs"]
+mod rollback;
 #[path = "process/single.rs"]
 mod single;
 #[path = "process/story.rs"]

@@ -31,6 +31,9 @@ use crate::storage::{self, identity::Identity};
 /// How often what is not urgent in Raft's metrics is passed on.
 const METRICS_EVERY: Duration = Duration::from_millis(50);
 
+/// By then a panic of Raft has ended the process.
+const PANIC_TOLD: Duration = Duration::from_secs(1);
+
 /// After an attempt to write the identity that failed.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -377,6 +380,8 @@ async fn pass_on(mut from: watch::Receiver<raft::Metrics>, to: Node) {
     }
     let told = to.0.raft_metrics.borrow().as_ref().is_some_and(|metrics| metrics.running_state.is_err());
     if !told && !to.0.closed.load(Ordering::Relaxed) {
+        // One that has panicked ends the process, and says why.
+        tokio::time::sleep(PANIC_TOLD).await;
         to.fail("Raft has ended".to_owned());
     }
 }

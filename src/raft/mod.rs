@@ -29,7 +29,7 @@ pub use links::{CallError, Links, Presence};
 pub use network::{Network, MESSAGE_BYTES_MAX};
 pub use office::Office;
 pub use runtime::election_timeout_ms;
-pub use serve::{receive, routes, GroupSlot, Rejection};
+pub use serve::{receive, routes, GroupSlot, Own, Rejection};
 pub use snapshots::route as snapshot_route;
 pub use types::{Payload, Replies, TypeConfig};
 

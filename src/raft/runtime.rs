@@ -106,8 +106,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 #[cfg(not(feature = "sim"))]
 const PANIC_CAUSE: &str =
     "The likely cause is a member that answers with an older log than it had acknowledged: its directory, or its whole \
-     machine, was put back from a copy. Stop that member and leave it out, then start this node again. Where no member was \
-     put back it is a fault of this program";
+     machine, was put back from a copy. Stop that member, and keep the directory of this node: it may be the only one that \
+     has what was acknowledged since. Where no member was put back it is a fault of this program";
 
 /// A task whose panic ends the process. openraft's tasks do not watch over each other: without its core, or without what
 /// sends to a peer, the node lived on, and took part in nothing.

@@ -18,7 +18,7 @@ use super::bodies::{self, Held, QUESTION_BYTES_MAX};
 use super::envelope::Envelope;
 use super::heard::sign_of_life;
 use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_CLOCK};
-use super::{term, Heard, Links, Raft, TypeConfig};
+use super::{term, Heard, Links, LogId, Raft, TypeConfig};
 use crate::budget::Budget;
 use crate::clock::{Clock, Timestamp};
 
@@ -64,21 +64,49 @@ pub(super) fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
     slot.get().ok_or_else(|| Rejection::unavailable("this node does not take part yet"))
 }
 
-/// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil. `takes` says
-/// whether the log has room for so many bytes.
-pub fn routes(
-    slot: GroupSlot,
-    links: Links,
-    clock: Clock,
-    heard: Heard,
-    takes: Arc<dyn Fn(u64) -> bool + Send + Sync>,
-    others: Router,
-) -> Router {
-    type Own = (GroupSlot, Clock, Heard, Arc<dyn Fn(u64) -> bool + Send + Sync>);
-    async fn append(State((slot, clock, heard, takes)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
+/// What a node asks of itself before it has Raft take a message.
+#[derive(Clone)]
+pub struct Own {
+    /// Whether the log has room for so many bytes.
+    pub takes: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// The entry that this node has applied, and so is committed, where a message has another one.
+    pub applied_instead_of: Arc<dyn Fn(LogId) -> Option<LogId> + Send + Sync>,
+    /// Ends the node, for this reason.
+    pub fail: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+impl Own {
+    /// Whether a leader that this node would follow has another entry where this node has applied one. Raft knows no such
+    /// leader. A majority that lacks what it had acknowledged can elect one, though: from here on this node's log would be
+    /// cut off, and openraft panic.
+    async fn contradicts(&self, raft: &Raft, request: &AppendEntriesRequest<TypeConfig>) -> Option<String> {
+        let ids = request.prev_log_id.into_iter().chain(request.entries.iter().map(|entry| entry.log_id));
+        let (theirs, ours) = ids.filter_map(|id| Some((id, (self.applied_instead_of)(id)?))).next()?;
+        // The message may be old. openraft refuses it then.
+        let vote = raft.with_raft_state(|state| *state.vote_ref()).await.ok()?;
+        (request.vote >= vote).then(|| {
+            format!(
+                "the leader of term {} has the log entry {theirs} where this node has applied {ours}, which a majority had \
+                 acknowledged. It seems that a member was put back from an older copy of its directory or of its machine, \
+                 and that a majority has gone on from there. This node cannot follow it, and leaves its own log as it is. Keep \
+                 its directory: it may be the only one that has what was acknowledged since that copy",
+                request.vote.leader_id().term
+            )
+        })
+    }
+}
+
+/// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil.
+pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, own: Own, others: Router) -> Router {
+    type Parts = (GroupSlot, Clock, Heard, Own);
+    async fn append(State((slot, clock, heard, own)): State<Parts>, body: Bytes) -> Result<Response, Rejection> {
         let (raft, bytes) = (group(&slot)?, body.len() as u64);
         receive(body, |request: AppendEntriesRequest<TypeConfig>| async {
-            if !request.entries.is_empty() && !takes(bytes) {
+            if let Some(reason) = own.contradicts(raft, &request).await {
+                (own.fail)(reason.clone());
+                return Err(Rejection::unavailable(&reason));
+            }
+            if !request.entries.is_empty() && !(own.takes)(bytes) {
                 // openraft ends where its log refuses an append. The leader is alive, and sends them again.
                 let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
                 return Err(Rejection::unavailable("the Raft log of this node has no room"));
@@ -87,7 +115,7 @@ pub fn routes(
         })
         .await
     }
-    async fn vote(State((slot, ..)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
+    async fn vote(State((slot, ..)): State<Parts>, body: Bytes) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
         receive(body, |ballot: Ballot| async move {
             if let Some(sanction) = ballot.sanction {
@@ -100,7 +128,7 @@ pub fn routes(
     Router::new()
         .route("/peer/1/append", post(append))
         .route("/peer/1/vote", post(vote))
-        .with_state((slot, clock.clone(), heard, takes))
+        .with_state((slot, clock.clone(), heard, own))
         .merge(others)
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

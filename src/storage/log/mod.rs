@@ -249,6 +249,11 @@ where
         Facts { number: self.0.salt, starts: self.0.starts, vote: s.vote, last }
     }
 
+    /// The log id of the entry at this index, if the log has it.
+    pub fn id_at(&self, index: u64) -> Option<LogId<u64>> {
+        self.shared().lock().index.log_id_at(index)
+    }
+
     /// Notes durably that a process begins to act on this log, for the `starts`th time.
     ///
     /// # Errors
