@@ -10,7 +10,8 @@ use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Through
 use xcron::clock::monotonic;
 use xcron::command::{Command, Refusal, Reply, Seq};
 use xcron::id::TaskId;
-use xcron::state::State;
+use xcron::schedule::{made_up, ZoneRules};
+use xcron::state::{State, MOVED_MAX};
 use xcron::task::Timing;
 
 mod common;
@@ -23,6 +24,12 @@ fn one_shot(n: u64) -> Timing {
     once(n, T0)
 }
 
+/// At a minute of the day, of 1,440 schedules.
+fn daily(n: u64) -> Timing {
+    let format = format!("{} {} * * *", n % 60, n / 60 % 24);
+    Timing::Periodic { format, timezone: "Europe/Berlin".to_owned() }
+}
+
 fn every_five_minutes(_: u64) -> Timing {
     periodic()
 }
@@ -30,6 +37,7 @@ fn every_five_minutes(_: u64) -> Timing {
 /// A state with [`TASKS`] tasks that a checkpoint has taken over.
 fn filled(timing: fn(u64) -> Timing) -> State {
     let mut state = State::new(T0);
+    state.apply(T0, common::zone());
     for n in 0..TASKS {
         state.apply(T0, create(n, timing(n)));
         if n % 65_536 == 0 {
@@ -125,5 +133,35 @@ fn apply(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, apply);
+/// What an entry costs that has tasks go by newer rules of their zone: the clocks jump by half an hour each time, so that
+/// each task gets another next time.
+fn move_tasks(c: &mut Criterion) {
+    let mut group = c.benchmark_group("apply");
+    group.throughput(Throughput::Elements(MOVED_MAX as u64)).sample_size(10);
+    let mut state = filled(daily);
+    let mut version = 0;
+    group.bench_function(BenchmarkId::new("move_tasks", "periodic"), |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                let command = match state.moving() {
+                    Some(from) => Command::MoveTasks { from },
+                    None => {
+                        version += 1;
+                        let tzif = made_up(if version % 2 == 0 { 0 } else { 1800 }, &[]).into();
+                        let (name, version) = ("Europe/Berlin".to_owned(), format!("3{version:05}"));
+                        let rules = vec![ZoneRules { name, version: version.as_str().into(), tzif }];
+                        Command::TakeOverZones { version, seen: u64::MAX, rules }
+                    }
+                };
+                spent += applied(&mut state, vec![command]);
+                checkpoint(&mut state);
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, move_tasks, apply);
 criterion_main!(benches);

@@ -35,6 +35,7 @@ impl Applied {
             checkpoint_interval: Duration::from_secs(3600),
             checkpoint_bytes: usize::MAX,
             unsaved_bytes_max: usize::MAX,
+            zone_data: xcron::schedule::ZoneData::bundled(),
         };
         let machine = Machine::open(dir, options, Clock::system(), LogEnds::default()).expect("an empty directory");
         Applied { machine, entries: 0 }
@@ -88,6 +89,7 @@ fn checkpoint(c: &mut Criterion) {
         let dir = tempfile::tempdir().expect("a directory");
         let mut applied = Applied::open(dir.path());
         if outcome {
+            runtime.block_on(applied.apply(vec![common::zone()]));
             runtime.block_on(applied.apply((0..TASKS).map(|n| create(n, periodic())).collect()));
             runtime.block_on(applied.checkpoint());
         }

@@ -61,6 +61,7 @@ fn record<T: Serialize + DeserializeOwned + PartialEq>(c: &mut Criterion, name: 
 fn records(c: &mut Criterion) {
     let hot: HotPage = {
         let mut state = State::new(T0);
+        state.apply(T0, common::zone());
         // Number 0 is never given: the first page that is full is the second.
         for n in 0..2 * HOT_PER_PAGE {
             state.apply(T0, create(n, if n % 2 == 0 { once(n, T0) } else { periodic() }));

@@ -146,7 +146,7 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
     }
     let violations = checker::check(&history, &Bounds::default());
     println!(
-        "seed {seed} hash {:016x} tasks {} sent {} hits {} operations {} shown {} terms {} snapshots {}+{} missed {} faults {} found {} in {:.2} s",
+        "seed {seed} hash {:016x} tasks {} sent {} hits {} operations {} shown {} terms {} snapshots {}+{} missed {} zones {} faults {} found {} in {:.2} s",
         history.hash(),
         history.tasks.len(),
         history.sent.len(),
@@ -157,6 +157,7 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
         history.snapshots.0,
         history.snapshots.1,
         history.missed(),
+        history.zone_data.len(),
         history.faults,
         violations.len(),
         took.as_secs_f64()

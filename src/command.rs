@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::id::{RunKey, TaskId};
 use crate::run::Attempt;
+use crate::schedule::ZoneRules;
 use crate::task::{TaskSpec, TaskState};
 
 pub use encoded::Encoded;
@@ -21,7 +22,7 @@ pub use stamp::{Limits, WriteId, WRITE_ID_BYTES};
 pub type Seq = u64;
 
 /// The format of an encoded [`Batch`]; the first byte of each.
-pub const BATCH_FORMAT: u8 = 3;
+pub const BATCH_FORMAT: u8 = 4;
 
 /// What one entry of the Raft log carries: commands in order, under one time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,6 +177,26 @@ pub enum Command {
         attempt: u32,
         /// Why.
         reason: String,
+    },
+    /// The rules of zones that tasks are about to name. Of a zone whose rules the state has, they change nothing.
+    AddZones {
+        /// The rules.
+        rules: Vec<ZoneRules>,
+    },
+    /// Newer data take over: the rules of all zones are those of this version, and those that it has otherwise are these.
+    /// Tasks go by them from now on: the first ones that had others at once, the rest by [`Command::MoveTasks`].
+    TakeOverZones {
+        /// The version. What is newer stays as it is.
+        version: String,
+        /// Rules with a number from this one on, which the leader has not seen, stay as they are.
+        seen: u64,
+        /// The rules that differ.
+        rules: Vec<ZoneRules>,
+    },
+    /// More of the tasks go by the rules that have taken over.
+    MoveTasks {
+        /// The first of them; where it is another by now, the command does nothing.
+        from: Seq,
     },
 }
 
@@ -335,7 +356,10 @@ pub enum Refusal {
         /// Of those named writes that were applied, so many are no longer kept.
         before: u64,
     },
-    /// The schedule or its zone cannot be read (a node of another version proposed it).
+    /// The leader has no rules of this zone (a node of a newer version proposed it).
+    #[error("timezone: the leader knows no time zone {0:?}: its time zone data are older")]
+    UnknownZone(String),
+    /// The schedule cannot be read (a node of another version proposed it).
     #[error("the schedule cannot be read: {0}")]
     Unreadable(String),
     /// The node's id is bound to another store.

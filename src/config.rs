@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::schedule::{zone_hint, Zone};
+use crate::schedule::{zone_hint, ZoneData};
 
 mod callback;
 mod explain;
@@ -94,6 +94,9 @@ pub struct Config {
     pub callback: Callback,
     /// Who may call.
     pub security: Security,
+    /// The rules of the time zones that this program brings; no key of the file.
+    #[serde(skip)]
+    pub zone_data: ZoneData,
 }
 
 /// `[peer]`
@@ -193,6 +196,7 @@ impl Default for Config {
             limits: Limits::default(),
             callback: Callback::default(),
             security: Security::default(),
+            zone_data: ZoneData::bundled(),
         }
     }
 }
@@ -322,7 +326,7 @@ impl Config {
         if self.raft_dir.as_os_str().is_empty() {
             return fail("raft_dir", "is empty; a directory is expected, such as \"./data/\"".into());
         }
-        if let Err(error) = Zone::get(&self.timezone) {
+        if let Err(error) = self.zone_data.zone(&self.timezone) {
             let hint = zone_hint(&self.timezone).map(|hint| format!(": {hint}")).unwrap_or_default();
             return fail("timezone", format!("{error}{hint}"));
         }

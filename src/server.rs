@@ -192,10 +192,12 @@ impl Server {
         let worker = node.clone();
         let work = tokio::spawn(async move { worker.work(queues).await });
         let (scheduling, collecting) = (scheduler::run(node.clone(), dispatcher.clone()), collector::run(node.clone()));
-        let scheduler = tokio::spawn(async {
+        let zones = node.clone();
+        let scheduler = tokio::spawn(async move {
             tokio::select! {
                 () = scheduling => {}
                 () = collecting => {}
+                () = zones.keep_zones() => {}
             }
         });
         let joiner = node.clone();

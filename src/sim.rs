@@ -23,6 +23,7 @@ mod registers;
 mod target;
 mod transport;
 mod wire;
+mod zones;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -184,6 +184,8 @@ pub struct ClusterView {
     pub term: u64,
     /// The cluster's identity.
     pub cluster_id: Option<String>,
+    /// The version of the time zone data by which due times are found; none: no task has named a zone but UTC.
+    pub zone_data: Option<String>,
     /// The node that answers.
     pub answered_by: u64,
     /// Every member.
@@ -209,6 +211,8 @@ pub struct NodeView {
     pub lag: Option<u64>,
     /// Its version, where it is known.
     pub version: Option<String>,
+    /// The version of the time zone data that it brings, where it is known.
+    pub zone_data: Option<String>,
     /// How long ago it was last heard, in ms; 0 for the node that answers.
     pub last_contact_ms: Option<u64>,
     /// How far its wall clock is from that of the node that answers, in ms, where it answers.

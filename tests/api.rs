@@ -503,7 +503,7 @@ async fn the_cluster_is_shown_by_a_single_node_too() {
         Some(node.client.get("/xcron/cluster").await.ok()).filter(|c| c["cluster_id"].is_string())
     })
     .await;
-    assert_eq!(keys(&cluster), BTreeSet::from(["cluster_id", "node", "leader", "term", "nodes"]));
+    assert_eq!(keys(&cluster), BTreeSet::from(["cluster_id", "node", "leader", "term", "zone_data", "nodes"]));
     assert_eq!((&cluster["node"], &cluster["leader"]), (&json!(1), &json!(1)));
     let fields = [
         "id",
@@ -514,12 +514,16 @@ async fn the_cluster_is_shown_by_a_single_node_too() {
         "applied_index",
         "lag",
         "version",
+        "zone_data",
         "last_contact_ms",
         "clock_offset_ms",
     ];
     let (own, address) = (&cluster["nodes"][0], json!(node.api.to_string()));
     assert_eq!(keys(own), BTreeSet::from(fields));
     assert_eq!((&own["role"], &own["voter"], &own["http_address"]), (&json!("leader"), &json!(true), &address));
+    // What the node brings; in use is none of it.
+    assert!(own["zone_data"].as_str().is_some_and(|version| version >= "2026f"), "{own}");
+    assert_eq!(cluster["zone_data"], json!(null));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,8 @@ fn hold(first: u64, count: usize, more: &[&str]) {
         assert!(figure(line, "hits") > 100 && figure(line, "tasks") > 20, "hardly anything happened: {line}");
         assert!(figure(line, "shown") > 20, "hardly anything was read: {line}");
     }
+    let took_over = printed.lines().filter(|line| line.starts_with("seed ") && figure(line, "zones") > 1).count();
+    assert!(3 * took_over >= count, "newer zone data took over in {took_over} seeds of {count}:\n{printed}");
 }
 
 /// What was due within these hours is neither lost nor early, while leaders die.
@@ -114,6 +116,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead | Bug::RepeatsAsNew => &["order"],
         Bug::ApplyDiffers => &["doubt"],
+        Bug::OwnZones => &["doubt", "replica"],
         // Scenes of their own show these.
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions | Bug::TakesOthersMail => &[],
         // Its records are not what its mark says: the node finds it, says so and writes another, which breaks no rule.

@@ -28,6 +28,7 @@ fn options() -> Options {
         checkpoint_interval: Duration::from_millis(50),
         checkpoint_bytes: 1 << 20,
         unsaved_bytes_max: 64 << 20,
+        zone_data: xcron::schedule::ZoneData::bundled(),
     }
 }
 

@@ -6,6 +6,7 @@ use xcron::clock::Timestamp;
 use xcron::command::{Batch, Command, Steering, Verdict};
 use xcron::id::{RunKey, TaskId};
 use xcron::run::Attempt;
+use xcron::schedule::ZoneData;
 use xcron::task::{Callback, TaskSpec, Timing};
 
 /// The clock of the leader that writes them.
@@ -31,6 +32,11 @@ pub fn once(n: u64, from: Timestamp) -> Timing {
 /// Every five minutes, in a zone with a summer time.
 pub fn periodic() -> Timing {
     Timing::Periodic { format: "*/5 * * * *".to_owned(), timezone: "Europe/Berlin".to_owned() }
+}
+
+/// Adds the zone of [`periodic`].
+pub fn zone() -> Command {
+    Command::AddZones { rules: ZoneData::bundled().rules("Europe/Berlin").into_iter().collect() }
 }
 
 /// What a callback's success is written as.

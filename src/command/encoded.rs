@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Command, WriteId, WRITE_ID_BYTES};
 use crate::id::TaskId;
+use crate::task::Timing;
 
 /// A command as it stands in a [`Batch`]: encoded once, where it is submitted. Messages and log entries are put together
 /// from such bytes, so that each bound on them counts the bytes that there are.
@@ -14,6 +15,7 @@ pub struct Encoded {
     creates: bool,
     founds: bool,
     needs_name: bool,
+    zone: Option<Box<str>>,
 }
 
 impl Encoded {
@@ -40,7 +42,15 @@ impl Encoded {
     fn with(command: &Command, bytes: Bytes) -> Encoded {
         let creates = matches!(command, Command::Create { .. });
         let founds = matches!(command, Command::FoundCluster { .. } | Command::ClaimNode { .. });
-        Encoded { bytes, name: None, creates, founds, needs_name: command.needs_name() }
+        let timing = match command {
+            Command::Create { spec, .. } | Command::Update { spec, .. } => Some(&spec.timing),
+            _ => None,
+        };
+        let zone = match timing {
+            Some(Timing::Periodic { timezone, .. }) => Some(timezone.as_str().into()),
+            _ => None,
+        };
+        Encoded { bytes, name: None, creates, founds, needs_name: command.needs_name(), zone }
     }
 
     /// The same, under this name.
@@ -80,6 +90,11 @@ impl Encoded {
     /// Whether the cluster is founded with it: its identity, or the claim of a store.
     pub fn founds(&self) -> bool {
         self.founds
+    }
+
+    /// The zone that its task names.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
     }
 
     /// The bytes of the command, without its name.

@@ -11,12 +11,15 @@ use crate::clock::Timestamp;
 use crate::command::{Command, Reply, Seq};
 use crate::id::RunKey;
 use crate::run::RunState;
+use crate::schedule::{made_up, ZoneData, ZoneRules};
 use crate::state::audit::{Course, Period};
 use crate::state::{Job, State};
 use crate::task::TaskSpec;
 
 /// Steps that are looked at; what comes after tells little more.
 const STEPS: usize = 400;
+/// The zone of some tasks.
+const ZONE: &str = "Europe/London";
 
 /// What is known of one task from its creation to its end.
 #[derive(Default)]
@@ -67,6 +70,8 @@ fn run_model(data: &[u8]) -> Model {
     let (state, follower) = (State::new(now), State::new(now));
     let (known, jobs, sent, earlier, applied) = Default::default();
     let mut model = Model { state, follower, now, term: 1, known, jobs, sent, earlier, applied };
+    let rules = ZoneData::bundled().rules(ZONE).into_iter().collect();
+    model.apply(Command::AddZones { rules });
     for _ in 0..STEPS {
         if !choices.more() {
             break;
@@ -94,8 +99,11 @@ impl Model {
                     self.apply(again);
                 }
             }
-            _ if choices.flag() => self.audit(choices),
-            _ => self.reopen(),
+            _ => match choices.below(3) {
+                0 => self.audit(choices),
+                1 => self.take_over(choices),
+                _ => self.reopen(),
+            },
         }
         self.state.check();
     }
@@ -198,6 +206,26 @@ impl Model {
         }
     }
 
+    /// Newer zone data take over, by which the clocks of the zone show something else.
+    fn take_over(&mut self, choices: &mut Choices<'_>) {
+        let mut ahead = || (choices.magnitude() & 0x3fff) as i32 - 0x2000;
+        let (before, after) = (ahead(), ahead());
+        let at = (self.now.as_secs() + choices.below(200)) as i64 - 100;
+        let version = format!("3{:04}a", self.applied.len());
+        let tzif = made_up(before, &[(at, after)]).into();
+        let rules = vec![ZoneRules { name: ZONE.to_owned(), version: version.as_str().into(), tzif }];
+        let next: Vec<_> = self.state.tasks_from(0).map(|(seq, task)| (seq, task.next)).collect();
+        self.apply(Command::TakeOverZones { version, seen: self.state.next_zone(), rules });
+        for (seq, next) in next {
+            let now = self.state.task(seq).and_then(|task| task.next);
+            assert!(
+                next == now || next.is_some_and(|next| next > self.now),
+                "{next:?} had come, and now there is {now:?}"
+            );
+        }
+        assert_eq!(self.state.moving(), None, "there are few tasks");
+    }
+
     /// What is stored is read as the same state.
     fn reopen(&mut self) {
         let mut again = State::new(self.now);
@@ -206,6 +234,9 @@ impl Model {
             .into_iter()
             .for_each(|(block, writes)| again.restore_writes(block, writes).unwrap_or_else(|e| panic!("{e}")));
         again.restore_globals(self.state.globals()).unwrap_or_else(|e| panic!("{e}"));
+        for (number, stored) in self.state.stored_zones() {
+            again.restore_zone(number, stored).unwrap_or_else(|e| panic!("{e}"));
+        }
         let pages = self.state.hot_pages();
         for (seq, task) in pages.iter().flatten() {
             let bytes = crate::state::record::encode(task).unwrap_or_else(|e| panic!("{e}"));
@@ -215,6 +246,8 @@ impl Model {
         again.check();
         assert_eq!(again.hot_pages(), pages);
         assert_eq!(again.next_seq(), self.state.next_seq());
+        assert_eq!(again.globals(), self.state.globals());
+        assert!(again.stored_zones().eq(self.state.stored_zones()));
         self.state = again;
         self.jobs.clear();
     }

@@ -20,6 +20,7 @@ pub(super) async fn cluster(State(api): Shared, uri: Uri) -> Response {
             o.number("node", cluster.answered_by);
             o.number_or_null("leader", cluster.leader);
             o.number("term", cluster.term);
+            o.text_or_null("zone_data", cluster.zone_data.as_deref());
             o.array("nodes", &cluster.nodes, node);
         }))
     })
@@ -36,6 +37,7 @@ fn node(out: &mut Vec<u8>, node: &NodeView) {
         o.number_or_null("applied_index", node.applied);
         o.number_or_null("lag", node.lag);
         o.text_or_null("version", node.version.as_deref());
+        o.text_or_null("zone_data", node.zone_data.as_deref());
         o.number_or_null("last_contact_ms", node.last_contact_ms);
         o.number_or_null("clock_offset_ms", node.clock_offset_ms);
     });

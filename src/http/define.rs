@@ -22,7 +22,7 @@ use crate::command::Command;
 use crate::config::Config;
 use crate::guard::Guard;
 use crate::id::TaskId;
-use crate::schedule::{zone_hint, Schedule, Zone};
+use crate::schedule::{zone_hint, Schedule, UnknownZone, Zone};
 use crate::signature::SECRETS_MAX;
 use crate::task::{Callback, ContentType, Misfire, MisfirePolicy, Retry, TaskSpec, Timing};
 
@@ -44,6 +44,8 @@ pub(super) struct Rules {
     pub defaults: Defaults,
     /// Which targets are allowed.
     pub guard: Arc<Guard>,
+    /// Which zones there are.
+    pub zones: Zones,
 }
 
 /// What is as the configuration says where a task does not say it.
@@ -92,6 +94,9 @@ impl Defaults {
         }
     }
 }
+
+/// The zone with a name.
+pub(super) type Zones = Box<dyn Fn(&str) -> Result<Zone, UnknownZone> + Send + Sync>;
 
 /// A task as it is sent.
 #[derive(Debug, serde::Deserialize)]
@@ -211,7 +216,19 @@ impl Rules {
             timezone: config.timezone.clone(),
             defaults: Defaults::of(config),
             guard,
+            zones: {
+                let data = config.zone_data.clone();
+                Box::new(move |name| data.zone(name))
+            },
         }
+    }
+
+    /// The zone with this name.
+    pub fn zone(&self, name: &str) -> Result<Zone, Error> {
+        (self.zones)(name).map_err(|error| {
+            let hint = zone_hint(name).map(|hint| format!(": {hint}")).unwrap_or_default();
+            Error::new(Code::UnknownZone, format!("timezone: {error}{hint}"))
+        })
     }
 
     /// Reads a task as it is sent.
@@ -270,7 +287,7 @@ impl Rules {
         let format = format.ok_or_else(|| Error::malformed("format: missing"))?;
         schedule(&format)?;
         let timezone = timezone.unwrap_or_else(|| self.timezone.clone());
-        zone(&timezone)?;
+        self.zone(&timezone)?;
         Ok(Timing::Periodic { format, timezone })
     }
 
@@ -315,14 +332,6 @@ pub(super) fn schedule(format: &str) -> Result<Schedule, Error> {
         return Err(Error::over_limit(format!("format: is longer than the limit of {FORMAT_BYTES_MAX} bytes")));
     }
     Schedule::parse(format).map_err(|e| Error::new(Code::BadFormat, format!("format: {e}")))
-}
-
-/// The zone with this name.
-pub(super) fn zone(name: &str) -> Result<Zone, Error> {
-    Zone::get(name).map_err(|error| {
-        let hint = zone_hint(name).map(|hint| format!(": {hint}")).unwrap_or_default();
-        Error::new(Code::UnknownZone, format!("timezone: {error}{hint}"))
-    })
 }
 
 /// The instant that a type 2 `format` stands for.

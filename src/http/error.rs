@@ -251,6 +251,7 @@ impl From<Refusal> for Error {
             Refusal::Forgotten { .. } => Code::Unknown,
             Refusal::Past { .. } => Code::Past,
             Refusal::NeverFires(_) => Code::NeverFires,
+            Refusal::UnknownZone(_) => Code::UnknownZone,
             Refusal::Unreadable(_) => return Error::internal(refusal.to_string()),
         };
         Error::new(code, refusal.to_string())
@@ -296,6 +297,7 @@ mod tests {
         assert_eq!(told(Refusal::TooManyTasks(7)), (1070, 429));
         assert_eq!(told(Refusal::NoRoom), (1071, 507));
         assert_eq!(told(Refusal::Forgotten { before: 7 }), (1051, 504));
+        assert_eq!(told(Refusal::UnknownZone("x".into())), (1007, 400));
         assert_eq!(told(Refusal::Unreadable("x".into())), (1004, 500));
         assert_eq!(told(Refusal::OtherStore { node: 1, bound: uuid::Uuid::nil() }), (1041, 409));
     }

@@ -49,7 +49,10 @@ pub(crate) fn body(data: &[u8]) {
             let made = results.iter().filter(|result| result.is_ok()).count();
             assert_eq!(made, commands.len());
             let mut state = State::new(NOW);
-            commands.into_iter().for_each(|command| drop(state.apply(NOW, command)));
+            for command in commands {
+                state.know_zone_of(&command);
+                drop(state.apply(NOW, command));
+            }
             state.check();
         }),
         3 => change(body),
@@ -66,7 +69,9 @@ fn create(body: &[u8]) -> Result<(), Error> {
     let task = rules().read(text, NOW)?;
     shows_as_it_was_read(&task.spec);
     let mut state = State::new(NOW);
-    match state.apply(NOW, task.command()) {
+    let command = task.command();
+    state.know_zone_of(&command);
+    match state.apply(NOW, command) {
         Reply::Created { .. } => {}
         Reply::Refused(refusal) => refused(&refusal.into()),
         other => panic!("a create was answered with {other:?}"),

@@ -124,11 +124,13 @@ impl Api {
 /// The routes of the public port.
 pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let of_node = node.clone();
+    let zones = Box::new(move |name: &str| of_node.zone(name));
     let api = Arc::new(Api {
         node,
         timeout: config.request_timeout(),
         request_bytes_max: config.limits.request_bytes_max,
-        rules: define::Rules::new(config, guard),
+        rules: define::Rules { zones, ..define::Rules::new(config, guard) },
         origins: origin::Origins::new(config),
         bodies: Budget::new(config.limits.buffered_bytes_max),
         answers: Arc::new(Budget::new(config.limits.buffered_bytes_max)),

@@ -5,7 +5,7 @@ use axum::response::Response;
 use serde::de::IgnoredAny;
 
 use super::answer::{answered, write_text, Data};
-use super::define::{instant, known_type, schedule, zone, Rules};
+use super::define::{instant, known_type, schedule, Rules};
 use super::error::{Code, Error};
 use super::extract::{given, json, Int, Read};
 use super::query::SECONDS_MAX;
@@ -105,12 +105,12 @@ pub(super) fn preview_of(rules: &Rules, now: Timestamp, sent: Sent) -> Result<Pr
             Some(_) => Err(Error::malformed("timezone: only for type 1")),
             None => {
                 let (times, description) = (vec![instant(&sent.format)?], ONCE.to_owned());
-                Ok(Preview { times, zone: zone(&rules.timezone)?, description })
+                Ok(Preview { times, zone: rules.zone(&rules.timezone)?, description })
             }
         };
     }
     let schedule = schedule(&sent.format)?;
-    let zone = zone(sent.timezone.as_deref().unwrap_or(&rules.timezone))?;
+    let zone = rules.zone(sent.timezone.as_deref().unwrap_or(&rules.timezone))?;
     let next = |from: &Timestamp| schedule.next_after(&zone, after, *from);
     let times: Vec<_> = std::iter::successors(next(&after), next).take(count).collect();
     match times.is_empty() {
@@ -134,7 +134,7 @@ fn preview_of_task(rules: &Rules, node: &Node, id: &TaskId, count: usize) -> Res
     let times = course.to_fire(count);
     Ok(match course.timetable() {
         Some(table) => Preview { times, zone: table.zone.clone(), description: in_words(&table.schedule, &table.zone) },
-        None => Preview { times, zone: zone(&rules.timezone)?, description: ONCE.to_owned() },
+        None => Preview { times, zone: rules.zone(&rules.timezone)?, description: ONCE.to_owned() },
     })
 }
 

@@ -23,6 +23,7 @@ mod status;
 mod story;
 mod targets;
 mod writes;
+mod zones;
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -182,6 +183,7 @@ impl Node {
             checkpoint_interval: Duration::from_millis(config.storage.checkpoint_interval_ms),
             checkpoint_bytes: config.storage.checkpoint_bytes,
             unsaved_bytes_max: config.storage.unsaved_bytes_max,
+            zone_data: config.zone_data.clone(),
         };
         let machine = Machine::open(&dir, options, clock.clone(), ends)?;
         identity::check(&dir, identity.as_ref(), &log.facts(), machine.applied().is_some())?;

@@ -109,6 +109,7 @@ impl Node {
             http: self.0.http.clone(),
             monitor: self.0.config.monitor_port,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            zone_data: self.0.config.zone_data.version().to_owned(),
             applied: self.0.machine.applied().map(|id| id.index),
             last_log: self.0.raft_metrics.borrow().as_ref().and_then(|m| m.last_log_index),
             clock: self.now(),

@@ -13,7 +13,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::{Error, Node};
+use super::{zones, Error, Node};
 use crate::clock::monotonic;
 use crate::command::{Batch, Encoded, Limits, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
@@ -222,7 +222,10 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     let result = match node.leader() {
         // Without its lease, say, a leader may have been replaced: what it appends may never be committed.
         _ if node.leads() => match term {
-            Some(term) => write(node, term, commands, has_room, deadline).await,
+            Some(term) => match zones::add_missing(node, term, &commands, deadline).await {
+                Ok(()) => write(node, term, commands, has_room, deadline).await,
+                Err(error) => Err(error),
+            },
             None => Err(Error::NoLeader),
         },
         Some((address, term)) => forward(node, &address, term, commands, (first, deadline)).await,
@@ -242,7 +245,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
 }
 
 /// Writes commands as one entry of the log of this node, the leader of this term.
-async fn write(
+pub(super) async fn write(
     node: &Node,
     term: u64,
     commands: Vec<Encoded>,

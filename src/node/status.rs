@@ -69,9 +69,11 @@ impl Node {
     pub async fn cluster(&self) -> ClusterView {
         let metrics = self.0.raft_metrics.borrow().clone();
         let own_status = self.own_status();
+        let zone_data = self.0.machine.with_state(|state| state.zone_version().map(str::to_owned));
         let Some(metrics) = metrics else {
             let cluster_id = own_status.cluster.map(|c| c.to_string());
-            return ClusterView { leader: None, term: 0, cluster_id, answered_by: own_status.node, nodes: Vec::new() };
+            let (answered_by, nodes) = (own_status.node, Vec::new());
+            return ClusterView { leader: None, term: 0, cluster_id, zone_data, answered_by, nodes };
         };
         let members: Vec<(u64, String)> =
             metrics.membership_config.nodes().map(|(id, n)| (*id, n.addr.clone())).collect();
@@ -97,6 +99,7 @@ impl Node {
                 applied,
                 lag: newest.zip(applied).map(|(last, applied)| last.saturating_sub(applied)),
                 http_address: status.as_ref().map(|s| s.http.clone()),
+                zone_data: status.as_ref().map(|s| s.zone_data.clone()).filter(|version| !version.is_empty()),
                 version: status.map(|s| s.version),
                 last_contact_ms: if own { Some(0) } else { presence.map(|p| p.heard.elapsed().as_millis() as u64) },
                 clock_offset_ms: if own { Some(0) } else { presence.filter(|_| answers).map(|p| p.clock_offset_ms) },
@@ -107,6 +110,7 @@ impl Node {
             leader,
             term: metrics.current_term,
             cluster_id: own_status.cluster.map(|c| c.to_string()),
+            zone_data,
             answered_by: metrics.id,
             nodes: nodes.collect(),
         }

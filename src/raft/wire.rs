@@ -49,6 +49,8 @@ pub struct Status {
     pub monitor: u16,
     /// Its version.
     pub version: String,
+    /// The version of the time zone data that it brings.
+    pub zone_data: String,
     /// The last log entry that it has applied.
     pub applied: Option<u64>,
     /// The last log entry that it has.

@@ -26,10 +26,12 @@ mod proposals;
 mod quartz;
 mod words;
 mod zone;
+mod zone_data;
 mod zone_hint;
 
 pub use error::{FieldName, ParseError};
 pub use zone::{UnknownZone, Zone};
+pub use zone_data::{made_up, ZoneData, ZoneRules};
 pub use zone_hint::zone_hint;
 
 use self::calendar::END_SECS;

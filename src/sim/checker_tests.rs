@@ -57,6 +57,30 @@ fn periodic() -> History {
     history
 }
 
+#[test]
+fn a_task_whose_clock_jumps_is_due_once_more_at_most_in_between() {
+    let zoned = |due: &[u64]| {
+        let mut history = periodic();
+        history.zone_data = ["a".to_owned(), "b".to_owned()].into();
+        let task = history.tasks.get_mut("a").unwrap();
+        task.rhythm = Rhythm::Zoned(2000);
+        let runs: Vec<ShownRun> = due.iter().map(|due| run(*due, "succeeded")).collect();
+        task.shown = Some(Shown { run_count: (runs.len() as u64, runs.len() as u64), runs: Vec::new(), audit: runs });
+        super::zoned(&history, &BOUNDS)
+    };
+    let even: Vec<u64> = (1_002_000..1_030_000).step_by(2000).collect();
+    let jumps: Vec<u64> = (1_002_000..1_010_000).step_by(2000).chain((1_011_000..1_030_000).step_by(2000)).collect();
+    assert_eq!((zoned(&even), zoned(&jumps)), (Vec::new(), Vec::new()));
+    let without = |lost: u64| even.iter().copied().filter(|due| *due != lost).collect::<Vec<_>>();
+    assert_eq!(zoned(&without(1_002_000)).len(), 0, "it may have been created late");
+    let twice: Vec<u64> = jumps.iter().copied().chain([1_013_500]).collect();
+    let more: Vec<u64> = [1_003_000].into_iter().chain(even.iter().copied().skip(1)).chain([1_015_000]).collect();
+    let gone: Vec<u64> = even.iter().copied().filter(|due| !(1_010_000..=1_012_000).contains(due)).collect();
+    for wrong in [twice, more, gone, even[..4].to_vec(), Vec::new()] {
+        assert_eq!(zoned(&wrong).len(), 1, "{wrong:?}");
+    }
+}
+
 fn rules(history: &History) -> Vec<&'static str> {
     let mut rules: Vec<_> = check(history, &BOUNDS).iter().map(|violation| violation.rule).collect();
     rules.dedup();

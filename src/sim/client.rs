@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{json, Value};
 
 use super::history::{Call, Rhythm, Shown, ShownRun, Task, Wish};
-use super::{registers, wire, World, HTTP_PORT};
+use super::{registers, wire, zones, World, HTTP_PORT};
 use crate::clock::{simulated_ms, SIMULATION_EPOCH};
 
 /// How long a client waits for an answer; more than a node takes to give one.
@@ -77,7 +77,7 @@ async fn create(world: &World, chance: &mut StdRng, id: String) {
         // So many that a run does not give up before the last fault is over.
         "retry": {"max_attempts": 1000, "min_backoff_ms": 50, "max_backoff_ms": 400, "multiplier": 2.0},
     });
-    let rhythm = match chance.random_range(0..3) {
+    let rhythm = match chance.random_range(0..4) {
         0 => {
             task["type"] = 2.into();
             task["format"] = due_s.to_string().into();
@@ -88,10 +88,16 @@ async fn create(world: &World, chance: &mut StdRng, id: String) {
             task["delay_ms"] = chance.random_range(100..4000).into();
             Rhythm::Once(None)
         }
-        _ => {
+        2 => {
             task["type"] = 1.into();
             task["format"] = format!("0/{period_s} * * * * ?").into();
             Rhythm::Every(period_s * 1000)
+        }
+        _ => {
+            task["type"] = 1.into();
+            task["format"] = format!("0/{period_s} * * * * ?").into();
+            task["timezone"] = zones::ZONE.into();
+            Rhythm::Zoned(period_s * 1000)
         }
     };
     let story = Task { rhythm, fails, asked, created: None, calls: Vec::new(), shown: None };

@@ -13,6 +13,7 @@ use turmoil::Sim;
 use super::faults::Fault;
 use super::history::Replica;
 use super::transport::Simulated;
+use super::zones::Builds;
 use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
@@ -165,8 +166,12 @@ impl Cluster<'_> {
             cluster
                 .machines
                 .insert(number, Machine { dir, clock: clock.clone(), up: true, power_until: None, behind: None });
-            let world = world.clone();
-            let start = move || node(number, config.clone(), clock.clone(), world.clone(), running.clone());
+            let (world, builds) = (world.clone(), Mutex::new(Builds::new(options.seed, number)));
+            let start = move || {
+                let zone_data = builds.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let config = Config { zone_data, ..config.clone() };
+                node(number, config, clock.clone(), world.clone(), running.clone())
+            };
             cluster.sim.host(name(number), start);
         }
         cluster
@@ -216,6 +221,13 @@ impl Cluster<'_> {
                     format!("node {number} has {written} snapshots written, {installed} installed"),
                 );
                 *known = (written, installed);
+            }
+            let zones = node.machine().with_state(|state| state.zone_version().map(str::to_owned));
+            if let Some(version) = zones {
+                let mut history = self.world.history();
+                if history.zone_data.insert(version.clone()) {
+                    history.note(SIMULATION_EPOCH.0 + now, format!("node {number} goes by the zone data {version}"));
+                }
             }
             if let Some(reason) = node.difference() {
                 self.world.history().doubt(SIMULATION_EPOCH.0 + now, *number as u64, reason);

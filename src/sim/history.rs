@@ -13,6 +13,8 @@ pub enum Rhythm {
     Once(Option<u64>),
     /// At each multiple of this many ms.
     Every(u64),
+    /// So many ms after each other, by the clock of a zone whose rules change.
+    Zoned(u64),
 }
 
 /// What a client asks for a task that is there.
@@ -122,6 +124,8 @@ pub struct Replica {
 /// All of it.
 #[derive(Debug, Default)]
 pub struct History {
+    /// Versions of the time zone data that nodes have gone by.
+    pub zone_data: BTreeSet<String>,
     /// By their ids.
     pub tasks: BTreeMap<String, Task>,
     /// What was read and written of registers, in the order of the calls.

@@ -110,6 +110,18 @@ impl State {
                 self.check_asked = true;
                 Ok(Reply::Done)
             }
+            Command::AddZones { rules } => {
+                self.add_zones(rules);
+                Ok(Reply::Done)
+            }
+            Command::TakeOverZones { version, seen, rules } => {
+                self.take_over(now, &version, seen, rules);
+                Ok(Reply::Done)
+            }
+            Command::MoveTasks { from } => {
+                self.move_tasks(now, from);
+                Ok(Reply::Done)
+            }
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -262,6 +274,9 @@ impl State {
             Timing::At { due, .. } => Ok((Rhythm::Once, *due)),
             Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms).max(earliest))),
             Timing::Periodic { format, timezone } => {
+                if self.zone(timezone).is_none() {
+                    return Err(Refusal::UnknownZone(timezone.clone()));
+                }
                 let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
                 let after = now.max(latest.unwrap_or(now));
                 let due = table.due_after(Some(&spec.options), created, after);

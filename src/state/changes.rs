@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::record::{Indexed, HOT_PER_PAGE};
+use super::record::{Indexed, StoredZone, HOT_PER_PAGE};
 use super::writes::DoneWrite;
 use crate::command::Seq;
 use crate::run::Run;
@@ -24,6 +24,8 @@ pub struct Changes {
     pub index: IndexChanges,
     /// Named writes.
     pub writes: WriteChanges,
+    /// The rules of zones; none: nothing goes by them any more.
+    pub zones: BTreeMap<u64, Option<StoredZone>>,
     /// Whether something that belongs to no task has changed.
     pub globals: bool,
     weight: usize,
@@ -75,6 +77,12 @@ impl Changes {
 
     pub(super) fn touch(&mut self, seq: Seq) {
         self.pages.insert(seq / HOT_PER_PAGE);
+    }
+
+    pub(super) fn put_zone(&mut self, number: u64, zone: Option<StoredZone>) {
+        self.weight += 256 + zone.as_ref().map_or(0, |zone| zone.rules.tzif.len());
+        self.globals = true;
+        self.zones.insert(number, zone);
     }
 
     pub(super) fn put_spec(&mut self, seq: Seq, spec: Option<Arc<TaskSpec>>) {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use super::alarms::Alarm;
 use super::record::HotPage;
 use super::{Rhythm, State, Task};
+use crate::clock::Timestamp;
+use crate::command::{Command, Encoded};
+use crate::schedule::ZoneData;
 use crate::task::TaskState;
 
 impl Task {
@@ -21,6 +24,14 @@ impl Task {
 }
 
 impl State {
+    /// Adds the rules of the zone that this command names, as a leader does before it writes the command.
+    pub(crate) fn know_zone_of(&mut self, command: &Command) {
+        let encoded = Encoded::of(command).unwrap_or_else(|e| panic!("{e}"));
+        if let Some(rules) = encoded.zone().and_then(|name| ZoneData::bundled().rules(name)) {
+            self.apply(Timestamp(0), Command::AddZones { rules: vec![rules] });
+        }
+    }
+
     /// What the log entry that was applied last has cost, in steps of any kind.
     pub(crate) fn steps(&self) -> usize {
         self.steps
@@ -34,7 +45,7 @@ impl State {
         let tasks: Vec<_> = self.tasks_from(0).collect();
         assert_eq!(tasks.len(), self.len(), "tasks and ids");
         let (mut open, mut finished, mut namers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut timetables: HashMap<(String, String), usize> = HashMap::new();
+        let mut timetables: HashMap<super::zones::TimetableKey, usize> = HashMap::new();
         let mut targets: HashMap<Arc<str>, usize> = HashMap::new();
         for &(seq, task) in &tasks {
             assert!(
@@ -52,7 +63,7 @@ impl State {
             let rhythms = std::iter::once(&task.rhythm).chain(task.past.earlier.iter().map(|course| &course.rhythm));
             for rhythm in rhythms {
                 if let Rhythm::Periodic(table) = rhythm {
-                    *timetables.entry((table.format.clone(), table.timezone.clone())).or_default() += 1;
+                    *timetables.entry((table.format.clone(), table.timezone.clone(), table.rules)).or_default() += 1;
                 }
             }
             task.check_earlier();
@@ -83,6 +94,7 @@ impl State {
         assert_eq!(namers, self.namers, "tasks that name others");
         let known = self.timetables.iter().map(|(key, (_, tasks))| (key.clone(), *tasks)).collect();
         assert_eq!(timetables, known, "timetables");
+        self.check_zones();
         self.check_alarms();
     }
 

@@ -7,6 +7,7 @@
 //! ```text
 //!  ids: hash of id → seq        pages: seq → Task (64 to a page, as they are stored)
 //!                                  │ wake time
+//!  zones: rules, by which timetables find due times
 //!  alarms: wheel ── due ──► fresh ── taken by the leader ──► taken
 //!  changes: dirty pages · definitions · ended runs and their index ──► checkpoint
 //! ```
@@ -32,6 +33,7 @@ pub mod record;
 mod runs;
 mod task;
 mod writes;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -43,7 +45,6 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::command::{Limits, Seq};
 use crate::id::{RunId, TaskId};
-use crate::schedule::{Schedule, Zone};
 
 pub use alarms::Alarm;
 pub use chains::{LINKS_MAX, LINKS_PER_ENTRY_MAX};
@@ -53,6 +54,7 @@ pub use earlier::{Earlier, Left};
 pub use open::OpenRuns;
 pub use past::{Happened, Past};
 pub use task::{Rhythm, Task, Timetable, OPEN_RUNS_MAX};
+pub use zones::{LOOKED_AT_MAX, MOVED_MAX};
 
 pub use writes::{DoneWrite, WRITES_PER_BLOCK};
 
@@ -78,7 +80,7 @@ pub struct State {
     finished: BTreeSet<(Option<Timestamp>, Seq)>,
     /// Of these two, how many tasks have each. It is not told by the reference counts: who audits a task has its timetable
     /// too, and who makes an attempt the name of its target.
-    timetables: HashMap<(String, String), (Arc<Timetable>, usize)>,
+    timetables: HashMap<zones::TimetableKey, (Arc<Timetable>, usize)>,
     targets: HashMap<Arc<str>, usize>,
     /// Which tasks name which among those that follow them.
     namers: chains::Namers,
@@ -91,6 +93,7 @@ pub struct State {
     /// What the present log entry has cost so far, in steps of any kind; for tests.
     steps: usize,
     changes: Changes,
+    zones: zones::Zones,
     cluster: Option<Uuid>,
     claims: BTreeMap<u64, Uuid>,
     /// Runs that ever ended; the serial number of the next.
@@ -118,6 +121,7 @@ impl State {
             links: 0,
             steps: 0,
             changes: Changes::default(),
+            zones: zones::Zones::default(),
             cluster: None,
             claims: BTreeMap::new(),
             runs_total: 0,
@@ -243,47 +247,6 @@ impl State {
         self.pages.collect_frozen(limit)
     }
 
-    /// The timetable, for one more task.
-    fn timetable(&mut self, format: &str, timezone: &str) -> Result<Arc<Timetable>, String> {
-        let key = (format.to_owned(), timezone.to_owned());
-        if let Some((known, tasks)) = self.timetables.get_mut(&key) {
-            *tasks += 1;
-            return Ok(known.clone());
-        }
-        let schedule = Schedule::parse(format).map_err(|e| e.to_string())?;
-        let zone = Zone::get(timezone).map_err(|e| e.to_string())?;
-        let table = Arc::new(Timetable { format: format.to_owned(), timezone: timezone.to_owned(), schedule, zone });
-        self.timetables.insert(key, (table.clone(), 1));
-        Ok(table)
-    }
-
-    fn rhythm(&mut self, stored: &record::HotRhythm) -> Result<Rhythm, String> {
-        Ok(match stored {
-            record::HotRhythm::Once => Rhythm::Once,
-            record::HotRhythm::Periodic { format, timezone } => Rhythm::Periodic(self.timetable(format, timezone)?),
-        })
-    }
-
-    /// One more course has it.
-    fn hold_timetable(&mut self, rhythm: &Rhythm) {
-        let Rhythm::Periodic(table) = rhythm else { return };
-        if let Some((_, tasks)) = self.timetables.get_mut(&(table.format.clone(), table.timezone.clone())) {
-            *tasks += 1;
-        }
-    }
-
-    /// One task less has it.
-    fn drop_timetable(&mut self, rhythm: &Rhythm) {
-        let Rhythm::Periodic(table) = rhythm else { return };
-        let key = (table.format.clone(), table.timezone.clone());
-        if let Some((_, tasks)) = self.timetables.get_mut(&key) {
-            *tasks -= 1;
-            if *tasks == 0 {
-                self.timetables.remove(&key);
-            }
-        }
-    }
-
     /// The target's name, for one more task.
     fn target(&mut self, name: &str) -> Arc<str> {
         let target = self.targets.get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone());
@@ -355,6 +318,7 @@ impl State {
         self.claims = globals.claims;
         self.runs_total = globals.runs_total;
         self.last_written = globals.last_written;
+        self.zones.restore(globals.next_zone, globals.moving);
         Ok(())
     }
 
@@ -367,6 +331,8 @@ impl State {
             runs_total: self.runs_total,
             last_written: self.last_written,
             named_writes: self.writes.total(),
+            next_zone: self.zones.next(),
+            moving: self.zones.moving(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The state as records: keys and values, whatever stores them.
 //!
 //! ```text
+//!  Z <n>             the rules of a zone; read before the tasks that go by them
 //!  h <page>          hot states of 64 neighbouring tasks
 //!  d <seq / 16>      definitions of 16 neighbouring tasks, the small ones
 //!  D <seq>           one large definition
@@ -26,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::{RunKey, TaskId};
 use crate::run::{Cancelled, OpenRun, Run, RunState};
+use crate::schedule::ZoneRules;
 use crate::task::{Options, TaskSpec, TaskState};
 
 /// The format of record values; the first byte of each.
@@ -45,6 +47,8 @@ pub const SPEC_PAGED_BYTES_MAX: usize = 4096;
 /// The key of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
+    /// The rules of a zone.
+    Zone(u64),
     /// Hot states.
     Hot(u64),
     /// Small definitions.
@@ -64,6 +68,7 @@ pub enum Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Key::Zone(number) => write!(f, "rules {number} of the time zones"),
             Key::Hot(page) => write!(f, "page {page} of the tasks"),
             Key::SpecPage(page) => write!(f, "page {page} of the definitions"),
             Key::Spec(seq) => write!(f, "the definition of task {seq}"),
@@ -94,6 +99,7 @@ impl Key {
     /// As bytes that sort as the key does.
     pub fn to_bytes(self) -> Vec<u8> {
         let (tag, first, second) = match self {
+            Key::Zone(number) => (b'Z', number, None),
             Key::Hot(page) => (b'h', page, None),
             Key::SpecPage(page) => (b'd', page, None),
             Key::Spec(seq) => (b'D', seq, None),
@@ -116,6 +122,7 @@ impl Key {
         let (&tag, rest) = bytes.split_first()?;
         let number = |r: &[u8]| r.try_into().ok().map(u64::from_be_bytes);
         match (tag, rest.len()) {
+            (b'Z', 8) => number(rest).map(Key::Zone),
             (b'h', 8) => number(rest).map(Key::Hot),
             (b'd', 8) => number(rest).map(Key::SpecPage),
             (b'D', 8) => number(rest).map(Key::Spec),
@@ -198,7 +205,19 @@ pub enum HotRhythm {
         format: String,
         /// The zone's name.
         timezone: String,
+        /// The number of the zone's rules; 0 of UTC.
+        rules: u64,
     },
+}
+
+/// The value of [`Key::Zone`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredZone {
+    /// The rules.
+    pub rules: ZoneRules,
+    /// Whether what is scheduled from now on goes by them. Else others have taken their place, and tasks are left that have
+    /// due times under them.
+    pub current: bool,
 }
 
 /// The value of [`Key::Hot`]: the tasks of the page, in order.
@@ -291,6 +310,10 @@ pub struct Globals {
     pub last_written: Option<Timestamp>,
     /// How many named writes were ever applied.
     pub named_writes: u64,
+    /// The number that the next rules of a zone will get.
+    pub next_zone: u64,
+    /// Tasks from this number on may go by rules that others have taken the place of; none: no task does.
+    pub moving: Option<Seq>,
 }
 
 /// Why a value is not a record.
@@ -345,6 +368,7 @@ mod tests {
             Key::Spec(7),
             Key::Runs(1, 300),
             Key::Runs(2, 0),
+            Key::Zone(4),
             Key::SpecPage(0),
             Key::Hot(1),
             Key::Hot(256),

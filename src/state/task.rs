@@ -23,29 +23,48 @@ pub struct Timetable {
     pub timezone: String,
     /// `format`, parsed.
     pub schedule: Schedule,
-    /// `timezone`, looked up.
+    /// `timezone`, by the rules with the number `rules`.
     pub zone: Zone,
+    /// The number of these rules; 0 of UTC, which has none.
+    pub(super) rules: u64,
 }
 
 impl Timetable {
     /// The first due time later than `after` that counts.
     pub fn due_after(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
-        let due = self.due_without_end(options, created, after)?;
+        self.due_in(&self.zone, options, created, after)
+    }
+
+    /// The same, by the clock of this zone in place of its own.
+    pub(super) fn due_in(
+        &self,
+        zone: &Zone,
+        options: Option<&Options>,
+        created: Timestamp,
+        after: Timestamp,
+    ) -> Option<Timestamp> {
+        let due = self.due_without_end(zone, options, created, after)?;
         let end = options.and_then(|o| o.end);
         end.is_none_or(|end| due <= end).then_some(due)
     }
 
     /// As [`Timetable::due_after`], whatever the task's end. An interval counts from the start, if there is one.
-    fn due_without_end(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Option<Timestamp> {
+    fn due_without_end(
+        &self,
+        zone: &Zone,
+        options: Option<&Options>,
+        created: Timestamp,
+        after: Timestamp,
+    ) -> Option<Timestamp> {
         let start = options.and_then(|o| o.start);
         let from = start.map_or(after, |start| after.max(Timestamp(start.0.saturating_sub(1))));
-        self.schedule.next_after(&self.zone, start.unwrap_or(created), from)
+        self.schedule.next_after(zone, start.unwrap_or(created), from)
     }
 
     /// Why [`Timetable::due_after`] finds nothing.
     pub(super) fn why_never(&self, options: Option<&Options>, created: Timestamp, after: Timestamp) -> Never {
         let (start, end) = options.map_or((None, None), |o| (o.start, o.end));
-        if let (Some(first), Some(end)) = (self.due_without_end(options, created, after), end) {
+        if let (Some(first), Some(end)) = (self.due_without_end(&self.zone, options, created, after), end) {
             return Never::AfterEnd { first, end };
         }
         match start {
@@ -77,7 +96,9 @@ impl Rhythm {
     pub(super) fn to_record(&self) -> HotRhythm {
         match self {
             Rhythm::Once => HotRhythm::Once,
-            Rhythm::Periodic(t) => HotRhythm::Periodic { format: t.format.clone(), timezone: t.timezone.clone() },
+            Rhythm::Periodic(t) => {
+                HotRhythm::Periodic { format: t.format.clone(), timezone: t.timezone.clone(), rules: t.rules }
+            }
         }
     }
 }

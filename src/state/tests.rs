@@ -9,6 +9,7 @@ mod follow;
 mod index;
 mod odd;
 mod writes;
+mod zones;
 
 use super::*;
 use crate::command::{Command, Never, Refusal, Reply, Steering, Verdict};

@@ -10,12 +10,15 @@ use super::checkpoint::bad;
 use super::store::{Store, MARK_KEY};
 use super::{envelope, Error};
 use crate::command::Seq;
-use crate::state::record::{self, HotPage, Key, RunChunk, SpecPage, WriteBlock, HOT_PER_PAGE, INDEXED_PER_CHUNK};
+use crate::state::record::{
+    self, HotPage, Key, RunChunk, SpecPage, StoredZone, WriteBlock, HOT_PER_PAGE, INDEXED_PER_CHUNK,
+};
 use crate::state::{State, RUNS_KEPT_MAX};
 
 /// What the records tell.
 #[derive(Default)]
 struct Found {
+    zones: BTreeMap<u64, StoredZone>,
     pages: BTreeMap<u64, HotPage>,
     specs: BTreeMap<Seq, u64>,
     runs: BTreeSet<(Seq, u64)>,
@@ -46,6 +49,9 @@ impl Found {
         let unread = |e: record::DecodeError| bad(key, e);
         let mut empty = false;
         match key {
+            Key::Zone(number) => {
+                self.zones.insert(number, record::decode(payload).map_err(unread)?);
+            }
             Key::Hot(number) => {
                 let page: HotPage = record::decode(payload).map_err(unread)?;
                 empty = page.is_empty();
@@ -97,6 +103,8 @@ impl Found {
         let differ = |what: &str, has: String, implied: String| {
             (has != implied).then(|| format!("{what}: the store has {has}, and the state implies {implied}"))
         };
+        let zones: BTreeMap<u64, StoredZone> = state.stored_zones().collect();
+        self.wrong.extend(differ("zones", format!("{:?}", self.zones), format!("{zones:?}")));
         self.wrong.extend(differ("definitions", format!("{:?}", self.specs), format!("{specs:?}")));
         self.wrong.extend(differ("runs", format!("{:?}", self.runs), format!("{runs:?}")));
         let writes = state.write_blocks();
@@ -125,6 +133,7 @@ pub(crate) mod alone {
     use crate::clock::{Clock, Timestamp};
     use crate::command::Batch;
     use crate::raft::{LogId, Payload};
+    use crate::schedule::ZoneData;
     use crate::storage::machine::{LogEnds, Options};
     use crate::storage::Machine;
 
@@ -139,6 +148,7 @@ pub(crate) mod alone {
             checkpoint_interval: Duration::from_secs(1),
             checkpoint_bytes: 1 << 30,
             unsaved_bytes_max: 1 << 30,
+            zone_data: ZoneData::bundled(),
         };
         let log = LogEnds { purged: None, last: Some(id(1 << 40)) };
         Machine::open(dir, options, Clock::manual(now), log).unwrap()

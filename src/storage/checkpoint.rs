@@ -32,6 +32,9 @@ impl Cut {
     /// What it changes in a store whose ledger is this one.
     pub fn records(&self, store: &Store, ledger: &Ledger, hot: &HotPages) -> Result<Vec<Change>, Error> {
         let mut out = Records { store, ledger, changes: Vec::with_capacity(hot.len()) };
+        for (number, zone) in &self.changes.zones {
+            out.put(Key::Zone(*number), zone.as_ref())?;
+        }
         for (number, page) in hot {
             out.put(Key::Hot(*number), page.as_ref())?;
         }

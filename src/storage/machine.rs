@@ -39,6 +39,7 @@ use super::Error;
 use crate::clock::Clock;
 use crate::command::Seq;
 use crate::raft::{LogId, Membership};
+use crate::schedule::ZoneData;
 use crate::seam;
 use crate::state::State;
 
@@ -54,6 +55,8 @@ pub struct Options {
     /// [`Machine::room`] waits while more than this has changed. What is kept for a snapshot that is being written is
     /// bounded by as much.
     pub unsaved_bytes_max: usize,
+    /// The zone data of this program. The state goes by what it is given; only a planted bug reads them.
+    pub zone_data: ZoneData,
 }
 
 /// How much the checkpoints do; counters since the start.

@@ -363,6 +363,10 @@ impl<'a> Loading<'a> {
         }
         self.ledger.put(key, Some(sealed));
         match Key::from_bytes(key) {
+            Some(Key::Zone(number)) => {
+                let zone = record::decode(payload).map_err(|e| bad(e.to_string()))?;
+                self.state.restore_zone(number, zone).map_err(bad)
+            }
             Some(Key::Hot(_)) => {
                 let page: HotPage = record::decode(payload).map_err(|e| bad(e.to_string()))?;
                 page.into_iter().try_for_each(|(seq, task)| self.state.restore(seq, task)).map_err(bad)

@@ -42,7 +42,7 @@ impl Alone {
 
     async fn apply(&mut self, commands: Vec<Command>) {
         self.entries += 1;
-        let payload = Batch { now: NOW, commands }.encode().expect("a batch can be encoded");
+        let payload = Batch::of(NOW, commands).encode().expect("a batch can be encoded");
         let entry = Entry { log_id: id(self.entries), payload: EntryPayload::Normal(Payload(payload.into())) };
         self.machine.clone().apply([entry]).await.expect("it is applied");
     }

@@ -92,7 +92,7 @@ impl Model {
             1 => Timing::After { delay_ms: choices.magnitude() & 0xfffff },
             _ => Timing::Periodic {
                 format: choices.pick(&FORMATS).to_owned(),
-                timezone: choices.pick(&["UTC", "UTC", "Europe/London"]).to_owned(),
+                timezone: choices.pick(&["UTC", super::ZONE]).to_owned(),
             },
         };
         let url = choices.pick(&["http://a/", "http://b:1/x"]);

@@ -26,6 +26,7 @@ pub const NAMES: &[(&str, Bug)] = &[
     ("no-questions", Bug::NoQuestions),
     ("snapshot-torn", Bug::SnapshotTorn),
     ("purge-before-kept", Bug::PurgeBeforeKept),
+    ("own-zones", Bug::OwnZones),
 ];
 
 impl FromStr for Bug {

@@ -39,6 +39,7 @@ impl History {
 
     fn apply(&mut self, command: Command) -> Reply {
         let told = format!("{} {command:?}", self.now.ms_since(T0));
+        self.state.know_zone_of(&command);
         let reply = self.state.apply(self.now, command);
         self.told.push(format!("{told} -> {reply:?}"));
         let changes = self.state.freeze_changes();

@@ -17,7 +17,9 @@ fn make(state: &mut State, spec: &TaskSpec) {
 
 fn update(state: &mut State, now: Timestamp, old: &TaskSpec, new: &TaskSpec) -> Reply {
     let (base, old, spec) = (old.digest(), Box::new(old.clone()), Box::new(new.clone()));
-    state.apply(now, Command::Update { id: id("a"), base, old, spec })
+    let command = Command::Update { id: id("a"), base, old, spec };
+    state.know_zone_of(&command);
+    state.apply(now, command)
 }
 
 /// Each field that says when the task is due.

@@ -14,8 +14,9 @@ use super::super::kept::Kept;
 use super::super::Error;
 use super::{Held, Machine};
 use crate::clock::monotonic;
-use crate::command::{Batch, DecodeError};
+use crate::command::{Batch, Command, DecodeError};
 use crate::raft::{LogId, Membership, Replies, TypeConfig};
+use crate::schedule::ZoneData;
 use crate::seam::bug::{self, Bug};
 
 type Entry = openraft::Entry<TypeConfig>;
@@ -79,6 +80,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
                         if bug::is_planted(Bug::RepeatsAsNew) {
                             batch.names.clear();
                         }
+                        if bug::is_planted(Bug::OwnZones) {
+                            batch
+                                .commands
+                                .iter_mut()
+                                .for_each(|command| by_own_zones(command, &self.0.options.zone_data));
+                        }
                         Replies(core.state.apply_batch(batch))
                     }
                     Change::Members(members) => {
@@ -127,6 +134,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
         Ok(self.newest_snapshot().map(told))
+    }
+}
+
+/// A planted bug: the rules are those of this program.
+fn by_own_zones(command: &mut Command, own: &ZoneData) {
+    let (Command::AddZones { rules } | Command::TakeOverZones { rules, .. }) = command else { return };
+    for rules in rules {
+        if let Some(own) = own.rules(&rules.name) {
+            rules.tzif = own.tzif;
+        }
     }
 }
 
@@ -199,6 +216,7 @@ mod tests {
             checkpoint_interval: std::time::Duration::from_secs(1),
             checkpoint_bytes: 1 << 20,
             unsaved_bytes_max: 1 << 20,
+            zone_data: crate::schedule::ZoneData::bundled(),
         };
         let mut machine = Machine::open(dir.path(), options, Clock::system(), LogEnds::default()).unwrap();
         let mut applied = async |format: u8| {
