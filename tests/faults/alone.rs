@@ -33,6 +33,7 @@ impl Alone {
             checkpoint_interval: Duration::from_secs(1),
             checkpoint_bytes: 1 << 30,
             unsaved_bytes_max: 1 << 30,
+            zone_data: xcron::schedule::ZoneData::bundled(),
         };
         let log = LogEnds { purged: None, last: Some(id(1 << 40)) };
         let machine = Machine::open(dir, options, Clock::manual(NOW), log).expect("open it");

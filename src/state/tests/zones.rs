@@ -38,7 +38,7 @@ fn next(state: &State, seq: Seq) -> Option<Timestamp> {
 /// What a restart makes of it.
 fn reopened(state: &State) -> State {
     let mut again = State::new(T0);
-    again.restore_globals(state.globals());
+    again.restore_globals(state.globals()).unwrap();
     for (number, stored) in state.stored_zones() {
         let bytes = record::encode(&stored).unwrap();
         again.restore_zone(number, record::decode(&bytes).unwrap()).unwrap();
