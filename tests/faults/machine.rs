@@ -161,5 +161,7 @@ impl Drop for Disk {
             // Lazily, since a process that has not ended yet may hold it.
             let _ = run("umount", &["-l", &self.mount.display().to_string()]);
         }
+        // The directory around it cannot be removed while it is mounted, and is left with what is in it then.
+        let _ = std::fs::remove_file(&self.image);
     }
 }
