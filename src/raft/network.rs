@@ -29,8 +29,12 @@ use super::wire::{Ballot, PieceAnswer};
 use super::{Appended, LogId, Moment, Office, TypeConfig};
 use crate::clock::monotonic;
 
-/// After this a message that has no answer is sent again, however the link is.
+/// After this a message that has no answer is sent again, however the link and however large it is.
 const TRANSFER_MAX: Duration = Duration::from_secs(60);
+/// A disk that takes no longer is waited for.
+const WRITTEN_AFTER_MAX: Duration = Duration::from_secs(5);
+/// So many bytes a second pass even on a link on which no cluster works: 1 Mbit/s.
+const BYTES_PER_S_MIN: u64 = 125_000;
 /// Entries for which openraft has not asked for so long are not asked for again: it sends a snapshot in their place, say.
 const ASKED_MAX: Duration = Duration::from_secs(1);
 /// How long a piece of a snapshot waits for other transfers to the same peer.
@@ -168,6 +172,12 @@ async fn beside_signs<R>(
     }
 }
 
+/// How long a message of so many bytes is waited for. Where its connection alone is dead, as after a firewall has forgotten
+/// it, no sign of life beside it is lost, and nothing else tells.
+fn transfer_max(bytes: usize) -> Duration {
+    (WRITTEN_AFTER_MAX + Duration::from_millis(bytes as u64 * 1000 / BYTES_PER_S_MIN)).min(TRANSFER_MAX)
+}
+
 /// Sends what carries no entries; an answer renews the lease.
 async fn heartbeat(network: Network, (target, address): (u64, String), request: Append) -> Result<Appended, CallError> {
     let (term, sent) = (request.vote.leader_id().term, network.now());
@@ -261,9 +271,8 @@ impl Peer {
                 let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
                 drop(request);
                 let _place = sender.links.transfer_place(&to).await;
-                let sent = sender.now();
-                let answer: Appended =
-                    sender.links.send((Some(target), &to), "append", body.into(), TRANSFER_MAX).await?;
+                let (sent, at_most) = (sender.now(), transfer_max(body.len()));
+                let answer: Appended = sender.links.send((Some(target), &to), "append", body.into(), at_most).await?;
                 if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
                     sender.office.lease.acknowledge(target, term, sent);
                 }

@@ -32,6 +32,8 @@ struct Received {
     snapshots: AtomicUsize,
     /// It answers with a greater vote.
     outvotes: std::sync::atomic::AtomicBool,
+    /// The next message with entries gets no answer.
+    drops_one: std::sync::atomic::AtomicBool,
 }
 
 impl Received {
@@ -50,7 +52,11 @@ async fn listener() -> (TcpListener, SocketAddr) {
 async fn follower() -> (Arc<Received>, SocketAddr) {
     async fn append(State(received): State<Arc<Received>>, body: Bytes) -> Vec<u8> {
         let request: Append = postcard::from_bytes(&body).unwrap();
-        let counter = if request.entries.is_empty() { &received.signs } else { &received.entries };
+        let is_sign = request.entries.is_empty();
+        if !is_sign && received.drops_one.swap(false, Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        let counter = if is_sign { &received.signs } else { &received.entries };
         counter.fetch_add(1, Ordering::Relaxed);
         let answer: Appended = Ok(match received.outvotes.load(Ordering::Relaxed) {
             true => AppendEntriesResponse::HigherVote(Vote::new(TERM + 1, 2)),
@@ -277,6 +283,18 @@ async fn a_message_that_was_lost_with_its_link_is_sent_again_when_the_link_is_ba
     assert_eq!(answer, AppendEntriesResponse::Success);
     assert_eq!(Received::of(&received.entries), 1);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// No sign of life is lost: a firewall has forgotten one connection, say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_connection_alone_is_dead_is_sent_again() {
+    let (received, address) = follower().await;
+    received.drops_one.store(true, Ordering::Relaxed);
+    let (mut peer, _) = peer(address).await;
+    let began = monotonic();
+    let (_, answer) = until_answered(&mut peer, |_| entries(8..9, 1000)).await;
+    assert_eq!((answer, Received::of(&received.entries)), (AppendEntriesResponse::Success, 1));
+    assert!(began.elapsed() < WRITTEN_AFTER_MAX * 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

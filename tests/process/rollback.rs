@@ -11,9 +11,9 @@ const TOLD_MAX: Duration = Duration::from_secs(20);
 
 fn copy(from: &Path, to: &Path) {
     if to.exists() {
-        std::fs::remove_dir_all(to).unwrap();
+        std::fs::remove_dir_all(to).expect("it can be removed");
     }
-    assert!(std::process::Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    assert!(std::process::Command::new("cp").arg("-r").args([from, to]).status().expect("cp runs").success());
 }
 
 async fn create(cluster: &Cluster, at: usize, name: &str, count: usize) {
