@@ -6,8 +6,8 @@ use super::{Command, WriteId, WRITE_ID_BYTES};
 use crate::id::TaskId;
 use crate::task::Timing;
 
-/// A command as it stands in a [`Batch`]: encoded once, where it is submitted. Messages and log entries are put together
-/// from such bytes, so that each bound on them counts the bytes that there are.
+/// A command as it stands in a [`Batch`](super::Batch): encoded once, where it is submitted. Messages and log entries are
+/// put together from such bytes, so that each bound on them counts the bytes that there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
