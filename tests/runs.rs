@@ -151,7 +151,7 @@ async fn a_failed_run_alerts_and_starts_what_follows_though_its_answer_deletes_t
     let (client, sink) = (
         &node.client,
         Sink::saying(|hit| match hit.path.as_str() {
-            "/work" => Say::status(500).header("Xcron-Delete", "true").header("Xcron-Retry", "no"),
+            "/work" => Say::status(500).header("Xcron-Delete", "true"),
             "/alert" => Say::ok().after(300),
             _ => Say::ok(),
         })

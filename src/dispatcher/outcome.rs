@@ -59,6 +59,9 @@ impl Told {
         if self.steering.end {
             return Some(Verdict::Failed { reason: format!("{reason}: the task is ended") });
         }
+        if self.steering.delete {
+            return Some(Verdict::Failed { reason: format!("{reason} and asks for its task to be deleted") });
+        }
         if self.no_retry {
             return Some(Verdict::Failed { reason: format!("{reason} and asks for no further attempt") });
         }
@@ -174,6 +177,9 @@ mod tests {
         let no_retry = told(503, &[("xcron-retry", "no")]);
         assert!(matches!(no_retry.last_word(false), Some(Verdict::Failed { .. })) && !no_retry.steering.end);
         assert_eq!(told(200, &[("xcron-retry", "no")]).last_word(false), None);
+        let deleted = told(503, &[("xcron-delete", "true")]);
+        assert!(matches!(deleted.last_word(false), Some(Verdict::Failed { .. })), "no attempt can follow");
+        assert_eq!(told(200, &[("xcron-delete", "true")]).last_word(false), None);
         let gone = told(410, &[]);
         assert!(matches!(gone.last_word(false), Some(Verdict::Failed { .. })) && gone.steering.end);
         let expected = Expect { status: vec![(410, 410)], body_contains: None };
