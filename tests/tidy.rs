@@ -184,6 +184,31 @@ fn nothing_is_printed_by_a_macro_that_can_panic() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A line of the log is an object with these keys already: of two keys with one name most parsers keep the last.
+#[test]
+fn no_field_of_a_log_line_has_the_name_of_another_key() {
+    const KEYS: [&str; 4] = ["timestamp", "level", "message", "target"];
+    const MACROS: [&str; 5] = ["trace!(", "debug!(", "info!(", "warn!(", "error!("];
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for source in sources() {
+        for macro_name in MACROS {
+            for call in source.code().split(&format!("tracing::{macro_name}")).skip(1) {
+                // The fields come before the message.
+                let fields = call.split('"').next().unwrap();
+                for field in fields.split(',') {
+                    let name = field.split('=').next().unwrap().trim().trim_start_matches(['%', '?']);
+                    seen += usize::from(!name.is_empty());
+                    if KEYS.contains(&name) {
+                        wrong.push(format!("{}: {macro_name}{}", source.path, fields.trim()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "the fields of the log are not found any more: {seen}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn no_exception_is_stale() {
     let sources = sources();

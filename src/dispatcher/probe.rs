@@ -57,7 +57,8 @@ const SWEEP_STEP: usize = 256;
 
 /// Probes a target until it is connected to or nothing waits for it any more.
 pub(super) async fn run(dispatcher: Dispatcher, target: Arc<str>, mut probe: Probe) {
-    tracing::warn!(%target, "cannot be connected to: its callbacks wait");
+    // Not `target`: the log has a key of that name for the module, and a parser keeps one of the two.
+    tracing::warn!(host = %target, "cannot be connected to: its callbacks wait");
     let _again = Again { dispatcher: dispatcher.clone(), target: target.clone(), id: probe.id };
     loop {
         tokio::time::sleep(probe.pause).await;
@@ -83,7 +84,7 @@ pub(super) async fn run(dispatcher: Dispatcher, target: Arc<str>, mut probe: Pro
             Some(next) => probe = next,
             None => {
                 if reached {
-                    tracing::info!(%target, "can be connected to again");
+                    tracing::info!(host = %target, "can be connected to again");
                 }
                 dispatcher.0.room.notify_one();
                 return dispatcher.pump();
