@@ -37,7 +37,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Puts load on nodes and tells what became of it.
+    /// Puts load on nodes and measures the result.
     #[command(subcommand)]
     Bench(Bench),
 }

@@ -331,10 +331,10 @@ pub enum Refusal {
     #[error("on_success, on_failure: too many changes connect large chains at the same time; nothing was written; try again")]
     ChainsAtOnce,
     /// A task has this id and another definition.
-    #[error("a task with this task_id exists and its definition is another")]
+    #[error("a task with this task_id exists, with another definition")]
     Conflict,
     /// The due time of a one-shot task is before the leader's clock.
-    #[error("the time {due} is past: the leader's clock says {now}")]
+    #[error("format: the time {due} is past: the leader's clock says {now}")]
     Past {
         /// The time asked for.
         due: Timestamp,

@@ -450,7 +450,10 @@ impl Config {
             [] if peers.len() < 2 => Ok(unlisted()),
             [] => {
                 let (bind, port) = (self.bind, self.peer_port);
-                let detail = format!("does not name this node, {bind}:{port}; it is expected to name every node");
+                let detail = format!(
+                    "does not name this node, which is {bind}:{port} by `bind` and `peer_port`; every node is expected in it \
+                     (`bind` or `advertise` says which entry is this one)"
+                );
                 Err(("peer.peer_hosts", detail))
             }
             _ => {

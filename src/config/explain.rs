@@ -74,8 +74,8 @@ impl Config {
         };
         if let Some(peer) = peers.iter().find(is_remote).filter(|_| self.bind.is_loopback()) {
             warnings.push(format!(
-                "key `bind`: is {}, where peers on other machines ({peer}) do not reach this node; the address of a network is \
-                 expected",
+                "key `bind`: is {}, which peers on other machines ({peer}) cannot reach; an address of this machine on their \
+                 network is expected",
                 self.bind
             ));
         }

@@ -53,7 +53,10 @@ fn errors_name_file_key_and_expectation() {
         ("timezone = \"Mars/Olympus\"", vec!["timezone", "Mars/Olympus", "IANA"]),
         ("[peer]\npeer_hosts = [\"a\", \"b:1\"]", vec!["peer_hosts", "\"a\"", "host:port"]),
         ("[peer]\npeer_hosts = [\"b:1\", \"B:1\"]", vec!["peer_hosts", "twice"]),
-        ("[peer]\npeer_hosts = [\"10.0.0.1:8899\", \"10.0.0.2:8899\"]", vec!["does not name this node"]),
+        (
+            "[peer]\npeer_hosts = [\"10.0.0.1:8899\", \"10.0.0.2:8899\"]",
+            vec!["does not name this node", "127.0.0.1:8899", "`bind`", "`advertise`"],
+        ),
         ("[peer]\npeer_hosts = [\"127.0.0.1:1\", \"127.0.0.1:2\"]", vec!["does not name this node"]),
         ("advertise = \"c:3\"\n[peer]\npeer_hosts = [\"a:1\", \"b:2\"]", vec!["advertise", "c:3"]),
         ("bind = \"0.0.0.0\"\n[peer]\npeer_hosts = [\"a:8899\", \"b:8899\"]", vec!["advertise", "more than one"]),

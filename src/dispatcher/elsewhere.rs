@@ -44,7 +44,9 @@ impl Dispatcher {
         let give = move || given.upgrade().map_or_else(Vec::new, |shared| Dispatcher(shared).hand_over());
         let take = move |_, bytes: &[u8]| match (taken.upgrade(), postcard::from_bytes(bytes)) {
             (Some(shared), Ok(lists)) => Dispatcher(shared).leave_to(lists),
-            (Some(_), Err(error)) => tracing::warn!(%error, "what the last leader has under way cannot be read"),
+            (Some(_), Err(error)) => {
+                tracing::warn!(%error, "the last leader's list of callbacks in flight cannot be read")
+            }
             (None, _) => {}
         };
         node.set_handoff(give, take);
@@ -134,7 +136,7 @@ impl Dispatcher {
                     }
                     unanswered += 1;
                     if unanswered >= UNANSWERED_MAX {
-                        tracing::warn!(peer, %error, "the node that led before does not answer; what it had under way is sent again");
+                        tracing::warn!(peer, %error, "the last leader does not answer; its callbacks in flight are sent again");
                         self.keep(&peer, &HashSet::new());
                         return;
                     }

@@ -77,7 +77,7 @@ fn a_wrong_shape_is_told_with_its_field() {
     refused(read("{"), 1000, "the body is not JSON");
     refused(read(""), 1000, "the body is not JSON");
     refused(read("{} x"), 1000, "missing");
-    refused(read("[1]"), 1000, "the body: invalid type: sequence, expected an object");
+    refused(read("[1]"), 1000, "the body: invalid type: array, expected an object");
     refused(read(&"[".repeat(50_000)), 1000, "the body");
     refused(periodic(json!({"x": 1})), 1000, "x: unknown field, expected one of `type`, `format`");
     refused(periodic(json!({"type": null})), 1000, "type: missing");
@@ -85,11 +85,19 @@ fn a_wrong_shape_is_told_with_its_field() {
     refused(periodic(json!({"format": 5})), 1000, "format: invalid type: integer `5`, expected a string");
     refused(periodic(json!({"callback": null})), 1000, "callback: missing");
     refused(periodic(json!({"callback": {}})), 1000, "callback.url: missing");
-    refused(periodic(json!({"callback": ["http://h"]})), 1000, "callback: invalid type: sequence, expected an object");
+    refused(periodic(json!({"callback": ["http://h"]})), 1000, "callback: invalid type: array, expected an object");
     refused(periodic(json!({"callback": {"url": 5}})), 1000, "callback.url: invalid type");
     refused(periodic(json!({"callback": {"url": "http://h", "timeout": 5}})), 1000, "callback.timeout: unknown");
     refused(periodic(json!({"tags": {"a": 1}})), 1000, "tags.a: invalid type");
-    refused(periodic(json!({"tags": ["a"]})), 1000, "tags: invalid type");
+    refused(periodic(json!({"tags": ["a"]})), 1000, "tags: invalid type: array, expected an object");
+    refused(periodic(json!({"name": {}})), 1000, "name: invalid type: object, expected a string");
+    refused(periodic(json!({"max_runs": 1.5})), 1000, "max_runs: invalid type: number `1.5`, expected an integer");
+    refused(periodic(json!({"on_success": {}})), 1000, "on_success: invalid type: object, expected an array");
+    refused(
+        periodic(json!({"max_runs": "a sequence"})),
+        1000,
+        "invalid type: string \"a sequence\", expected an integer",
+    );
     refused(periodic(json!({"task_id": "a b"})), 1000, "task_id: has the character");
     refused(periodic(json!({"task_id": ""})), 1000, "task_id: is 0 characters");
     refused(periodic(json!({"format": null})), 1000, "format: missing");

@@ -170,11 +170,24 @@ fn field_error(path: &str, text: &str) -> String {
         format!("{}: given twice", within(field))
     } else if let Some((field, known)) = quoted("unknown field `") {
         format!("{}: unknown field{known}", within(field))
-    } else if path.is_empty() {
-        format!("the body: {text}")
     } else {
-        format!("{path}: {text}")
+        let (field, text) = (if path.is_empty() { "the body" } else { path }, json_words(text));
+        format!("{field}: {text}")
     }
+}
+
+/// The same in the words of JSON: serde has words of its own for what came and for what is expected. What the caller sent,
+/// which is quoted between the two, stays.
+fn json_words(text: &str) -> String {
+    const CAME: [(&str, &str); 3] = [("sequence", "array"), ("map", "object"), ("floating point", "number")];
+    const EXPECTED: [(&str, &str); 2] = [("a sequence", "an array"), ("a map", "an object")];
+    let Some(rest) = text.strip_prefix("invalid type: ") else { return text.to_owned() };
+    let came = CAME.iter().find_map(|(word, json)| Some(format!("{json}{}", rest.strip_prefix(word)?)));
+    let text = format!("invalid type: {}", came.as_deref().unwrap_or(rest));
+    let expected = |(word, json): &(&str, &str)| {
+        Some(format!("{}, expected {json}", text.strip_suffix(&format!(", expected {word}"))?))
+    };
+    EXPECTED.iter().find_map(expected).unwrap_or(text)
 }
 
 /// A value that must be a JSON object: by itself, a derived struct also takes an array of its fields.

@@ -46,7 +46,7 @@ impl Starting {
             Some(node) => node.ready(),
             None => {
                 let waits_for = *self.0.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
-                Err(waits_for.unwrap_or("starting: what this node stores is read and verified").to_owned())
+                Err(waits_for.unwrap_or("starting: the files of this node are read and verified").to_owned())
             }
         }
     }

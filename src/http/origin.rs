@@ -65,8 +65,8 @@ impl Origins {
             return Ok(());
         }
         Err(foreign(format!(
-            "Host: {name:?} is no name of this node; an address, localhost, or a name in `security.hosts` or \
-             `peer.peer_hosts` is expected"
+            "Host: {name:?} is no name of this node; an address, localhost, or a name in `security.hosts`, \
+             `peer.peer_hosts` or `advertise` is expected"
         )))
     }
 

@@ -7,9 +7,11 @@ use axum::http::Uri;
 use axum::response::Response;
 
 use super::answer::{answered, Data, Object};
+use super::error::{Code, Error};
 use super::query::{Consistency, Query};
 use super::Shared;
 use crate::clock::Timestamp;
+use crate::node;
 use crate::task::OVER_TLS;
 use crate::view::{TargetFilter, TargetState, TargetView};
 
@@ -24,12 +26,14 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
             after: query.text("cursor"),
         };
         if filter.after.as_deref() == Some("") {
-            return Err(crate::node::Error::Cursor.into());
+            return Err(node::Error::Cursor.into());
         }
         let page = match query.consistency()? {
             Consistency::Local if api.node.leads() => api.node.own_targets(&filter),
             // Another node than the leader knows of none.
-            Consistency::Local | Consistency::Linearizable => api.node.targets(&filter, api.deadline()).await?,
+            Consistency::Local | Consistency::Linearizable => {
+                api.node.targets(&filter, api.deadline()).await.map_err(of_leader)?
+            }
         };
         Data::page(
             "targets",
@@ -42,6 +46,16 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
         )
     })
     .await
+}
+
+/// There is no other way to read them: no node but the leader knows any.
+fn of_leader(error: node::Error) -> Error {
+    match error {
+        node::Error::NoLeader => {
+            Error::new(Code::NoLeader, "no leader was found in time, and the leader alone knows the targets")
+        }
+        other => other.into(),
+    }
 }
 
 fn target(out: &mut Vec<u8>, target: &TargetView) {

@@ -58,7 +58,7 @@ impl fmt::Display for NotLeading {
             NotLeading::Unfit => "this node's clock or disk is not sound",
             NotLeading::NoLease => "this node leads and has lost the majority",
             NotLeading::ClockJumped => "this node's clock has jumped",
-            NotLeading::NotInherited => "this node leads and has not applied yet what it took over",
+            NotLeading::NotInherited => "this node leads and has not applied yet the entries of the leader before it",
             NotLeading::HandingOver(_) => "this node hands over",
             NotLeading::Stopping(_) => "this node is stopping",
         };

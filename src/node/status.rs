@@ -150,7 +150,7 @@ impl Node {
             ("clock_fault", "1 where this node's clock is off", f64::from(u8::from(faults.clock.is_some()))),
             (
                 "state_differs",
-                "1 where this node does not hold what the others hold",
+                "1 where this node holds another state than the others",
                 f64::from(u8::from(self.difference().is_some())),
             ),
             (
@@ -159,18 +159,19 @@ impl Node {
                 f64::from(u8::from(faults.disk())),
             ),
             ("raft_term", "The current term", term as f64),
-            ("raft_last_log_index", "The last log entry", last_log as f64),
+            // Raft tells its end now and then; an applied entry is in the log.
+            ("raft_last_log_index", "The last log entry", last_log.max(applied) as f64),
             ("raft_applied_index", "The last log entry that is applied", applied as f64),
             ("log_disk_bytes", "Size of the Raft log's files", log.disk_bytes as f64),
             ("log_syncs", "Writes of the Raft log that were synced since the start", log.writes_total as f64),
-            ("log_sync_seconds", "How long the last of them took", log.last_sync.as_secs_f64()),
+            ("log_sync_seconds", "Duration of the last synced write of the Raft log", log.last_sync.as_secs_f64()),
             ("store_disk_bytes", "Size of the embedded store", machine.disk_bytes as f64),
-            ("unsaved_bytes", "What has changed since the last checkpoint", machine.unsaved_bytes as f64),
+            ("unsaved_bytes", "Bytes changed since the last checkpoint", machine.unsaved_bytes as f64),
             ("checkpoints", "Checkpoints since the start", machine.checkpoints as f64),
-            ("checkpoint_seconds", "How long the last one took", machine.checkpoint_ms as f64 / 1000.0),
+            ("checkpoint_seconds", "Duration of the last checkpoint", machine.checkpoint_ms as f64 / 1000.0),
             ("snapshot_bytes", "Size of the newest snapshot", self.0.machine.snapshot_bytes() as f64),
-            ("disk_free_bytes", "What is free on the disk of raft_dir", self.0.machine.disk_free_bytes() as f64),
-            ("disk_kept_bytes", "No task is taken while less than this is free", self.room_kept() as f64),
+            ("disk_free_bytes", "Free bytes on the disk of raft_dir", self.0.machine.disk_free_bytes() as f64),
+            ("disk_kept_bytes", "New tasks are refused while fewer bytes than this are free", self.room_kept() as f64),
             ("snapshots", "Snapshots written since the start", machine.snapshots as f64),
             ("snapshots_failed", "Attempts at a snapshot that failed", machine.snapshots_failed as f64),
             ("snapshots_installed", "Snapshots of other nodes installed", machine.snapshots_installed as f64),
@@ -221,7 +222,7 @@ impl Node {
             }
         }
         if let Err(error) = self.0.machine.checkpoint().await {
-            tracing::error!(%error, "the last checkpoint has failed; the log has what it would have stored");
+            tracing::error!(%error, "the last checkpoint has failed; the Raft log has its changes");
         }
         let log = self.0.log.clone();
         let _ = crate::seam::blocking(move || log.close()).await;

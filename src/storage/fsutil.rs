@@ -49,11 +49,11 @@ pub fn close_to_others(dir: &Path, is_part: impl Fn(&str) -> bool) -> io::Result
         tracing::warn!(dir = %dir.display(), "other users can list this directory; it is left so, as it holds other files too");
     }
     if closed > 0 {
-        tracing::warn!(dir = %dir.display(), files = closed, "other users could read what this node stores, secrets too; they no longer can");
+        tracing::warn!(dir = %dir.display(), files = closed, "other users could read the files of this node, secrets too; they no longer can");
     }
     if let Some((path, error)) = open.first() {
         let path = path.display();
-        tracing::warn!(%path, %error, files = open.len(), "other users can read what this node stores, and that cannot be changed");
+        tracing::warn!(%path, %error, files = open.len(), "other users can read the files of this node, and their mode cannot be changed");
     }
     Ok(())
 }

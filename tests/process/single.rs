@@ -124,5 +124,5 @@ async fn what_a_node_stores_is_its_owners_alone() {
     assert!(cluster.all_ready(Duration::from_secs(20)).await);
     assert_eq!(open(&look()), []);
     let log = std::fs::read_to_string(&cluster.nodes[0].log).unwrap();
-    assert!(log.contains("other users could read what this node stores"), "{log}");
+    assert!(log.contains("other users could read the files of this node"), "{log}");
 }

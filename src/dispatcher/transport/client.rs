@@ -167,7 +167,7 @@ impl Inner {
             None => Stream::Plain(stream),
             Some(name) => match self.tls.connect(name.clone(), stream).await {
                 Ok(stream) => Stream::Tls(Box::new(stream)),
-                Err(error) => return Err(Failure::Connect(describe(&error))),
+                Err(error) => return Err(Failure::Connect(format!("the TLS handshake failed: {}", describe(&error)))),
             },
         };
         Ok((stream, slot))
