@@ -1,4 +1,4 @@
-//! What `doc/migrating.md` says to those who come from another scheduler: its examples are sent as they stand there.
+//! The examples of `doc/migrating.md`, for people who come from another scheduler, are sent as they stand there.
 
 mod support;
 
