@@ -216,7 +216,7 @@ impl Machine {
         };
         // From here on the next start takes the new one.
         keeper.note.write(note_of(generation, &mark))?;
-        keeper.generation = generation;
+        let replaced = std::mem::replace(&mut keeper.generation, generation);
         // A snapshot that is being written goes on over the old store, which changes no more.
         keeper.scan = Weak::new();
         let old_bytes = old.disk_bytes();
@@ -231,7 +231,66 @@ impl Machine {
         keeper.sound = true;
         seam::dispose(ledger);
         tracing::info!(generation, old_bytes, new_bytes, "store written anew, to make room");
-        self.clean_up(generation, old);
+        self.clean_up(replaced, old);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::command::{Batch, Command};
+    use crate::storage::belongs::alone;
+    use crate::task::{Callback, TaskSpec, Timing};
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    /// As large as what sled keeps in files of their own, which it opens when they are read.
+    fn large(n: usize) -> Command {
+        let due = NOW.plus_ms(3_600_000);
+        let callback = Callback::post("http://127.0.0.1:9/", format!("\"{}\"", "x".repeat(1 << 20)));
+        let timing = Timing::At { format: due.0.to_string(), due };
+        Command::Create { id: format!("task-{n}").parse().unwrap(), spec: Box::new(TaskSpec::new(timing, callback)) }
+    }
+
+    /// A snapshot can take longer than it takes until the store is written anew a second time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_is_written_anew_twice_leaves_the_one_that_is_still_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = alone::open(dir.path(), NOW);
+        alone::apply(&machine, 1, &Batch::of(NOW, (0..4).map(large).collect())).await;
+        machine.checkpoint().await.unwrap();
+        let is_there = |generation: u64| Store::dir_of(dir.path(), generation).exists();
+        let gone = async |generation: u64| {
+            let look = async {
+                while is_there(generation) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), look).await.expect("a store that nobody reads is removed");
+        };
+
+        let read = machine.store();
+        for replaced in 1..=3 {
+            machine.write_store_anew().await.unwrap();
+            if replaced > 1 {
+                gone(replaced).await;
+            }
+        }
+        assert!(is_there(1), "it is still read");
+        let mut bytes = 0;
+        let all = read.scan(None, |_, value| {
+            bytes += value.len();
+            Ok(ControlFlow::Continue(()))
+        });
+        assert!(all.unwrap().is_continue());
+        assert!(bytes > 4 << 20, "{bytes}");
+        drop(read);
+        gone(1).await;
+        assert!(is_there(4));
     }
 }

@@ -192,7 +192,7 @@ impl Opening<'_> {
 }
 
 /// Removes the stores of these generations.
-pub(super) fn remove_generations(dir: &Path, which: impl Fn(u64) -> bool) -> Result<(), Error> {
+fn remove_generations(dir: &Path, which: impl Fn(u64) -> bool) -> Result<(), Error> {
     for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let path = entry.map_err(Error::io("list", dir))?.path();
         let name = path.file_name().and_then(|n| n.to_str());

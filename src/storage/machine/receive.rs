@@ -86,14 +86,26 @@ pub struct Prepared {
     pub(super) filled: Option<(Store, Loaded)>,
     /// No checkpoint may change the store meanwhile.
     pub(super) keeper: Option<OwnedMutexGuard<Keeper>>,
-    _installing: Installing,
+    installing: Installing,
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // openraft had something newer. The state is large.
+        // openraft had something newer, or the file could not be kept. The state is large, and its store is nobody's.
         if let Some(filled) = self.filled.take() {
-            seam::dispose(filled);
+            let dir = Store::dir_of(&self.installing.0.dir, self.generation);
+            seam::dispose((filled, Unused(dir)));
+        }
+    }
+}
+
+/// The directory of a store that is not used: removed when it is dropped.
+struct Unused(PathBuf);
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, dir = %self.0.display(), "a store that is not used cannot be removed");
         }
     }
 }
@@ -143,7 +155,6 @@ impl Machine {
         };
         let (temporary, header, mut prepared) = self.fill(sync).await?;
         if header.meta != *meta {
-            self.remove_store(prepared.generation).await;
             let detail = format!("it is the snapshot {}, and {meta} was announced", header.meta);
             return Err(Error::damaged(temporary.path(), detail));
         }
@@ -197,7 +208,7 @@ impl Machine {
         match seam::blocking(fill).await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic))) {
             Ok((found, header, filled)) => {
                 let (filled, keeper) = (Some(filled), Some(keeper));
-                Ok((found, header, Prepared { generation, file: None, filled, keeper, _installing: installing }))
+                Ok((found, header, Prepared { generation, file: None, filled, keeper, installing }))
             }
             Err(error) => {
                 self.remove_store(generation).await;
@@ -225,12 +236,12 @@ impl Machine {
         }
     }
 
-    /// A store that is not used; what cannot be removed now is removed at the next start.
+    /// Removes a store that is not used, or no more; what cannot be removed now is removed at the next start.
     pub(super) async fn remove_store(&self, generation: u64) {
         let dir = Store::dir_of(&self.0.dir, generation);
         let removed = seam::blocking(move || std::fs::remove_dir_all(&dir)).await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(%error, generation, "a store that is not used cannot be removed");
+            tracing::warn!(%error, generation, "a store that is used no more cannot be removed");
         }
     }
 }

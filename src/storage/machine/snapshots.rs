@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::receive::Prepared;
-use super::{note_of, open, Machine};
+use super::{note_of, Machine};
 use crate::raft::LogId;
 use crate::seam;
 use crate::storage::kept::Kept;
@@ -154,7 +154,7 @@ impl Machine {
         let note = note_of(generation, &loaded.mark);
         let noted = seam::blocking(move || keeper.note.write(note).map(|()| keeper)).await;
         let mut keeper = noted.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
-        keeper.generation = generation;
+        let replaced = std::mem::replace(&mut keeper.generation, generation);
         self.0.state_bytes.store(loaded.ledger.snapshot_bytes(), Ordering::Relaxed);
         let ledger = std::mem::replace(&mut keeper.ledger, loaded.ledger);
         keeper.mark = loaded.mark;
@@ -183,24 +183,21 @@ impl Machine {
         self.0.room.notify_waiters();
         self.count(|f| f.snapshots_installed += 1);
         tracing::info!(applied = meta.last_log_id.map(|id| id.index), "snapshot installed");
-        self.clean_up(generation, store);
+        self.clean_up(replaced, store);
         Ok(())
     }
 
-    /// Removes what a new store has taken the place of, once nobody reads it any more: sled opens large records by their
-    /// paths. Entries are applied meanwhile.
-    pub(super) fn clean_up(&self, generation: u64, old: Arc<Store>) {
+    /// Removes the store of this generation, which another one has taken the place of, once nobody reads it any more: sled
+    /// opens large records by their paths. Entries are applied meanwhile. Older stores are left alone: a snapshot may still
+    /// be reading one of them, and each is removed by the call that replaced it.
+    pub(super) fn clean_up(&self, replaced: u64, old: Arc<Store>) {
         let machine = self.clone();
         tokio::spawn(async move {
             while Arc::strong_count(&old) > 1 {
                 tokio::time::sleep(READ_LOOK_EVERY).await;
             }
             seam::dispose(old);
-            let dir = machine.0.dir.clone();
-            let removed = seam::blocking(move || open::remove_generations(&dir, |other| other < generation)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(%error, "the store before the snapshot is not removed");
-            }
+            machine.remove_store(replaced).await;
             machine.remove_replaced().await;
         });
     }
