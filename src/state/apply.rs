@@ -239,6 +239,8 @@ impl State {
             old_rhythm = Some(std::mem::replace(&mut task.rhythm, rhythm));
             task.past.since = Some(latest.map_or(now, |latest| now.max(latest)));
             task.past.fired = 0;
+            // What is told yet of a run that was cancelled before says nothing of how often the new schedule has fired.
+            task.past.cancelled.iter_mut().for_each(|cancelled| cancelled.counts = false);
             task.past.ended = None;
             if task.state == TaskState::Finished {
                 task.state = TaskState::Active;

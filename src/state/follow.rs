@@ -102,9 +102,11 @@ impl State {
             return;
         }
         self.end_task(now, seq);
-        if let Some(task) = self.pages.get_mut(seq) {
-            task.past.deleted = true;
-        }
+        let Some(task) = self.pages.get_mut(seq) else { return };
+        task.past.deleted = true;
+        // What it starts yet ends with the runs that are under way: it closes no chain.
+        let options = task.options.clone();
+        self.drop_names(seq, options.as_deref());
     }
 
     /// The task has no due times any more, and nothing more of it is sent: what waits is cancelled, due times that have

@@ -68,9 +68,8 @@ impl State {
             }
             task.check_earlier();
             *targets.entry(task.target.clone()).or_default() += 1;
-            namers.extend(
-                task.options.iter().flat_map(|o| o.on_success.iter().chain(&o.on_failure)).map(|id| (id.clone(), seq)),
-            );
+            let options = task.options.iter().filter(|_| !task.past.deleted);
+            namers.extend(options.flat_map(|o| o.on_success.iter().chain(&o.on_failure)).map(|id| (id.clone(), seq)));
             let keys: BTreeSet<_> = task.past.open.iter().map(|run| run.key).collect();
             assert_eq!(
                 keys.len(),

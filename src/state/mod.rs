@@ -289,7 +289,9 @@ impl State {
         if task.past.finished.is_some() {
             self.finished.insert((task.past.finished, seq));
         }
-        self.hold_names(seq, task.options.as_deref());
+        if !task.past.deleted {
+            self.hold_names(seq, task.options.as_deref());
+        }
         self.pages.insert(seq, task);
         self.ids.insert_unique(hash, (hash, seq), |&(h, _)| h);
         self.next_seq = self.next_seq.max(seq + 1);

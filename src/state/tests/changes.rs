@@ -287,3 +287,21 @@ fn a_cancelled_run_gets_the_attempt_that_had_left_and_of_which_nothing_was_recor
     assert_eq!(state.changes().runs[&1].added.len(), 2, "once");
     state.check();
 }
+
+#[test]
+fn a_run_that_was_cancelled_counts_for_no_schedule_that_was_given_to_its_task_since() {
+    let mut state = State::new(T0);
+    let old = TaskSpec { options: Options { max_runs: Some(1), ..Options::default() }, ..spec(minutely()) };
+    make(&mut state, &old);
+    let due = state.task(1).unwrap().next.unwrap();
+    assert_eq!(state.apply(due, Command::Cancel { seq: 1, key: RunKey::scheduled(due) }), Reply::Done);
+    update(&mut state, due.plus_ms(1), &old, &TaskSpec { timing: secondly(), ..old.clone() });
+    let next = due.plus_ms(1000);
+    assert_eq!(state.task(1).unwrap().next, Some(next));
+    // Its attempt had left before it was cancelled.
+    state.apply(due.plus_ms(2), ended(1, due, 1, Verdict::Succeeded));
+    assert_eq!(state.changes().runs[&1].added.last().unwrap().1.attempts.len(), 1);
+    let task = state.task(1).unwrap();
+    assert_eq!((task.next, task.past.fired, task.state), (Some(next), 0, TaskState::Active));
+    state.check();
+}

@@ -368,6 +368,21 @@ fn a_task_that_its_answer_deletes_tells_of_the_failure_first() {
 }
 
 #[test]
+fn a_task_that_its_answer_has_deleted_is_no_link_of_a_chain() {
+    let mut state = State::new(T0);
+    with(&mut state, "a", minutely(), Options { on_success: vec![id("b")], ..alert(&[AlertEvent::Failed]) });
+    fire(&mut state, 1, failed(), Steering { delete: true, ..Steering::default() });
+    assert!(state.find(&id("a")).is_none() && state.task(1).is_some(), "it is there for its alert alone");
+    let mut reopened = State::new(T0);
+    reopened.restore(1, state.task(1).unwrap().record()).unwrap();
+    for mut state in [state, reopened] {
+        let reply = with(&mut state, "b", minutely(), Options { on_success: vec![id("a")], ..Options::default() });
+        assert!(matches!(reply, Reply::Created { .. }), "{reply:?}");
+        state.check();
+    }
+}
+
+#[test]
 fn after_the_end_what_was_triggered_before_is_not_tried_again_and_what_is_triggered_since_is() {
     let mut state = State::new(T0);
     create(&mut state, T0, "a", minutely());
