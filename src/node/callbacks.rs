@@ -40,21 +40,21 @@ impl Node {
     /// Has the other members leave to each node what it has under way. The successor is told when it takes over; should
     /// it not lead in the end, another one knows as well.
     pub async fn tell_under_way(&self, lists: Vec<UnderWay>) {
-        let (links, peers) = (&self.0.links, self.other_members());
-        let told = peers.iter().map(|peer| links.call::<_, ()>(peer, "leave_to", &lists, TELL_MAX));
-        let told = futures::future::join_all(told).await;
         let attempts: usize = lists.iter().map(|list| list.attempts.len()).sum();
-        let reached = told.iter().filter(|answer| answer.is_ok()).count();
+        let reached = self.tell_others(&lists).await;
         tracing::info!(attempts, reached, "the other nodes leave the callbacks that are under way to this one");
     }
 
-    /// Has the other members know that nothing is under way here any more.
+    /// Has the other members know that nothing is under way here any more. One that does not hear it asks, and finds out.
     pub async fn tell_end_of_under_way(&self) {
-        let lists = vec![UnderWay { peer: self.address(), attempts: Vec::new() }];
+        self.tell_others(&[UnderWay { peer: self.address(), attempts: Vec::new() }]).await;
+    }
+
+    /// Tells the other members who has what under way: how many have heard it.
+    async fn tell_others(&self, lists: &[UnderWay]) -> usize {
         let (links, peers) = (&self.0.links, self.other_members());
-        // One that does not hear it asks, and finds out.
-        futures::future::join_all(peers.iter().map(|peer| links.call::<_, ()>(peer, "leave_to", &lists, TELL_MAX)))
-            .await;
+        let told = peers.iter().map(|peer| links.call::<_, ()>(peer, "leave_to", &lists, TELL_MAX));
+        futures::future::join_all(told).await.iter().filter(|answer| answer.is_ok()).count()
     }
 
     /// What the peer at this address has under way.

@@ -97,16 +97,22 @@ impl Waiting {
     /// The reply. One that was never sent when the time is up is known not to be written.
     pub async fn reply(mut self) -> Result<Reply, Error> {
         let began = monotonic();
-        if let Ok(Ok(result)) = tokio::time::timeout_at(self.deadline, &mut self.reply).await {
+        let word = tokio::time::timeout_at(self.deadline, &mut self.reply).await;
+        if let Ok(Ok(result)) = word {
             return result;
         }
         if !self.decided.swap(true, Ordering::AcqRel) {
             return Err(Error::NoLeader);
         }
+        let unknown = || Err(Error::Unknown(began.elapsed()));
+        if word.is_ok() {
+            // Whoever had it let go of it without a word, and there will be none.
+            return unknown();
+        }
         // Its time is up for the proposer as well, which knows whether it has left this node.
         match tokio::time::timeout(LAST_WORD, self.reply).await {
             Ok(Ok(result)) => result,
-            _ => Err(Error::Unknown(began.elapsed())),
+            _ => unknown(),
         }
     }
 }
@@ -173,8 +179,8 @@ async fn with_room(node: &Node, mut batch: Vec<Submission>) -> Vec<Submission> {
 
 async fn send(node: &Node, batch: Vec<Submission>) {
     let batch = if node.leads() { with_room(node, batch).await } else { batch };
-    let now = monotonic();
-    let term = node.may_write();
+    // Asked once from here on: what is left of the batch is for this node to write, or it is for the leader, and named.
+    let (now, leads, term) = (monotonic(), node.leads(), node.may_write());
     // A peer that gives up on a leader sends its commands to the next one. Those that this node still has must not be
     // written after that, and so are not passed on: a delete would take away what was created since it was acknowledged.
     let (mut batch, outdated): (Vec<_>, Vec<_>) = batch
@@ -184,7 +190,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     // A receiver that is gone has stopped waiting.
     outdated.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
     // One that could not be told from its repetition is not sent to where its answer may be lost. It comes again, named.
-    if !node.leads() {
+    if !leads {
         let (unnamed, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|s| s.command.wants_name());
         batch = others;
         // A receiver that is gone has stopped waiting.
@@ -221,7 +227,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     }
     let result = match node.leader() {
         // Without its lease, say, a leader may have been replaced: what it appends may never be committed.
-        _ if node.leads() => match term {
+        _ if leads => match term {
             Some(term) => match zones::add_missing(node, term, &commands, deadline).await {
                 Ok(()) => write(node, term, commands, has_room, deadline).await,
                 Err(error) => Err(error),

@@ -158,3 +158,16 @@ fn an_entry_that_was_cut_off_is_known_not_to_be_written_among_three_voters_alone
     assert_eq!([1, 3].map(|voters| replaced(voters, waited)), [Error::NoLeader, Error::NoLeader]);
     assert_eq!([4, 5].map(|voters| replaced(voters, waited)), [Error::Unknown(waited), Error::Unknown(waited)]);
 }
+
+#[tokio::test]
+async fn a_command_that_is_let_go_of_without_a_word_is_unknown_if_it_was_taken() {
+    let room = room(64 << 20);
+    let submit = || submission(Encoded::of(&create(10)).unwrap(), &room, monotonic() + PATIENCE, None).unwrap();
+    let (waits, reply) = submit();
+    drop(waits);
+    assert_eq!(reply.reply().await, Err(Error::NoLeader), "nobody can have sent it");
+    let (taken, reply) = submit();
+    assert!(taken.take(monotonic()));
+    drop(taken);
+    assert!(matches!(reply.reply().await, Err(Error::Unknown(_))));
+}

@@ -36,10 +36,11 @@ impl Node {
         }
         let mut command = Encoded::of(&command).map_err(|e| Error::Damaged(e.to_string()))?;
         let began = monotonic();
+        let unknown = || self.count_failed(Error::Unknown(began.elapsed()), "unknown");
         let mut ambiguous = false;
         loop {
             if self.0.closed.load(Ordering::Relaxed) {
-                return Err(if ambiguous { Error::Unknown(began.elapsed()) } else { Error::Stopping });
+                return Err(if ambiguous { unknown() } else { Error::Stopping });
             }
             let mut group = self.watch();
             group.mark_unchanged();
@@ -48,9 +49,7 @@ impl Node {
                 command = command.named(Some(self.name_write()));
             }
             let error = match self.submit(command.clone(), deadline, None).await {
-                Ok(Reply::Refused(Refusal::Forgotten { .. })) if ambiguous => {
-                    return Err(Error::Unknown(began.elapsed()))
-                }
+                Ok(Reply::Refused(Refusal::Forgotten { .. })) if ambiguous => return Err(unknown()),
                 Ok(Reply::Refused(Refusal::Forgotten { before })) => {
                     // This node is far behind the leader, and the write is not written.
                     command = command.named(Some(WriteId { after: before, ..self.name_write() }));
@@ -63,7 +62,7 @@ impl Node {
                 Error::Unknown(_) if !command.wants_name() => ambiguous = true,
                 Error::NoLeader => {}
                 // That this one was not written says nothing of the one before.
-                _ if ambiguous => return Err(Error::Unknown(began.elapsed())),
+                _ if ambiguous => return Err(unknown()),
                 Error::Unknown(waited) => return Err(self.count_failed(Error::Unknown(waited), "unknown")),
                 other => return Err(other),
             }
@@ -72,7 +71,7 @@ impl Node {
             let _ = tokio::time::timeout_at(pause, group.changed()).await;
             if monotonic() >= deadline {
                 return Err(match ambiguous {
-                    true => self.count_failed(Error::Unknown(began.elapsed()), "unknown"),
+                    true => unknown(),
                     false => self.count_failed(Error::NoLeader, "no_leader"),
                 });
             }
