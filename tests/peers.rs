@@ -4,11 +4,14 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use support::node::own_address;
 use support::{once, pass, until, with, Cluster};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 const NOWHERE: &str = "http://127.0.0.1:9/never";
@@ -19,6 +22,10 @@ struct Switch {
     address: SocketAddr,
     to: Arc<Mutex<SocketAddr>>,
     connections: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
+    /// Connections that it ever took.
+    taken: Arc<AtomicUsize>,
+    /// How long it holds back whatever goes through it.
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl Switch {
@@ -26,24 +33,44 @@ impl Switch {
         let listener = TcpListener::bind((own_address(), 0)).await.expect("as it is set up");
         let address = listener.local_addr().expect("as it is set up");
         let (to, connections) = (Arc::new(Mutex::new(to)), Arc::new(Mutex::new(Vec::new())));
-        let (leads_to, all) = (to.clone(), connections.clone());
+        let (taken, delay_ms) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
+        let (leads_to, all, count, delay) = (to.clone(), connections.clone(), taken.clone(), delay_ms.clone());
         tokio::spawn(async move {
-            while let Ok((mut from, _)) = listener.accept().await {
-                let to = *leads_to.lock().expect("as it is set up");
+            while let Ok((from, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let (to, delay) = (*leads_to.lock().expect("as it is set up"), delay.clone());
                 let joined = tokio::spawn(async move {
-                    let Ok(mut onward) = TcpStream::connect(to).await else { return };
-                    let _ = tokio::io::copy_bidirectional(&mut from, &mut onward).await;
+                    let Ok(onward) = TcpStream::connect(to).await else { return };
+                    let ((from, back), (answers, onward)) = (from.into_split(), onward.into_split());
+                    tokio::select! {
+                        () = pass_on(from, onward, &delay) => {}
+                        () = pass_on(answers, back, &delay) => {}
+                    }
                 });
                 all.lock().expect("as it is set up").push(joined.abort_handle());
             }
         });
-        Switch { address, to, connections }
+        Switch { address, to, connections, taken, delay_ms }
     }
 
     /// Leads there from now on.
     fn lead_to(&self, to: SocketAddr) {
         *self.to.lock().expect("as it is set up") = to;
         self.connections.lock().expect("as it is set up").drain(..).for_each(|connection| connection.abort());
+    }
+}
+
+/// Passes on what comes from one to the other, until one of them ends.
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay_ms: &AtomicU64) {
+    let mut part = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut part).await {
+        match delay_ms.load(Ordering::Relaxed) {
+            0 => {}
+            ms => pass(ms).await,
+        }
+        if to.write_all(&part[..read]).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -119,6 +146,31 @@ async fn a_name_that_leads_to_a_third_node_adds_no_vote() {
         cluster.node(i).await_ready().await;
         assert_eq!(cluster.client(i).task(&id).await["task_id"], id.as_str());
     }
+}
+
+/// Each read asks both followers, and one that answers is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_leave_the_connections_to_a_slow_node_open_and_make_few_to_one_that_is_silent() {
+    const READS: usize = 300;
+    let (mut cluster, _, switches) = behind_switches().await;
+    all_start(&mut cluster).await;
+    let leader = cluster.leader().await;
+    let id = cluster.client(leader).create(&once(NOWHERE, FAR_MS)).await;
+    let slow = &switches[cluster.followers().await[0]];
+    let read = async || {
+        let before = slow.taken.load(Ordering::Relaxed);
+        for _ in 0..READS {
+            assert_eq!(cluster.client(leader).task(&id).await["task_id"], id.as_str());
+        }
+        slow.taken.load(Ordering::Relaxed) - before
+    };
+    slow.delay_ms.store(20, Ordering::Relaxed);
+    let taken = read().await;
+    assert!(taken < READS / 3, "{taken} connections to the slow node for {READS} reads");
+    let silent = TcpListener::bind((own_address(), 0)).await.expect("as it is set up");
+    slow.lead_to(silent.local_addr().expect("as it is set up"));
+    let taken = read().await;
+    assert!(taken < READS / 3, "{taken} connections to the silent node for {READS} reads");
 }
 
 #[tokio::test(flavor = "multi_thread")]

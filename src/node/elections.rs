@@ -12,13 +12,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::StreamExt;
 use openraft::raft::AppendEntriesResponse;
 use openraft::{ServerState, Vote};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::leadership::{self, Facts, NotLeading, Term};
@@ -189,43 +190,68 @@ async fn hold(node: &Node) {
     }
 }
 
+/// Signs of life that are under way, by the peers that they go to.
+#[derive(Debug, Default)]
+pub(super) struct Signs(Mutex<HashMap<u64, usize>>);
+
+impl Signs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether fewer than `most` are under way to this peer: then one more is.
+    fn begin(&self, id: u64, most: usize) -> bool {
+        let mut under_way = self.lock();
+        let of_peer = under_way.entry(id).or_default();
+        let begins = *of_peer < most;
+        *of_peer += usize::from(begins);
+        begins
+    }
+
+    fn end(&self, id: u64) {
+        self.lock().entry(id).and_modify(|of_peer| *of_peer -= 1);
+    }
+}
+
 /// Tells the others that this node leads. openraft does so as well; but not while it writes to the log, or while
 /// something large is on its way to that peer.
 async fn pulse(node: &Node) {
     let heartbeat = node.heartbeat();
-    // A sign that is not answered is given up after this, so that no more than so many are on their way.
-    let most = 1 + (node.silence().as_millis() / heartbeat.as_millis().max(1)) as usize;
-    let under_way: Arc<Mutex<HashMap<u64, usize>>> = Arc::default();
     loop {
         tokio::time::sleep(heartbeat).await;
         let Some((vote, others)) = node.led_vote() else { continue };
         let term = vote.leader_id().term;
-        let now = Moment::now(&node.0.clock);
+        if node.0.office.lease.is_given_up(term) {
+            continue;
+        }
         for (id, address) in others.voters.into_iter().chain(others.learners) {
-            let lease = &node.0.office.lease;
-            let acknowledged = lease.last_of(id, term).map(|sent| now.since(&sent));
-            if acknowledged.is_some_and(|ago| ago < heartbeat) || lease.is_given_up(term) {
-                continue;
+            if node.acknowledged_ago(id, term).is_none_or(|ago| ago >= heartbeat) {
+                // Nobody waits for its answer.
+                drop(send_sign(node, vote, id, &address, 1));
             }
-            // Where a round trip is longer than a heartbeat, the next sign does not wait for the answer to the one before:
-            // the lease would end between them. One that does not answer at all is asked once at a time.
-            let most = if acknowledged.is_some_and(|ago| ago < node.silence() * 2) { most } else { 1 };
-            {
-                let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
-                let of_peer = under_way.entry(id).or_default();
-                if *of_peer >= most {
-                    continue;
-                }
-                *of_peer += 1;
-            }
-            let (node, under_way) = (node.clone(), under_way.clone());
-            tokio::spawn(async move {
-                beat(&node, vote, id, &address).await;
-                let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
-                under_way.entry(id).and_modify(|of_peer| *of_peer -= 1);
-            });
         }
     }
+}
+
+/// Sends a sign of life to a peer; none: there are enough under way to it. It is not broken off where its answer is not
+/// waited for, since that would close its connection.
+///
+/// Where a round trip is longer than a heartbeat, the next sign does not wait for the answer to the one before: the lease
+/// would end between them. One that is not answered is given up after the silence that is borne, so there are so many
+/// heartbeats in it under way. To a peer that does not answer at all there is one at a time. There may be `times` as many
+/// for who needs one that is sent now.
+fn send_sign(node: &Node, vote: Vote<u64>, id: u64, address: &str, times: usize) -> Option<JoinHandle<()>> {
+    let answers = node.acknowledged_ago(id, vote.leader_id().term).is_some_and(|ago| ago < node.silence() * 2);
+    let in_silence = node.silence().as_millis() / node.heartbeat().as_millis().max(1);
+    let most = if answers { 1 + in_silence as usize } else { 1 };
+    if !node.0.signs.begin(id, most * times) {
+        return None;
+    }
+    let (node, address) = (node.clone(), address.to_owned());
+    Some(tokio::spawn(async move {
+        beat(&node, vote, id, &address).await;
+        node.0.signs.end(id);
+    }))
 }
 
 /// One sign of life to one peer.
@@ -248,7 +274,9 @@ pub(super) async fn is_acknowledged(node: &Node, term: Term) -> bool {
     // Of whatever was sent since: a sign of `pulse`, or entries.
     let is_confirmed =
         || node.0.office.lease.majority(term, &ids, asked).is_some_and(|sent| sent.steady >= asked.steady);
-    let mut signs: FuturesUnordered<_> = voters.iter().map(|(id, address)| beat(node, vote, *id, address)).collect();
+    // Those of `pulse` are not answers to what is asked now: there is room for others beside them.
+    let signs = voters.iter().filter_map(|(id, address)| send_sign(node, vote, *id, address, 2));
+    let mut signs: FuturesUnordered<_> = signs.collect();
     while !is_confirmed() {
         if signs.next().await.is_none() {
             return false;
@@ -300,6 +328,12 @@ impl Node {
 
     fn heartbeat(&self) -> Duration {
         Duration::from_millis(self.0.config.raft.heartbeat_ms)
+    }
+
+    /// How long ago that was sent which this peer has acknowledged last in this term.
+    fn acknowledged_ago(&self, id: u64, term: Term) -> Option<Duration> {
+        let now = Moment::now(&self.0.clock);
+        self.0.office.lease.last_of(id, term).map(|sent| now.since(&sent))
     }
 
     /// The silence after which a leader is missed.
