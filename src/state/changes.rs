@@ -20,10 +20,10 @@ pub struct Changes {
     pub specs: HashMap<Seq, Option<Arc<TaskSpec>>>,
     /// Histories.
     pub runs: BTreeMap<Seq, RunChanges>,
-    /// The index of ended runs.
-    pub index: IndexChanges,
-    /// Named writes.
-    pub writes: WriteChanges,
+    /// The index of ended runs. Of chunks that are to go no run is kept.
+    pub index: ListChanges<Indexed>,
+    /// The named writes that are kept.
+    pub writes: ListChanges<DoneWrite>,
     /// The rules of zones; none: nothing goes by them any more.
     pub zones: BTreeMap<u64, Option<StoredZone>>,
     /// Whether something that belongs to no task has changed.
@@ -42,26 +42,43 @@ pub struct RunChanges {
     pub dropped: Option<(u64, u64)>,
 }
 
-/// What has changed in the index of ended runs.
-#[derive(Default)]
-pub struct IndexChanges {
+/// What has changed in a list that grows at its end and is stored in chunks, each of which goes as a whole.
+pub struct ListChanges<T> {
     /// The serial number of the first of `added`.
     pub first: u64,
-    /// Entries of runs that ended, one after the other.
-    pub added: Vec<Indexed>,
-    /// Chunks that are to go. None of their runs is kept.
+    /// What has been added, one after the other.
+    pub added: Vec<T>,
+    /// Chunks that are to go.
     pub dropped: BTreeSet<u64>,
 }
 
-/// What has changed in the named writes that are kept.
-#[derive(Default)]
-pub struct WriteChanges {
-    /// The serial number of the first of `added`.
-    pub first: u64,
-    /// Those that were applied, one after the other.
-    pub added: Vec<DoneWrite>,
-    /// Blocks that are to go.
-    pub dropped: BTreeSet<u64>,
+impl<T> Default for ListChanges<T> {
+    fn default() -> Self {
+        ListChanges { first: 0, added: Vec::new(), dropped: BTreeSet::new() }
+    }
+}
+
+impl<T> ListChanges<T> {
+    /// The entry with the serial number `serial`, which follows that of the last.
+    fn add(&mut self, serial: u64, entry: T) {
+        if self.added.is_empty() {
+            self.first = serial;
+        }
+        self.added.push(entry);
+    }
+
+    /// What was added, by the chunks that it is in and that stay: the number of the chunk, and how many entries it has
+    /// before these.
+    pub fn parts(&self, per_chunk: u64) -> impl Iterator<Item = (u64, u64, &[T])> {
+        let (mut serial, mut added) = (self.first, self.added.as_slice());
+        let parts = std::iter::from_fn(move || {
+            let (chunk, at) = (serial / per_chunk, serial % per_chunk);
+            let (part, rest) = added.split_at(added.len().min((per_chunk - at) as usize));
+            (serial, added) = (serial + part.len() as u64, rest);
+            (!part.is_empty()).then_some((chunk, at, part))
+        });
+        parts.filter(move |(chunk, ..)| !self.dropped.contains(chunk))
+    }
 }
 
 impl Changes {
@@ -100,11 +117,8 @@ impl Changes {
 
     /// The entry with the serial number `serial`, which follows that of the last.
     pub(super) fn index_run(&mut self, serial: u64, entry: Indexed) {
-        if self.index.added.is_empty() {
-            self.index.first = serial;
-        }
         self.weight += 40;
-        self.index.added.push(entry);
+        self.index.add(serial, entry);
     }
 
     pub(super) fn drop_index(&mut self, chunk: u64) {
@@ -115,12 +129,9 @@ impl Changes {
 
     /// The named write with the serial number `serial`, which follows that of the last.
     pub(super) fn add_write(&mut self, serial: u64, done: DoneWrite) {
-        if self.writes.added.is_empty() {
-            self.writes.first = serial;
-        }
-        self.weight += size_of::<DoneWrite>();
+        self.weight += done.bytes();
         self.globals = true;
-        self.writes.added.push(done);
+        self.writes.add(serial, done);
     }
 
     pub(super) fn drop_writes(&mut self, block: u64) {

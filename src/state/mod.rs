@@ -48,7 +48,7 @@ use crate::id::{RunId, TaskId};
 
 pub use alarms::Alarm;
 pub use chains::{LINKS_MAX, LINKS_PER_ENTRY_MAX};
-pub use changes::{Changes, IndexChanges, RunChanges, WriteChanges};
+pub use changes::{Changes, ListChanges, RunChanges};
 pub use due::{Job, NOTHING_FIRED};
 pub use earlier::{Earlier, Left};
 pub use open::OpenRuns;

@@ -53,9 +53,10 @@ impl DoneWrite {
         hash(self.process, self.number)
     }
 
-    fn bytes(&self) -> usize {
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
         let text = match &self.reply {
-            Reply::Refused(Refusal::Unreadable(text)) => text.len(),
+            Reply::Refused(Refusal::Unreadable(text) | Refusal::UnknownZone(text)) => text.len(),
             Reply::Refused(Refusal::Cycle(_)) => TaskId::LEN_MAX,
             _ => 0,
         };

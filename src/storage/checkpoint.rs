@@ -1,9 +1,9 @@
 //! From what has changed in memory to what is written: a consistent cut as a list of records.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::store::{Change, Ledger, Mark, Store};
+use super::store::{Change, Ledger, Mark, Store, Sum};
 use super::{envelope, Error};
 use crate::command::Seq;
 use crate::raft::{LogId, Membership};
@@ -12,7 +12,7 @@ use crate::state::record::{
     self, Globals, HotPage, IndexChunk, Key, RunChunk, SpecPage, WriteBlock, INDEXED_PER_CHUNK, RUNS_PER_CHUNK,
     SPECS_PER_PAGE, SPEC_PAGED_BYTES_MAX,
 };
-use crate::state::{Changes, IndexChanges, WriteChanges, WRITES_PER_BLOCK};
+use crate::state::{Changes, WRITES_PER_BLOCK};
 use crate::task::TaskSpec;
 
 /// What changed up to a log entry. While it is being written, reads look here for what the store does not have yet.
@@ -21,6 +21,8 @@ pub(super) struct Cut {
     pub membership: Membership,
     pub globals: Globals,
     pub changes: Changes,
+    /// The hot pages that belong to it, once they are collected.
+    pub hot: OnceLock<HotPages>,
     /// Whether it stands at a check.
     pub check: bool,
 }
@@ -30,7 +32,8 @@ pub(super) type HotPages = Vec<(u64, Option<HotPage>)>;
 
 impl Cut {
     /// What it changes in a store whose ledger is this one.
-    pub fn records(&self, store: &Store, ledger: &Ledger, hot: &HotPages) -> Result<Vec<Change>, Error> {
+    pub fn records(&self, store: &Store, ledger: &Ledger) -> Result<Vec<Change>, Error> {
+        let hot = self.hot.get().map_or(&[][..], Vec::as_slice);
         let mut out = Records { store, ledger, changes: Vec::with_capacity(hot.len()) };
         for (number, zone) in &self.changes.zones {
             out.put(Key::Zone(*number), zone.as_ref())?;
@@ -47,13 +50,9 @@ impl Cut {
 
     /// The mark of a store that has it, and whose ledger is this one.
     pub fn mark(&self, ledger: &Ledger) -> Mark {
-        Mark {
-            applied: self.applied,
-            membership: self.membership.clone(),
-            globals: self.globals.clone(),
-            records: ledger.records(),
-            digest: ledger.digest(),
-        }
+        let (membership, globals) = (self.membership.clone(), self.globals.clone());
+        let Sum { records, digest } = ledger.sum();
+        Mark { applied: self.applied, membership, globals, records, digest }
     }
 }
 
@@ -151,19 +150,10 @@ impl Records<'_> {
     }
 
     fn index(&mut self, cut: &Cut) -> Result<(), Error> {
-        let IndexChanges { first, added, dropped } = &cut.changes.index;
-        for &number in dropped {
+        for &number in &cut.changes.index.dropped {
             self.put::<IndexChunk>(Key::Index(number), None)?;
         }
-        let (mut serial, mut added) = (*first, added.as_slice());
-        while !added.is_empty() {
-            let (number, at) = (serial / INDEXED_PER_CHUNK, serial % INDEXED_PER_CHUNK);
-            let (entries, rest) = added.split_at(added.len().min((INDEXED_PER_CHUNK - at) as usize));
-            added = rest;
-            serial += entries.len() as u64;
-            if dropped.contains(&number) {
-                continue;
-            }
+        for (number, at, entries) in cut.changes.index.parts(INDEXED_PER_CHUNK) {
             let key = Key::Index(number);
             // Only the chunk that is being filled has a part in the store already.
             let mut chunk = match self.store.get(key)?.filter(|_| at > 0) {
@@ -180,19 +170,10 @@ impl Records<'_> {
     }
 
     fn writes(&mut self, cut: &Cut) -> Result<(), Error> {
-        let WriteChanges { first, added, dropped } = &cut.changes.writes;
-        for &block in dropped {
+        for &block in &cut.changes.writes.dropped {
             self.put::<WriteBlock>(Key::Writes(block), None)?;
         }
-        let (mut serial, mut added) = (*first, added.as_slice());
-        while !added.is_empty() {
-            let (block, at) = (serial / WRITES_PER_BLOCK, serial % WRITES_PER_BLOCK);
-            let (writes, rest) = added.split_at(added.len().min((WRITES_PER_BLOCK - at) as usize));
-            added = rest;
-            serial += writes.len() as u64;
-            if dropped.contains(&block) {
-                continue;
-            }
+        for (block, at, writes) in cut.changes.writes.parts(WRITES_PER_BLOCK) {
             let key = Key::Writes(block);
             // Only the block that is being filled has a part in the store already.
             let mut whole = if at > 0 { self.read::<WriteBlock>(key)? } else { WriteBlock::new() };

@@ -101,6 +101,15 @@ pub fn create_dir_all_durable(dir: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
+/// How many bytes are free for this user on the file system of `path`.
+///
+/// # Errors
+/// Where it cannot be asked.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Writes zeros over `from..to` of `file`, growing it where needed. Not durable until the caller syncs.
 ///
 /// # Errors

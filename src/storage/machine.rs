@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::{watch, Notify};
 
 use self::open::note_of;
-use super::checkpoint::{Cut, HotPages};
+use super::checkpoint::Cut;
 use super::kept::{Kept, Snapshots};
 use super::note::NoteFile;
 use super::scan::Scan;
@@ -143,8 +143,6 @@ struct Keeper {
     note: NoteFile,
     /// A snapshot's way through the store, while there is one.
     scan: Weak<tokio::sync::Mutex<Scan>>,
-    /// The hot pages of the cut that is to be written, once they are collected.
-    hot: Option<Arc<HotPages>>,
     /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
     sound: bool,
 }

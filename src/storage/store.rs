@@ -109,7 +109,7 @@ impl Ledger {
     /// How large a snapshot of these records is, to within some percent.
     pub fn snapshot_bytes(&self) -> u64 {
         // Each record has its lengths before it, and the mark is one more.
-        self.bytes + self.records() * 8 + (64 << 10)
+        self.bytes + self.sum().records * 8 + (64 << 10)
     }
 
     /// Whether there is a record with this key.
@@ -122,12 +122,9 @@ impl Ledger {
         self.hashes.get(&xxh3_64(key)).map_or(0, |(_, bytes)| u64::from(*bytes))
     }
 
-    pub fn records(&self) -> u64 {
-        self.hashes.len() as u64
-    }
-
-    pub fn digest(&self) -> u64 {
-        self.digest
+    /// Of all records.
+    pub fn sum(&self) -> Sum {
+        Sum { records: self.hashes.len() as u64, digest: self.digest }
     }
 }
 
@@ -202,7 +199,7 @@ impl Store {
 
     /// It has something else than its checkpoint wrote.
     pub fn is_not(&self, found: Sum, expected: Sum) -> Error {
-        Error::damaged(&self.dir, format!("it has {found:?}, and its last checkpoint wrote {expected:?}"))
+        Error::damaged(&self.dir, format!("it has {found}, and its last checkpoint wrote {expected}"))
     }
 
     fn sled_error(&self, action: &'static str) -> impl FnOnce(sled::Error) -> Error + '_ {
@@ -382,18 +379,14 @@ impl<'a> Loading<'a> {
 
     /// All records are in: does the mark agree with them?
     pub fn finish(mut self) -> Result<Loaded, Error> {
+        let found = self.ledger.sum();
         let mark = match self.mark {
             Some(mark) => mark,
-            None if self.ledger.records() == 0 => Mark::default(),
+            None if found.records == 0 => Mark::default(),
             None => return Err(Error::damaged(self.path, "it has records and no mark")),
         };
-        let (records, digest) = (self.ledger.records(), self.ledger.digest());
-        if (records, digest) != (mark.records, mark.digest) {
-            let detail = format!(
-                "it has {records} records with digest {digest:x}, and its mark says {} with {:x}",
-                mark.records, mark.digest
-            );
-            return Err(Error::damaged(self.path, detail));
+        if found != mark.sum() {
+            return Err(Error::damaged(self.path, format!("it has {found}, and its mark says {}", mark.sum())));
         }
         let globals = self.state.restore_globals(mark.globals.clone());
         globals.map_err(|detail| Error::damaged(self.path, detail))?;

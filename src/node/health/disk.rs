@@ -92,11 +92,11 @@ impl Looks {
         let slow = slow.map(|pending| format!("a write of the Raft log has taken {} ms", pending.as_millis()));
         let store = unsynced(node.0.machine.unsynced(), config.storage.unsaved_bytes_max, too_long * SYNC_TIMEOUTS);
         let reserve = config.storage.reserve_mb << 20;
-        let room = node.0.log.no_room().or_else(|| self.dirs.iter().find_map(|dir| nearly_full(dir, reserve)));
         // With less, neither deletes nor a snapshot would find any, and the log would never be purged.
-        let room = room.or_else(|| nearly_full(&self.dirs[0], node.room_kept()));
         let with_snapshot = reserve.saturating_add(node.0.machine.snapshot_room_wanted());
-        let room = room.or_else(|| nearly_full(&self.dirs[2], with_snapshot)).or_else(|| node.0.machine.no_room());
+        let kept = [node.room_kept(), reserve, with_snapshot];
+        let full = || self.dirs.iter().zip(kept).find_map(|(dir, kept)| nearly_full(dir, kept));
+        let room = node.0.log.no_room().or_else(full).or_else(|| node.0.machine.no_room());
         // The thing itself: asked for, and given back.
         let descriptors = self.descriptor.as_ref().and_then(|file| file.try_clone().err());
         let descriptors = descriptors.map(|error| format!("no file can be opened: {error}"));
@@ -118,7 +118,7 @@ impl Looks {
 /// Why the directory takes no more tasks, if so.
 fn nearly_full(dir: &Path, reserve: u64) -> Option<String> {
     // A directory that cannot be asked says nothing about its room: the log finds out.
-    let free = rustix::fs::statvfs(dir).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize)).ok()?;
+    let free = fsutil::free_bytes(dir).ok()?;
     (free < reserve).then(|| {
         format!("{} MiB are free for {}, and {} are kept in reserve", free >> 20, dir.display(), reserve >> 20)
     })

@@ -9,7 +9,7 @@
 //! another node to take the place of its state.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
@@ -32,7 +32,8 @@ impl Core {
     pub(super) fn cut_now(&mut self, check: bool) -> Arc<Cut> {
         let changes = self.state.freeze_changes();
         let globals = self.state.globals();
-        let cut = Cut { applied: self.applied, membership: self.membership.clone(), globals, changes, check };
+        let (applied, membership) = (self.applied, self.membership.clone());
+        let cut = Cut { applied, membership, globals, changes, hot: OnceLock::new(), check };
         let cut = Arc::new(cut);
         self.cut = Some(cut.clone());
         cut

@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::super::checkpoint::{Cut, HotPages};
+use tokio::task::JoinError;
+
+use super::super::checkpoint::Cut;
 use super::super::store::{Change, Ledger, Mark, Store};
 use super::super::{anew, Error};
 use super::open::note_of;
@@ -64,9 +66,7 @@ impl Machine {
 
     /// Entries that change nothing are no reason for a checkpoint, unless it is to be `exact`: to stand at the very last.
     pub(super) async fn checkpoint_with(&self, keeper: &mut Keeper, exact: bool) -> Result<(), Error> {
-        if !keeper.sound {
-            return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
-        }
+        self.is_sound(keeper)?;
         loop {
             let way = self.way(keeper)?;
             let (cut, last) = {
@@ -93,9 +93,7 @@ impl Machine {
     /// What the disk refuses: then the store is as it was.
     pub async fn write_store_anew(&self) -> Result<(), Error> {
         let mut keeper = self.0.keeper.lock().await;
-        if !keeper.sound {
-            return Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed"));
-        }
+        self.is_sound(&keeper)?;
         let cut = {
             let mut core = self.core();
             core.cut.clone().unwrap_or_else(|| core.cut_now(false))
@@ -103,23 +101,28 @@ impl Machine {
         self.write_cut(&mut keeper, cut, Way::Anew).await
     }
 
+    /// Whether the store has what the last checkpoint was to write.
+    fn is_sound(&self, keeper: &Keeper) -> Result<(), Error> {
+        match keeper.sound {
+            true => Ok(()),
+            false => Err(Error::damaged(&self.0.dir, "an earlier checkpoint failed")),
+        }
+    }
+
+    /// That work on the store has panicked.
+    pub(super) fn panicked(&self, panic: JoinError) -> Error {
+        Error::damaged(&self.0.dir, panic)
+    }
+
     async fn write_cut(&self, keeper: &mut Keeper, cut: Arc<Cut>, way: Way) -> Result<(), Error> {
         let began = monotonic();
-        let hot = match keeper.hot.clone() {
-            Some(hot) => hot,
-            None => {
-                let hot = Arc::new(self.collect_hot().await);
-                keeper.hot = Some(hot.clone());
-                hot
-            }
-        };
+        self.collect_hot(&cut).await;
         match way {
-            Way::InPlace => self.write_in_place(keeper, &cut, hot).await?,
-            Way::Anew => self.write_anew(keeper, &cut, hot).await?,
+            Way::InPlace => self.write_in_place(keeper, &cut).await?,
+            Way::Anew => self.write_anew(keeper, &cut).await?,
         }
-        keeper.hot = None;
         self.0.state_bytes.store(keeper.ledger.snapshot_bytes(), Ordering::Relaxed);
-        self.0.state_records.store(keeper.ledger.records(), Ordering::Relaxed);
+        self.0.state_records.store(keeper.ledger.sum().records, Ordering::Relaxed);
         if cut.check {
             self.note_check(&keeper.mark)?;
         }
@@ -133,29 +136,30 @@ impl Machine {
         Ok(())
     }
 
-    async fn collect_hot(&self) -> HotPages {
-        loop {
+    async fn collect_hot(&self, cut: &Cut) {
+        // An earlier attempt to write it may have collected them.
+        while cut.hot.get().is_none() {
             // Few at a time, so that whoever fires or applies waits for microseconds.
             let collected = self.core().state.collect_frozen(8);
-            if let Some(hot) = collected {
-                return hot;
+            match collected {
+                Some(hot) => drop(cut.hot.set(hot)),
+                None => tokio::task::yield_now().await,
             }
-            tokio::task::yield_now().await;
         }
     }
 
-    async fn write_in_place(&self, keeper: &mut Keeper, cut: &Arc<Cut>, hot: Arc<HotPages>) -> Result<(), Error> {
-        let panicked = |panic| Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"));
+    async fn write_in_place(&self, keeper: &mut Keeper, cut: &Arc<Cut>) -> Result<(), Error> {
         keeper.sound = false;
         let (store, mut ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
         let (from, writing) = (store.clone(), cut.clone());
         let changed = seam::blocking(move || {
-            let changes = writing.records(&from, &ledger, &hot)?;
+            let changes = writing.records(&from, &ledger)?;
             changes.iter().for_each(|(key, value)| ledger.put(key, value.as_deref()));
             let mark = writing.mark(&ledger);
             Ok((changes, mark, ledger))
         });
-        let (changes, mark, ledger): (Vec<Change>, Mark, Ledger) = changed.await.map_err(panicked)??;
+        let (changes, mark, ledger): (Vec<Change>, Mark, Ledger) =
+            changed.await.map_err(|panic| self.panicked(panic))??;
         keeper.ledger = ledger;
         let mut scan = match keeper.scan.upgrade() {
             Some(scan) => Some(scan.lock_owned().await),
@@ -173,7 +177,7 @@ impl Machine {
             machine.count(|f| f.sync_began = Some(monotonic()));
             store.sync()
         });
-        written.await.map_err(panicked)??;
+        written.await.map_err(|panic| self.panicked(panic))??;
         keeper.note.write(note_of(keeper.generation, &mark))?;
         keeper.mark = mark;
         keeper.sound = true;
@@ -181,8 +185,7 @@ impl Machine {
     }
 
     /// An error leaves the store, and all that is known of it, as it was.
-    async fn write_anew(&self, keeper: &mut Keeper, cut: &Arc<Cut>, hot: Arc<HotPages>) -> Result<(), Error> {
-        let panicked = |panic| Error::damaged(&self.0.dir, format!("a checkpoint panicked: {panic}"));
+    async fn write_anew(&self, keeper: &mut Keeper, cut: &Arc<Cut>) -> Result<(), Error> {
         keeper.begun += 1;
         let generation = keeper.begun;
         let (old, expected, ledger) = (self.store(), keeper.mark.sum(), std::mem::take(&mut keeper.ledger));
@@ -191,7 +194,7 @@ impl Machine {
         keeper.sound = false;
         let filled = seam::blocking(move || {
             let fill = || {
-                let changes = writing.records(&from, &ledger, &hot)?;
+                let changes = writing.records(&from, &ledger)?;
                 let store = Store::open(&dir, generation, cache_bytes)?;
                 match anew::fill(&store, &from, expected, changes, &writing) {
                     Ok((ledger, mark)) => Ok((store, ledger, mark)),
@@ -204,7 +207,7 @@ impl Machine {
             let filled = fill();
             (filled, ledger)
         });
-        let (filled, ledger) = filled.await.map_err(panicked)?;
+        let (filled, ledger) = filled.await.map_err(|panic| self.panicked(panic))?;
         keeper.ledger = ledger;
         let (store, ledger, mark) = match filled {
             Ok(filled) => filled,

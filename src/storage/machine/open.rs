@@ -43,9 +43,9 @@ impl Machine {
         tracing::info!(tasks = state.len(), applied = mark.applied.map(|id| id.index), "state opened");
         let (applied, membership) = (mark.applied, mark.membership.clone());
         let state_bytes = AtomicU64::new(ledger.snapshot_bytes());
-        let state_records = AtomicU64::new(ledger.records());
+        let state_records = AtomicU64::new(ledger.sum().records);
         let (scan, begun) = (Weak::new(), generation);
-        let keeper = Keeper { generation, begun, ledger, mark, note: note_file, scan, hot: None, sound: true };
+        let keeper = Keeper { generation, begun, ledger, mark, note: note_file, scan, sound: true };
         Ok(Machine(Arc::new(Shared {
             dir: dir.to_owned(),
             options,

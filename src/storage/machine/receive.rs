@@ -205,7 +205,7 @@ impl Machine {
                 }
             }
         };
-        match seam::blocking(fill).await.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic))) {
+        match seam::blocking(fill).await.unwrap_or_else(|panic| Err(self.panicked(panic))) {
             Ok((found, header, filled)) => {
                 let (filled, keeper) = (Some(filled), Some(keeper));
                 Ok((found, header, Prepared { generation, file: None, filled, keeper, installing }))
@@ -221,7 +221,7 @@ impl Machine {
     async fn keep_received(&self, temporary: Temporary, header: Header) -> Result<Arc<Kept>, Error> {
         let snapshots = self.0.snapshots.clone();
         let kept = seam::blocking(move || snapshots.keep(temporary, header, true)).await;
-        Ok(Arc::new(kept.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?))
+        Ok(Arc::new(kept.map_err(|panic| self.panicked(panic))??))
     }
 
     /// The file of a snapshot that is installed.

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 
 use super::{read, Keeper, Machine};
 use crate::state::record::{Key, SPECS_PER_PAGE};
-use crate::storage::{anew, Error};
+use crate::storage::{anew, fsutil, Error};
 
 /// What a checkpoint may take beside what it changes: sled grows its file by half a MiB at a time, in several threads.
 const MARGIN: u64 = 4 << 20;
@@ -70,13 +70,18 @@ impl Machine {
         }
         // What is written in place takes room that writing anew may need, which gives more back.
         let anew = anew::room_wanted(self.bytes_after(keeper));
-        if free >= anew && (free < in_place || self.store().disk_bytes() / 2 > anew) {
+        if free >= anew && (free < in_place || self.is_bloated(anew)) {
             return Ok(Way::Anew);
         }
         if free >= in_place {
             return Ok(Way::InPlace);
         }
         Err(too_little("write a checkpoint in", &self.0.dir, in_place.min(anew), free))
+    }
+
+    /// Whether the store takes much more than it would if it were written anew.
+    fn is_bloated(&self, anew: u64) -> bool {
+        self.store().disk_bytes() / 2 > anew
     }
 
     /// sled writes a leaf again as a whole where a record in it changes or goes, and gives the old one's room back later.
@@ -115,7 +120,7 @@ impl Machine {
     /// The disk cannot be asked.
     pub fn store_should_be_written_anew(&self, wanted: u64) -> Result<bool, Error> {
         let (free, anew) = (free(&self.0.dir)?, anew::room_wanted(self.snapshot_bytes_next()));
-        Ok(free >= anew && free < wanted.saturating_add(2 * anew) && self.store().disk_bytes() / 2 > anew)
+        Ok(free >= anew && free < wanted.saturating_add(2 * anew) && self.is_bloated(anew))
     }
 
     /// Whether a snapshot would find room if it were begun now.
@@ -137,8 +142,7 @@ impl Machine {
 }
 
 fn free(path: &Path) -> Result<u64, Error> {
-    let disk = rustix::fs::statvfs(path).map_err(|e| Error::io("look at the disk of", path)(e.into()))?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    fsutil::free_bytes(path).map_err(Error::io("look at the disk of", path))
 }
 
 fn too_little(action: &'static str, path: &Path, needed: u64, free: u64) -> Error {

@@ -93,7 +93,7 @@ impl Machine {
     }
 
     async fn write_one(&self) -> Result<Arc<Kept>, Error> {
-        let panicked = |panic| Error::damaged(&self.0.dir, panic);
+        let panicked = |panic| self.panicked(panic);
         let (scan, header, sum, temporary, generation) = {
             let mut keeper = self.0.keeper.lock().await;
             // The checkpoint makes the store the state of this moment. From here on those that follow keep it for the scan.
@@ -125,10 +125,10 @@ impl Machine {
         };
         drop(scan);
         let finished = seam::blocking(move || file.finish(sum)).await;
-        let bytes = finished.unwrap_or_else(|panic| Err(panicked(panic)))?;
+        let bytes = finished.map_err(panicked)??;
         let (snapshots, applied) = (self.0.snapshots.clone(), header.meta.last_log_id);
         let kept = seam::blocking(move || snapshots.keep(temporary, header, false)).await;
-        let kept = Arc::new(kept.unwrap_or_else(|panic| Err(panicked(panic)))?);
+        let kept = Arc::new(kept.map_err(panicked)??);
         tracing::info!(bytes, applied = applied.map(|id| id.index), generation, "snapshot written");
         self.put_newest(&kept);
         self.remove_replaced().await;
@@ -153,7 +153,7 @@ impl Machine {
         let kept = self.kept(file).await?;
         let note = note_of(generation, &loaded.mark);
         let noted = seam::blocking(move || keeper.note.write(note).map(|()| keeper)).await;
-        let mut keeper = noted.unwrap_or_else(|panic| Err(Error::damaged(&self.0.dir, panic)))?;
+        let mut keeper = noted.map_err(|panic| self.panicked(panic))??;
         let replaced = std::mem::replace(&mut keeper.generation, generation);
         self.0.state_bytes.store(loaded.ledger.snapshot_bytes(), Ordering::Relaxed);
         let ledger = std::mem::replace(&mut keeper.ledger, loaded.ledger);
@@ -161,7 +161,6 @@ impl Machine {
         keeper.sound = true;
         // A snapshot that is being written goes on over the old store, which changes no more.
         keeper.scan = std::sync::Weak::new();
-        keeper.hot = None;
         let meta = kept.meta().clone();
         let (old, store) = {
             let mut core = self.core();
