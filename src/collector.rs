@@ -53,7 +53,9 @@ async fn forget_tasks(node: &Node) -> Result<(), Error> {
         if !seqs.is_empty() {
             let unsent = node.machine().with_state(|state| unsent_alerts(state, &seqs));
             node.propose(Command::Collect { seqs, retain_s }, monotonic() + TIMEOUT).await?;
-            for (task, alerts) in unsent {
+            // One that something was triggered of meanwhile is kept.
+            let is_gone = |seq: Seq| node.machine().with_state(|state| state.task(seq).is_none());
+            for (_, task, alerts) in unsent.into_iter().filter(|(seq, ..)| is_gone(*seq)) {
                 node.metrics().alerts_dropped.inc_by(alerts);
                 tracing::warn!(%task, alerts, "a finished task is forgotten, with alerts that its receiver has not taken");
             }
@@ -64,9 +66,10 @@ async fn forget_tasks(node: &Node) -> Result<(), Error> {
 }
 
 /// Of these tasks, those with alerts that nobody has taken, and how many.
-fn unsent_alerts(state: &State, seqs: &[Seq]) -> Vec<(TaskId, u64)> {
-    let tasks = seqs.iter().filter_map(|seq| state.task(*seq));
-    tasks.filter(|task| !task.past.open.is_empty()).map(|task| (task.id.clone(), task.past.open.len() as u64)).collect()
+fn unsent_alerts(state: &State, seqs: &[Seq]) -> Vec<(Seq, TaskId, u64)> {
+    let tasks = seqs.iter().filter_map(|seq| Some((*seq, state.task(*seq)?)));
+    let alerts = tasks.map(|(seq, task)| (seq, task.id.clone(), task.past.open.alerts() as u64));
+    alerts.filter(|(_, _, alerts)| *alerts > 0).collect()
 }
 
 /// The way through the index. It takes many passes where the index is long, and what it comes by at which time makes no

@@ -129,6 +129,24 @@ impl Run {
         let reason = Some(reason.into());
         Run { key, state, reason, ended, attempts: Vec::new(), left_out: 0, parent: None, upto: None }
     }
+
+    /// One more attempt was made. Beyond what is kept, those in the middle are counted and no more: the first ones tell how
+    /// it began, and the last ones how it is.
+    pub fn keep(&mut self, attempt: Attempt) {
+        keep(&mut self.attempts, &mut self.left_out, attempt);
+    }
+}
+
+fn keep(attempts: &mut Vec<Attempt>, left_out: &mut u32, attempt: Attempt) {
+    if attempts.is_empty() {
+        attempts.reserve_exact(1);
+    }
+    attempts.push(attempt);
+    let bytes = |attempts: &[Attempt]| attempts.iter().map(Attempt::text_bytes).sum::<usize>();
+    while attempts.len() > 2 && (attempts.len() > ATTEMPTS_MAX || bytes(attempts) > ATTEMPT_BYTES_MAX) {
+        attempts.remove(FIRST_ATTEMPTS.min((attempts.len() - 1) / 2));
+        *left_out = left_out.saturating_add(1);
+    }
 }
 
 /// A run that was cancelled at a time at which its attempt may have left, with nothing of that recorded yet.
@@ -168,24 +186,9 @@ impl OpenRun {
         OpenRun { key, phase, attempts: Vec::new(), left_out: 0, spec: None, parent: None }
     }
 
-    /// One more attempt has ended. Beyond what is kept, those in the middle are counted and no more: the first ones tell
-    /// how it began, and the last ones how it is. An open run is written whole whenever one of its task changes.
+    /// One more attempt has ended; see [`Run::keep`]. An open run is written whole whenever one of its task changes.
     pub fn keep(&mut self, attempt: Attempt) {
-        if self.attempts.is_empty() {
-            self.attempts.reserve_exact(1);
-        }
-        self.attempts.push(attempt);
-        while self.attempts.len() > 2
-            && (self.attempts.len() > ATTEMPTS_MAX || self.attempt_bytes() > ATTEMPT_BYTES_MAX)
-        {
-            let middle = FIRST_ATTEMPTS.min((self.attempts.len() - 1) / 2);
-            self.attempts.remove(middle);
-            self.left_out = self.left_out.saturating_add(1);
-        }
-    }
-
-    fn attempt_bytes(&self) -> usize {
-        self.attempts.iter().map(Attempt::text_bytes).sum()
+        keep(&mut self.attempts, &mut self.left_out, attempt);
     }
 
     /// As it is recorded when it has come to an outcome.

@@ -228,27 +228,7 @@ impl Model {
 
     /// What is stored is read as the same state.
     fn reopen(&mut self) {
-        let mut again = State::new(self.now);
-        let writes = self.state.write_blocks();
-        writes
-            .into_iter()
-            .for_each(|(block, writes)| again.restore_writes(block, writes).unwrap_or_else(|e| panic!("{e}")));
-        again.restore_globals(self.state.globals()).unwrap_or_else(|e| panic!("{e}"));
-        for (number, stored) in self.state.stored_zones() {
-            again.restore_zone(number, stored).unwrap_or_else(|e| panic!("{e}"));
-        }
-        let pages = self.state.hot_pages();
-        for (seq, task) in pages.iter().flatten() {
-            let bytes = crate::state::record::encode(task).unwrap_or_else(|e| panic!("{e}"));
-            let stored = crate::state::record::decode(&bytes).unwrap_or_else(|e| panic!("{e}"));
-            again.restore(*seq, stored).unwrap_or_else(|e| panic!("{e}"));
-        }
-        again.check();
-        assert_eq!(again.hot_pages(), pages);
-        assert_eq!(again.next_seq(), self.state.next_seq());
-        assert_eq!(again.globals(), self.state.globals());
-        assert!(again.stored_zones().eq(self.state.stored_zones()));
-        self.state = again;
+        self.state = self.state.reopened(self.now);
         self.jobs.clear();
     }
 }

@@ -276,10 +276,7 @@ impl State {
             Timing::At { due, .. } => Ok((Rhythm::Once, *due)),
             Timing::After { delay_ms } => Ok((Rhythm::Once, now.plus_ms(*delay_ms).max(earliest))),
             Timing::Periodic { format, timezone } => {
-                if self.zone(timezone).is_none() {
-                    return Err(Refusal::UnknownZone(timezone.clone()));
-                }
-                let table = self.timetable(format, timezone).map_err(Refusal::Unreadable)?;
+                let table = self.timetable(format, timezone)?;
                 let after = now.max(latest.unwrap_or(now));
                 let due = table.due_after(Some(&spec.options), created, after);
                 let due = due.ok_or_else(|| table.why_never(Some(&spec.options), created, after));

@@ -165,9 +165,7 @@ impl Task {
             self.came_up = true;
         }
     }
-}
 
-impl Task {
     /// A run of the schedule that was taken for one without an attempt had one: it counts for `max_runs`.
     pub(super) fn count(&mut self) {
         let Some(max) = self.options.as_ref().and_then(|o| o.max_runs) else { return };

@@ -113,23 +113,19 @@ impl State {
     /// come among it. Attempts that are under way end as they do.
     fn end_task(&mut self, now: Timestamp, seq: Seq) {
         let Some(task) = self.pages.get_mut(seq) else { return };
-        let first = task.next.filter(|_| task.come_upto(now).is_some());
-        let last = task
-            .come_upto(now)
-            .zip(first)
-            .map(|(upto, first)| last_due_time(first, upto, |after| task.due_after(after)));
+        let last = |(upto, first)| (first, last_due_time(first, upto, |after| task.due_after(after)));
+        let come = task.come_upto(now).zip(task.next).map(last);
         task.next = None;
-        task.past.latest = task.past.latest.max(last);
+        task.past.latest = task.past.latest.max(come.map(|(_, last)| last));
         task.past.ended = Some(now);
         let waits = |run: &OpenRun| !run.key.is_alert() && !matches!(run.phase, OpenPhase::Running { .. });
         let waiting: Vec<OpenRun> = task.past.open.take(waits);
-        let cancelled = |key| Run::unfired(key, RunState::Cancelled, ENDED, now);
         for run in waiting {
             self.record(seq, run.ended(RunState::Cancelled, Some(ENDED.to_owned()), now));
         }
-        if let Some(first) = first {
-            let upto = last.filter(|last| *last > first);
-            self.record(seq, Run { upto, ..cancelled(RunKey::scheduled(first)) });
+        if let Some((first, last)) = come {
+            let run = Run::unfired(RunKey::scheduled(first), RunState::Cancelled, ENDED, now);
+            self.record(seq, Run { upto: Some(last).filter(|last| *last > first), ..run });
         }
     }
 

@@ -3,8 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
 use super::alarms::Alarm;
-use super::record::HotPage;
+use super::record::{self, HotPage};
+use super::zones::{key_of, TimetableKey};
 use super::{Rhythm, State, Task};
 use crate::clock::Timestamp;
 use crate::command::{Command, Encoded};
@@ -45,7 +49,7 @@ impl State {
         let tasks: Vec<_> = self.tasks_from(0).collect();
         assert_eq!(tasks.len(), self.len(), "tasks and ids");
         let (mut open, mut finished, mut namers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut timetables: HashMap<super::zones::TimetableKey, usize> = HashMap::new();
+        let mut timetables: HashMap<TimetableKey, usize> = HashMap::new();
         let mut targets: HashMap<Arc<str>, usize> = HashMap::new();
         for &(seq, task) in &tasks {
             assert!(
@@ -63,7 +67,7 @@ impl State {
             let rhythms = std::iter::once(&task.rhythm).chain(task.past.earlier.iter().map(|course| &course.rhythm));
             for rhythm in rhythms {
                 if let Rhythm::Periodic(table) = rhythm {
-                    *timetables.entry((table.format.clone(), table.timezone.clone(), table.rules)).or_default() += 1;
+                    *timetables.entry(key_of(table)).or_default() += 1;
                 }
             }
             task.check_earlier();
@@ -118,6 +122,27 @@ impl State {
             assert_eq!(at, wake, "{}: the alarm and what is to be done", task.id);
         }
         assert_eq!((in_wheel, due), (self.waiting_len(), self.due_len()), "alarms");
+    }
+
+    /// What a restart at `now` makes of it: the same state.
+    pub(crate) fn reopened(&self, now: Timestamp) -> State {
+        fn read<T: Serialize + DeserializeOwned>(value: &T) -> T {
+            let bytes = record::encode(value).unwrap_or_else(|e| panic!("{e}"));
+            record::decode(&bytes).unwrap_or_else(|e| panic!("{e}"))
+        }
+        let done = |restored: Result<(), String>| restored.unwrap_or_else(|e| panic!("{e}"));
+        let (mut again, pages) = (State::new(now), self.hot_pages());
+        // In the order of the records' keys, and the globals last.
+        self.stored_zones().for_each(|(number, zone)| done(again.restore_zone(number, read(&zone))));
+        pages.iter().flatten().for_each(|(seq, task)| done(again.restore(*seq, read(task))));
+        self.write_blocks().iter().for_each(|(block, writes)| done(again.restore_writes(*block, read(writes))));
+        done(again.restore_globals(read(&self.globals())));
+        again.check();
+        assert_eq!(again.hot_pages(), pages);
+        assert_eq!(again.globals(), self.globals());
+        assert_eq!(again.write_blocks(), self.write_blocks());
+        assert!(again.stored_zones().eq(self.stored_zones()));
+        again
     }
 
     /// The pages of hot states, as a checkpoint would write all of them.

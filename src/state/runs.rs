@@ -241,7 +241,7 @@ impl State {
         let Some(task) = self.pages.get_mut(seq) else { return };
         let Some(at) = task.past.cancelled.iter().position(|cancelled| cancelled.run.key == key) else { return };
         let Cancelled { number, mut run, counts } = task.past.cancelled.remove(at);
-        run.attempts.push(attempt);
+        run.keep(attempt);
         if counts {
             task.count();
         }

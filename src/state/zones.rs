@@ -17,7 +17,7 @@ use super::record::{HotRhythm, StoredZone};
 use super::task::{Rhythm, Timetable};
 use super::State;
 use crate::clock::Timestamp;
-use crate::command::Seq;
+use crate::command::{Refusal, Seq};
 use crate::schedule::{Schedule, Zone, ZoneRules};
 
 /// Tasks that one entry moves to other rules.
@@ -273,12 +273,12 @@ impl State {
     }
 
     /// The timetable by the rules that hold, for one more task.
-    pub(super) fn timetable(&mut self, format: &str, timezone: &str) -> Result<Arc<Timetable>, String> {
+    pub(super) fn timetable(&mut self, format: &str, timezone: &str) -> Result<Arc<Timetable>, Refusal> {
         let rules = match timezone.eq_ignore_ascii_case("UTC") {
             true => 0,
-            false => self.zones.find(timezone).ok_or_else(|| format!("the zone {timezone:?} is not known"))?.0,
+            false => self.zones.find(timezone).ok_or_else(|| Refusal::UnknownZone(timezone.to_owned()))?.0,
         };
-        self.timetable_by(format, timezone, rules)
+        self.timetable_by(format, timezone, rules).map_err(Refusal::Unreadable)
     }
 
     /// The timetable by the rules with this number, for one more task.
@@ -363,6 +363,6 @@ impl State {
     }
 }
 
-fn key_of(table: &Timetable) -> TimetableKey {
+pub(super) fn key_of(table: &Timetable) -> TimetableKey {
     (table.format.clone(), table.timezone.clone(), table.rules)
 }

@@ -373,8 +373,7 @@ fn a_task_that_its_answer_has_deleted_is_no_link_of_a_chain() {
     with(&mut state, "a", minutely(), Options { on_success: vec![id("b")], ..alert(&[AlertEvent::Failed]) });
     fire(&mut state, 1, failed(), Steering { delete: true, ..Steering::default() });
     assert!(state.find(&id("a")).is_none() && state.task(1).is_some(), "it is there for its alert alone");
-    let mut reopened = State::new(T0);
-    reopened.restore(1, state.task(1).unwrap().record()).unwrap();
+    let reopened = state.reopened(T0);
     for mut state in [state, reopened] {
         let reply = with(&mut state, "b", minutely(), Options { on_success: vec![id("a")], ..Options::default() });
         assert!(matches!(reply, Reply::Created { .. }), "{reply:?}");

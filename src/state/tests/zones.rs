@@ -35,22 +35,6 @@ fn next(state: &State, seq: Seq) -> Option<Timestamp> {
     state.task(seq).unwrap().next
 }
 
-/// What a restart makes of it.
-fn reopened(state: &State) -> State {
-    let mut again = State::new(T0);
-    again.restore_globals(state.globals()).unwrap();
-    for (number, stored) in state.stored_zones() {
-        let bytes = record::encode(&stored).unwrap();
-        again.restore_zone(number, record::decode(&bytes).unwrap()).unwrap();
-    }
-    for (seq, stored) in state.hot_pages().into_iter().flatten() {
-        again.restore(seq, stored).unwrap();
-    }
-    again.check();
-    assert_eq!((again.globals(), again.hot_pages()), (state.globals(), state.hot_pages()));
-    again
-}
-
 #[test]
 fn a_task_goes_by_the_rules_of_the_state_and_of_no_program() {
     let mut state = State::new(T0);
@@ -62,7 +46,7 @@ fn a_task_goes_by_the_rules_of_the_state_and_of_no_program() {
     let timing = Timing::Periodic { format: "0 9 * * *".into(), timezone: "Asia/Tokyo".into() };
     assert_eq!(create(&mut state, T0, "a", timing), Reply::Created { next: Some(NINE) });
     assert_eq!(state.zone_version(), Some("2020a"));
-    assert_eq!(next(&reopened(&state), 1), Some(NINE));
+    assert_eq!(next(&state.reopened(T0), 1), Some(NINE));
 }
 
 #[test]
@@ -79,7 +63,7 @@ fn what_is_due_later_moves_with_the_clock() {
         take_over(&mut state, T0, late);
         assert_eq!(next(&state, 1), Some(NINE.plus_ms(HOUR / 2)));
     }
-    let mut again = reopened(&state);
+    let mut again = state.reopened(T0);
     again.apply(T0, Command::AddZones { rules: vec![rules("2020c", 0)] });
     assert_eq!(next(&again, 1), Some(NINE.plus_ms(HOUR / 2)), "it has rules of this zone");
 }
@@ -114,7 +98,7 @@ fn due_times_that_have_come_or_come_shortly_stay() {
     let minute = |n: u64| T0.plus_ms(n * 60_000);
     take_over(&mut state, minute(2).plus_ms(57_000), rules("2020b", 30));
     let mut fired = Vec::new();
-    let mut state = reopened(&state);
+    let mut state = state.reopened(T0);
     while fired.len() < 5 {
         let due = next(&state, 1).unwrap();
         state.apply(due, ended(1, due, 1, Verdict::Succeeded));
@@ -158,7 +142,7 @@ fn many_tasks_are_moved_by_many_entries() {
     // What is made, or changed, meanwhile goes by the new ones.
     create(&mut state, T0, "new", in_zone("0 9 * * *"));
     assert_eq!(moved(&state), MOVED_MAX + 1);
-    let mut again = reopened(&state);
+    let mut again = state.reopened(T0);
     let mut entries = 0;
     while let Some(from) = state.moving() {
         // One that comes late, or twice, does nothing.
