@@ -206,7 +206,7 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
     let leader = stage.cluster.leader().ok_or("no leader")?;
     let other = |n: usize| (leader - 1 + n) % nodes + 1;
     let before = stage.term();
-    let (mut end, mut refused) = (None, (0, 0));
+    let (mut end, mut refused, mut read_before_ms) = (None, (0, 0), 0);
     match scene {
         Scene::LogEndLost => {
             let all = Fault::Crash((1..=nodes).collect());
@@ -242,26 +242,29 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
             stage.pass(3_000)?;
             end = Some(stage.term());
         }
-        Scene::CutOff => {}
+        Scene::CutOff => {
+            let away = Fault::NoPeers(other(1));
+            stage.cluster.inflict(&away);
+            // The connections that it has are those of before: what is sent over one of them may arrive.
+            stage.pass(2_000)?;
+            refused = stage.refused(other(1), REFUSALS)?;
+            stage.cluster.heal(&away)?;
+            stage.pass(2_000)?;
+        }
         Scene::FarApart(_) => {
             // Whoever leads goes on leading.
             stage.pass(5_000)?;
             if stage.term() != before {
                 return Err(format!("the leader of term {before} was not kept: {}", stage.term()));
             }
-            stage.count("before", TASKS)?;
+            let (kept, read_ms) = stage.count("before", TASKS)?;
+            if kept < TASKS {
+                return Err(format!("{kept} of {TASKS} tasks are shown while the leader is there"));
+            }
+            read_before_ms = read_ms;
             stage.cluster.inflict(&Fault::Crash(vec![leader]));
             stage.called = vec![other(1), other(2)];
         }
-    }
-    if scene == Scene::CutOff {
-        let away = Fault::NoPeers(other(1));
-        stage.cluster.inflict(&away);
-        // The connections that it has are those of before: what is sent over one of them may arrive.
-        stage.pass(2_000)?;
-        refused = stage.refused(other(1), REFUSALS)?;
-        stage.cluster.heal(&away)?;
-        stage.pass(2_000)?;
     }
     let wrote_after_ms = stage.make("after", 1)?;
     let (kept, read_ms_max) = match wrote_after_ms {
@@ -272,5 +275,6 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
         return Err(stopped.clone());
     }
     let terms = (before, end.unwrap_or_else(|| stage.term()));
+    let read_ms_max = read_ms_max.max(read_before_ms);
     Ok(Outcome { acknowledged: TASKS, kept, terms, wrote_after_ms, read_ms_max, refused })
 }
