@@ -58,13 +58,13 @@ impl Node {
                 tokio::time::sleep(LOOK).await;
                 continue;
             };
-            if let Command::TakeOverZones { version, rules, .. } = &command {
+            let Ok(encoded) = Encoded::of(&command) else { return std::future::pending().await };
+            let written = self.submit(encoded, monotonic() + self.0.config.request_timeout(), Some(term)).await;
+            if let (Ok(_), Command::TakeOverZones { version, rules, .. }) = (&written, &command) {
                 let names: Vec<&str> = rules.iter().map(|rules| rules.name.as_str()).collect();
                 let differ = names.join(", ");
                 tracing::info!(version, differ, "newer time zone data take over");
             }
-            let Ok(command) = Encoded::of(&command) else { return std::future::pending().await };
-            let written = self.submit(command, monotonic() + self.0.config.request_timeout(), Some(term)).await;
             tokio::time::sleep(if written.is_ok() { MOVE_PAUSE } else { LOOK }).await;
         }
     }

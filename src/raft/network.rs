@@ -142,8 +142,7 @@ async fn beside_signs<R>(
     let began = monotonic();
     let mut message = std::pin::pin!(message);
     let mut next = std::pin::pin!(tokio::time::sleep(network.heartbeat));
-    let sign = postcard::to_stdvec(&sign_of_life(vote)).map_err(|e| CallError::NotSent(e.to_string()))?;
-    let sign = Bytes::from(sign);
+    let sign = encoded(&sign_of_life(vote))?;
     let mut signs = FuturesUnordered::new();
     let mut lost = None;
     loop {
@@ -178,11 +177,20 @@ fn transfer_max(bytes: usize) -> Duration {
     (WRITTEN_AFTER_MAX + Duration::from_millis(bytes as u64 * 1000 / BYTES_PER_S_MIN)).min(TRANSFER_MAX)
 }
 
-/// Sends what carries no entries; an answer renews the lease.
-async fn heartbeat(network: Network, (target, address): (u64, String), request: Append) -> Result<Appended, CallError> {
-    let (term, sent) = (request.vote.leader_id().term, network.now());
-    let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
-    let answer: Appended = network.links.send((Some(target), &address), "append", body.into(), SIGN_MAX).await?;
+fn encoded(message: &impl serde::Serialize) -> Result<Bytes, CallError> {
+    postcard::to_stdvec(message).map(Bytes::from).map_err(|e| CallError::NotSent(e.to_string()))
+}
+
+/// Sends an encoded append of the leader of this term; an answer renews the lease.
+async fn append(
+    network: &Network,
+    (target, address): (u64, &str),
+    term: u64,
+    body: Bytes,
+    at_most: Duration,
+) -> Result<Appended, CallError> {
+    let sent = network.now();
+    let answer: Appended = network.links.send((Some(target), address), "append", body, at_most).await?;
     if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
         network.office.lease.acknowledge(target, term, sent);
     }
@@ -210,11 +218,11 @@ impl Peer {
         let (vote, to) = (piece.vote, (self.target, self.address.clone()));
         let (network, patience) = (self.network.clone(), self.patience());
         let message = async {
-            let body = postcard::to_stdvec(piece).map_err(|e| CallError::NotSent(e.to_string()))?;
+            let body = encoded(piece)?;
             // An append that openraft asks for no more, now that it sends a snapshot, holds it until the next heartbeat.
             let _place = tokio::time::timeout(PLACE_MAX, network.links.transfer_place(&to.1)).await.ok();
             let sent = network.now();
-            let answer: PieceAnswer = network.links.send((Some(to.0), &to.1), "snapshot", body.into(), timeout).await?;
+            let answer: PieceAnswer = network.links.send((Some(to.0), &to.1), "snapshot", body, timeout).await?;
             Ok((sent, answer))
         };
         let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
@@ -236,10 +244,10 @@ impl Peer {
         R: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let body = postcard::to_stdvec(request).map_err(|e| failure(&CallError::NotSent(e.to_string())))?;
+        let body = encoded(request).map_err(|error| failure(&error))?;
         let to = (Some(self.target), self.address.as_str());
         let answer: Result<Result<R, RaftError<u64, E>>, CallError> =
-            self.network.links.send(to, call, body.into(), option.hard_ttl()).await;
+            self.network.links.send(to, call, body, option.hard_ttl()).await;
         answer.map_err(|error| failure(&error))?.map_err(|error| self.remote(error))
     }
 
@@ -268,15 +276,11 @@ impl Peer {
         let answer = async move {
             let (sender, to) = (network.clone(), address.clone());
             let message = async move {
-                let body = postcard::to_stdvec(&request).map_err(|e| CallError::NotSent(e.to_string()))?;
+                let body = encoded(&request)?;
                 drop(request);
                 let _place = sender.links.transfer_place(&to).await;
-                let (sent, at_most) = (sender.now(), transfer_max(body.len()));
-                let answer: Appended = sender.links.send((Some(target), &to), "append", body.into(), at_most).await?;
-                if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
-                    sender.office.lease.acknowledge(target, term, sent);
-                }
-                Ok(answer)
+                let at_most = transfer_max(body.len());
+                append(&sender, (target, &to), term, body, at_most).await
             };
             beside_signs(network, (target, address), vote, patience, message).await
         };
@@ -329,7 +333,9 @@ impl RaftNetwork<TypeConfig> for Peer {
         self.network.in_office(&request.vote).map_err(|error| failure(&error))?;
         // openraft waits for it as long as `heartbeat_interval`. Over a longer way the answer still renews the lease, and
         // leaves its connection for the next.
-        let answered = tokio::spawn(heartbeat(self.network.clone(), (self.target, self.address.clone()), request));
+        let (network, target, address) = (self.network.clone(), self.target, self.address.clone());
+        let (term, body) = (request.vote.leader_id().term, encoded(&request).map_err(|error| failure(&error))?);
+        let answered = tokio::spawn(async move { append(&network, (target, &address), term, body, SIGN_MAX).await });
         let answer = tokio::time::timeout(option.hard_ttl(), answered).await;
         let answer = answer.unwrap_or_else(|_| Ok(Err(CallError::Unknown("no answer in time".to_owned()))));
         let answer = answer.unwrap_or_else(|ended| Err(CallError::Unknown(ended.to_string())));
