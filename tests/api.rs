@@ -5,14 +5,10 @@ mod support;
 use std::collections::BTreeSet;
 
 use serde_json::{json, Value};
-use support::{node, node_with, now, once, pass, periodic, until, with, Client, Cluster, Sink};
+use support::{keys, node, node_with, now, once, pass, periodic, until, with, Client, Cluster, Sink};
 
 const URL: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
-
-fn keys(value: &Value) -> BTreeSet<&str> {
-    value.as_object().expect("an object").keys().map(String::as_str).collect()
-}
 
 /// That the answer to a create of this is this error, and that nothing was kept.
 async fn refused(client: &Client, task: Value, code: u64, names: &str) {
@@ -387,7 +383,7 @@ async fn the_shapes_of_tasks_and_runs_are_those_of_the_documentation() {
     assert_eq!((&attempt["number"], &attempt["node"], &attempt["status"]), (&json!(1), &json!(1), &json!(200)));
     assert_eq!((&attempt["error"], &attempt["answer"]), (&Value::Null, &json!("ok")));
     let run_id = run["run_id"].as_str().unwrap();
-    assert_eq!(client.get(&format!("/xcron/queryRun?run_id={run_id}")).await.ok(), run);
+    assert_eq!(client.run(run_id).await, run);
     assert_eq!(client.runs(&id).await, [run]);
 
     let delete = client.delete("p").await;

@@ -274,7 +274,7 @@ async fn secrets_are_changed_by_updates_and_never_shown() {
     ];
     for (i, (change, by)) in steps.into_iter().enumerate() {
         node.client.post("/xcron/updateTask", &with(change, json!({"task_id": "s"}))).await.ok();
-        node.client.post("/xcron/triggerTask", &json!({"task_id": "s"})).await.ok();
+        node.client.trigger("s").await;
         let hit = sink.await_of("s", i + 1).await[i].clone();
         match by.as_slice() {
             [] => assert!(hit.headers.keys().all(|name| !name.as_str().starts_with("webhook-"))),

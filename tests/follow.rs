@@ -175,13 +175,13 @@ async fn alerts_are_delivered_by_whichever_node_leads() {
     });
     client.create(&task).await;
     assert_eq!(client.task("a").await["alert"]["on"], json!(["failed", "recovered"]));
-    let run = client.post("/xcron/triggerTask", &json!({"task_id": "a"})).await.ok();
+    let run = client.trigger("a").await;
     let alerts = |event: &'static str| {
         sink.of("a").into_iter().filter(move |hit| hit.path == "/alert" && hit.header("xcron-alert") == event)
     };
     until("an alert that is not answered", || async { alerts("failed").next() }).await;
     let told = ended(client, "a").await;
-    assert_eq!((&told["run_id"], &told["state"]), (&run["run_id"], &json!("failed")));
+    assert_eq!((&told["run_id"], &told["state"]), (&json!(run), &json!("failed")));
     cluster.level().await;
     cluster.crash(leader).await;
     let next = cluster.leader().await;
@@ -191,15 +191,15 @@ async fn alerts_are_delivered_by_whichever_node_leads() {
         (&message["event"], &message["task_id"], &message["name"]),
         (&json!("failed"), &json!("a"), &json!("nightly"))
     );
-    assert_eq!((&message["run"]["run_id"], &message["run"]["state"]), (&run["run_id"], &json!("failed")));
+    assert_eq!((&message["run"]["run_id"], &message["run"]["state"]), (&json!(run), &json!("failed")));
     assert_eq!(message["run"]["attempts"][1]["status"], 500);
-    assert_eq!(alert.run(), run["run_id"], "what it is about");
+    assert_eq!(alert.run(), run, "what it is about");
 
     healthy.store(true, std::sync::atomic::Ordering::Relaxed);
     let client = cluster.client(next);
-    client.post("/xcron/triggerTask", &json!({"task_id": "a"})).await.ok();
+    client.trigger("a").await;
     until("word of the recovery", || async { alerts("recovered").next() }).await;
-    client.post("/xcron/triggerTask", &json!({"task_id": "a"})).await.ok();
+    client.trigger("a").await;
     client.await_task("a", "three runs", |task| task["run_count"] == 3).await;
     assert_eq!(alerts("recovered").count(), 1, "once");
     assert_eq!(client.runs("a").await.len(), 3, "alerts are no runs");

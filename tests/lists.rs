@@ -5,7 +5,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{json, Value};
-use support::{assert_distinct, named, node, once, periodic, until, with, Say, Sink, TestNode, PATIENCE};
+use support::{assert_distinct, keys, named, node, once, periodic, until, with, Say, Sink, TestNode, PATIENCE};
 use xcron::clock::{monotonic, Timestamp};
 use xcron::command::{Command, Reply, Steering, Verdict};
 use xcron::id::RunKey;
@@ -13,10 +13,6 @@ use xcron::run::Attempt;
 
 const URL: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
-
-fn keys(value: &Value) -> BTreeSet<&str> {
-    value.as_object().expect("an object").keys().map(String::as_str).collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_row_of_a_list_passes_its_filter() {

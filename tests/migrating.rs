@@ -40,7 +40,7 @@ async fn told(sink: &Sink) -> (tempfile::TempDir, TestNode, BTreeMap<String, Val
 /// The first callback of a task that is triggered.
 async fn triggered(node: &TestNode, sink: &Sink, id: &str) -> Hit {
     let before = sink.of(id).len();
-    node.client.post("/xcron/triggerTask", &json!({"task_id": id})).await.ok();
+    node.client.trigger(id).await;
     sink.await_of(id, before + 1).await.remove(before)
 }
 

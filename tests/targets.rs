@@ -54,10 +54,7 @@ async fn refused(client: &Client, url: &str, part: &str) {
 /// The errors of the attempts of a task's only run, once it has failed.
 async fn errors_of(client: &Client, id: &str) -> Vec<String> {
     let task = client.await_task(id, "its outcome", |t| t["last_run"]["state"] == "failed").await;
-    let run = client
-        .get(&format!("/xcron/queryRun?run_id={}", task["last_run"]["run_id"].as_str().expect("a run")))
-        .await
-        .ok();
+    let run = client.run(task["last_run"]["run_id"].as_str().expect("a run")).await;
     let attempts = run["attempts"].as_array().expect("a list").clone();
     attempts.iter().map(|a| a["error"].as_str().unwrap_or_default().to_owned()).collect()
 }

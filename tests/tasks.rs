@@ -28,20 +28,12 @@ async fn about(client: &Client, call: &str, id: &str) -> Answer {
     client.post(&format!("/xcron/{call}"), &json!({"task_id": id})).await
 }
 
-async fn trigger(client: &Client, id: &str) -> String {
-    about(client, "triggerTask", id).await.ok()["run_id"].as_str().expect("a run_id").to_owned()
-}
-
 async fn cancel(client: &Client, run: &str) -> Answer {
     client.post("/xcron/cancelRun", &json!({"run_id": run})).await
 }
 
 async fn update(client: &Client, id: &str, fields: Value) -> Answer {
     client.post("/xcron/updateTask", &with(fields, json!({"task_id": id}))).await
-}
-
-async fn run(client: &Client, id: &str) -> Value {
-    client.get(&format!("/xcron/queryRun?run_id={id}")).await.ok()
 }
 
 async fn await_run(client: &Client, id: &str, state: &str) -> Value {
@@ -442,7 +434,7 @@ async fn a_trigger_is_a_run_beside_the_schedule() {
     let (client, sink) = (&node.client, Sink::start().await);
     client.create(&named(periodic(&sink.url("/"), RARELY), "p")).await;
     let next = client.task("p").await["next_time"].clone();
-    let (first, second) = (trigger(client, "p").await, trigger(client, "p").await);
+    let (first, second) = (client.trigger("p").await, client.trigger("p").await);
     assert_ne!(first, second);
     let hits = sink.await_of("p", 2).await;
     let carried: BTreeSet<&str> = hits.iter().map(Hit::run).collect();
@@ -460,12 +452,12 @@ async fn a_trigger_is_a_run_beside_the_schedule() {
 
     // A paused task runs where it is asked to, and stays paused; a finished one too.
     about(client, "pauseTask", "p").await.ok();
-    let paused = trigger(client, "p").await;
+    let paused = client.trigger("p").await;
     await_run(client, &paused, "succeeded").await;
     assert_eq!(client.task("p").await["state"], "paused");
     client.create(&named(once(&sink.url("/"), 0), "done")).await;
     client.await_task("done", "its end", |t| t["state"] == "finished").await;
-    let again = trigger(client, "done").await;
+    let again = client.trigger("done").await;
     await_run(client, &again, "succeeded").await;
     let task = client.task("done").await;
     assert_eq!((&task["state"], &task["run_count"]), (&json!("finished"), &json!(2)));
@@ -481,14 +473,14 @@ async fn a_run_that_is_cancelled_is_not_tried_again_and_what_was_going_is_not_re
     client.create(&named(with(periodic(&sink.url("/"), RARELY), retry), "waits")).await;
     client.create(&named(once(&sink.url("/"), 0), "slow")).await;
 
-    let waits = trigger(client, "waits").await;
+    let waits = client.trigger("waits").await;
     let run = until("a run that waits for its retry", || async {
-        Some(run(client, &waits).await).filter(|r| r["next_attempt_ms"].is_u64() && r["attempts"][0].is_object())
+        Some(client.run(&waits).await).filter(|r| r["next_attempt_ms"].is_u64() && r["attempts"][0].is_object())
     })
     .await;
     assert_eq!(run["state"], "pending");
     cancel(client, &waits).await.ok();
-    let run = client.get(&format!("/xcron/queryRun?run_id={waits}")).await.ok();
+    let run = client.run(&waits).await;
     assert_eq!((&run["state"], run["attempts"].as_array().unwrap().len()), (&json!("cancelled"), 1));
     assert!(run["reason"].as_str().unwrap().contains("cancelled") && run["next_attempt_ms"].is_null(), "{run}");
     let task = client.task("waits").await;
@@ -508,7 +500,7 @@ async fn a_run_that_is_cancelled_is_not_tried_again_and_what_was_going_is_not_re
     for ended in [&waits, &going] {
         cancel(client, ended).await.is(1040, 404, "no such run");
     }
-    let again = trigger(client, "waits").await;
+    let again = client.trigger("waits").await;
     client.delete("waits").await.ok();
     cancel(client, &again).await.is(1040, 404, "no such run");
 }
@@ -524,12 +516,12 @@ async fn an_update_is_laid_over_the_task_and_what_is_going_ends_as_it_began() {
     let task = with(periodic(&sink.url("/old"), RARELY), json!({"name": "n", "tags": {"a": "b"}}));
     client.create(&named(calling(task, json!({"body": "old", "headers": {"x": "1"}})), "p")).await;
     let created = client.task("p").await;
-    let began = trigger(client, "p").await;
+    let began = client.trigger("p").await;
     sink.await_of("p", 1).await;
     let fields = json!({"callback": {"url": sink.url("/new"), "body": "new"}, "name": null, "tags": {"c": "d"}});
     let updated = update(client, "p", fields).await.ok();
     assert_eq!(updated, json!({"task_id": "p", "next_time": created["next_time"]}));
-    let next = trigger(client, "p").await;
+    let next = client.trigger("p").await;
     await_run(client, &next, "succeeded").await;
     await_run(client, &began, "succeeded").await;
     let seen: Vec<(String, u32, String, String)> = sink
@@ -686,19 +678,19 @@ async fn a_restart_keeps_what_was_paused_changed_bounded_cancelled_and_what_wait
     client.create(&named(with(periodic(&sink.url("/"), RARELY), retry), "waits")).await;
     sink.await_of("four", 2).await;
     about(client, "pauseTask", "paused").await.ok();
-    let waits = trigger(client, "waits").await;
+    let waits = client.trigger("waits").await;
     sink.await_of("waits", 1).await;
     update(client, "waits", json!({"callback": {"body": "new"}})).await.ok();
-    let cancelled = trigger(client, "waits").await;
+    let cancelled = client.trigger("waits").await;
     sink.await_of("waits", 2).await;
     cancel(client, &cancelled).await.ok();
     let paused = sink.of("paused").len();
-    let kept = (client.task("all").await, run(client, &cancelled).await);
+    let kept = (client.task("all").await, client.run(&cancelled).await);
     let crashed = node.crash().await;
 
     let node = TestNode::start(crashed).await.ready().await;
     let client = &node.client;
-    assert_eq!((client.task("all").await, run(client, &cancelled).await), kept);
+    assert_eq!((client.task("all").await, client.run(&cancelled).await), kept);
     assert_eq!(client.task("paused").await["state"], "paused");
     client.await_task("four", "its end", |t| t["state"] == "finished").await;
     let four: BTreeSet<u64> = dues(&sink.of("four")).into_iter().collect();
@@ -756,7 +748,7 @@ async fn a_run_that_waits_keeps_its_id_and_its_number_over_a_crash_of_the_leader
     let leader = cluster.leader().await;
     cluster.client(leader).create(&named(once(&sink.url("/"), 0), "o")).await;
     cluster.client(leader).create(&named(periodic(&sink.url("/"), RARELY), "t")).await;
-    let triggered = trigger(cluster.client(leader), "t").await;
+    let triggered = cluster.client(leader).trigger("t").await;
     sink.await_count(2).await;
     let waiting =
         cluster.client(leader).await_task("o", "a retry", |t| t["last_run"]["next_attempt_ms"].is_u64()).await;
@@ -785,7 +777,7 @@ async fn each_node_takes_each_call() {
     let mut runs = BTreeSet::new();
     for i in 0..3 {
         let (client, other) = (cluster.client(i), cluster.client((i + 1) % 3));
-        let id = trigger(client, "p").await;
+        let id = client.trigger("p").await;
         let run = await_run(other, &id, "succeeded").await;
         assert_eq!(sink.of("p").last().unwrap().run(), id);
         assert_eq!(other.task("p").await["last_run"], run);
@@ -799,10 +791,10 @@ async fn each_node_takes_each_call() {
         update(client, "p", json!({"name": format!("n{i}")})).await.ok();
         assert_eq!(other.task("p").await["name"], format!("n{i}"));
 
-        let waits = trigger(client, "fails").await;
+        let waits = client.trigger("fails").await;
         sink.await_of("fails", i + 1).await;
         cancel(other, &waits).await.ok();
-        assert_eq!(self::run(client, &waits).await["state"], "cancelled");
+        assert_eq!(client.run(&waits).await["state"], "cancelled");
         about(client, "triggerTask", "nobody").await.is(1040, 404, "task");
     }
     assert_eq!(sink.of("p").len(), 3);

@@ -52,7 +52,7 @@ impl Forwarder {
     }
 }
 
-/// A follower that gets no answer sends the write again. Meanwhile others have written (findings/correctness.md F).
+/// A follower that gets no answer sends the write again. Meanwhile others have written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_write_that_comes_again_undoes_nothing_that_others_wrote() {
     let mut cluster = Cluster::three().await;
@@ -112,7 +112,7 @@ async fn codes(client: &Client, tasks: Vec<Value>) -> Vec<u64> {
     data["results"].as_array().unwrap().iter().map(|result| result["code"].as_u64().unwrap()).collect()
 }
 
-/// The limit is asked for each task as it is written (findings/model.md 4).
+/// The limit is asked for each task as it is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_limit_of_tasks_one_that_exists_is_answered_and_no_more_are_made() {
     let (_dir, node) = node_with(|c| c.limits.tasks_max = 3).await;
@@ -144,7 +144,7 @@ async fn creates_at_the_same_time_on_each_node_do_not_exceed_the_limit_of_tasks(
     assert_eq!(cluster.client(0).pages("/xcron/listTasks?limit=100", "tasks").await.len(), 2);
 }
 
-/// The answer of the first time (findings/model.md 10).
+/// The answer of the first time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_created_again_is_answered_as_the_first_time() {
     let (_dir, node) = node_with(|_| {}).await;
@@ -159,7 +159,7 @@ async fn a_task_that_is_created_again_is_answered_as_the_first_time() {
     assert_eq!(client.post("/xcron/createTask", &named("paused")).await.ok(), paused);
 }
 
-/// A receiver of alerts that is dead keeps no task beyond its time (findings/model.md 8).
+/// A receiver of alerts that is dead keeps no task beyond its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finished_task_goes_when_its_time_is_over_though_its_alert_was_not_taken() {
     let (_dir, node) = node_with(|c| c.callback.hold_after = 1).await;

@@ -104,7 +104,18 @@ impl Client {
         self.get(&format!("/xcron/queryTask?task_id={id}")).await.ok()
     }
 
-    /// Its runs, newest first.
+    /// Triggers a task: the id of its run.
+    pub async fn trigger(&self, id: &str) -> String {
+        let run = self.post("/xcron/triggerTask", &json!({"task_id": id})).await.ok();
+        run["run_id"].as_str().expect("a run_id").to_owned()
+    }
+
+    /// A run that is there.
+    pub async fn run(&self, id: &str) -> Value {
+        self.get(&format!("/xcron/queryRun?run_id={id}")).await.ok()
+    }
+
+    /// The runs of a task, newest first.
     pub async fn runs(&self, id: &str) -> Vec<Value> {
         let data = self.get(&format!("/xcron/listRuns?task_id={id}&limit=1000")).await.ok();
         data["runs"].as_array().expect("runs").clone()

@@ -10,6 +10,7 @@ pub mod client;
 pub mod node;
 pub mod sink;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::Path;
@@ -45,6 +46,11 @@ pub fn copy(from: &Path, to: &Path) {
             std::fs::copy(&path, &target).expect("a copy");
         }
     }
+}
+
+/// The names of an object's fields.
+pub fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
 /// Polls until there is something; panics with `what` when it takes too long.
