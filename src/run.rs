@@ -95,6 +95,22 @@ const FIRST_ATTEMPTS: usize = 5;
 pub const ATTEMPT_BYTES_MAX: usize = 32 << 10;
 
 impl Attempt {
+    /// One that has been sent, and of which nothing else is known.
+    pub fn begun(number: u32, node: u64, started: Timestamp, lateness_ms: u32) -> Attempt {
+        Attempt {
+            number,
+            node,
+            started,
+            lateness_ms,
+            duration_ms: None,
+            status: None,
+            error: None,
+            answer: None,
+            late: None,
+            passed_over: None,
+        }
+    }
+
     /// How many bytes its texts have.
     pub fn text_bytes(&self) -> usize {
         let texts = [&self.error, &self.answer, &self.late, &self.passed_over];
@@ -200,18 +216,9 @@ impl OpenRun {
     /// The attempt that is going, as far as it is known.
     pub fn going(&self) -> Option<Attempt> {
         match self.phase {
-            OpenPhase::Running { attempt, node, started, lateness_ms, .. } => Some(Attempt {
-                number: attempt,
-                node,
-                started,
-                lateness_ms,
-                duration_ms: None,
-                status: None,
-                error: None,
-                answer: None,
-                late: None,
-                passed_over: None,
-            }),
+            OpenPhase::Running { attempt, node, started, lateness_ms, .. } => {
+                Some(Attempt::begun(attempt, node, started, lateness_ms))
+            }
             OpenPhase::Waiting { .. } | OpenPhase::Queued => None,
         }
     }

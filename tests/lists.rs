@@ -149,18 +149,7 @@ async fn end_runs(node: &TestNode, ids: &[String]) {
 }
 
 fn ended_run(seq: u64, due: Timestamp) -> Command {
-    let attempt = Attempt {
-        number: 1,
-        node: 1,
-        started: due,
-        lateness_ms: 0,
-        late: None,
-        passed_over: None,
-        duration_ms: Some(1),
-        status: Some(200),
-        error: None,
-        answer: None,
-    };
+    let attempt = Attempt { duration_ms: Some(1), status: Some(200), ..Attempt::begun(1, 1, due, 0) };
     let (key, steering) = (RunKey::scheduled(due), Steering::default());
     Command::RunEnded { seq, key, attempt, term: 1, verdict: Verdict::Succeeded, steering }
 }

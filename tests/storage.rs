@@ -78,18 +78,8 @@ fn create(name: &str, body: usize) -> Command {
 }
 
 fn ended(seq: u64, due: Timestamp) -> Command {
-    let attempt = Attempt {
-        number: 1,
-        node: 1,
-        started: due,
-        lateness_ms: 1,
-        duration_ms: Some(2),
-        status: Some(200),
-        error: None,
-        answer: Some("ok".to_owned()),
-        late: None,
-        passed_over: None,
-    };
+    let begun = Attempt::begun(1, 1, due, 1);
+    let attempt = Attempt { duration_ms: Some(2), status: Some(200), answer: Some("ok".to_owned()), ..begun };
     Command::RunEnded {
         seq,
         key: RunKey::scheduled(due),

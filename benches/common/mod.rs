@@ -48,18 +48,8 @@ pub fn ended(seq: u64, due: Timestamp) -> Command {
 
 /// An attempt that was answered.
 pub fn attempt(due: Timestamp) -> Attempt {
-    Attempt {
-        number: 1,
-        node: 1,
-        started: due,
-        lateness_ms: 1,
-        duration_ms: Some(3),
-        status: Some(200),
-        error: None,
-        answer: Some("ok".to_owned()),
-        late: None,
-        passed_over: None,
-    }
+    let begun = Attempt::begun(1, 1, due, 1);
+    Attempt { duration_ms: Some(3), status: Some(200), answer: Some("ok".to_owned()), ..begun }
 }
 
 /// Under the clock of [`T0`].

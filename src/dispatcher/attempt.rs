@@ -308,19 +308,8 @@ async fn unsent(dispatcher: &Dispatcher, start: &Command, at_most_once: bool, re
 /// It is known that nothing has left of the attempt whose start was recorded, so that another may follow.
 async fn not_sent(dispatcher: &Dispatcher, start: &Command, reason: String) {
     let Command::RunStarted { seq, key, attempt: number, node, term, started, lateness_ms } = *start else { return };
-    let error = Some(reason);
-    let attempt = Attempt {
-        number,
-        node,
-        started,
-        lateness_ms,
-        duration_ms: Some(0),
-        status: None,
-        error,
-        answer: None,
-        late: None,
-        passed_over: None,
-    };
+    let begun = Attempt::begun(number, node, started, lateness_ms);
+    let attempt = Attempt { duration_ms: Some(0), error: Some(reason), ..begun };
     let (verdict, steering) = (Verdict::Retry { at: dispatcher.0.node.now() }, Steering::default());
     record_end(dispatcher, Command::RunEnded { seq, key, attempt, term, verdict, steering }).await;
 }

@@ -149,18 +149,8 @@ async fn a_store_has_what_its_state_implies_after_any_history() {
 fn ends_of_alerts(state: &State) -> Vec<Command> {
     let alerts = state.tasks_from(0).flat_map(|(seq, task)| task.past.open.iter().map(move |run| (seq, run.key)));
     let end = |(seq, key)| {
-        let attempt = Attempt {
-            number: u32::MAX,
-            node: 1,
-            started: NOW,
-            lateness_ms: 0,
-            duration_ms: Some(1),
-            status: Some(200),
-            error: None,
-            answer: None,
-            late: None,
-            passed_over: None,
-        };
+        let begun = Attempt::begun(u32::MAX, 1, NOW, 0);
+        let attempt = Attempt { duration_ms: Some(1), status: Some(200), ..begun };
         let (verdict, steering) = (Verdict::Succeeded, Steering::default());
         Command::RunEnded { seq, key, attempt, term: 1, verdict, steering }
     };

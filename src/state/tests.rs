@@ -40,18 +40,7 @@ fn minutely() -> Timing {
 }
 
 fn attempt(number: u32, status: u16) -> Attempt {
-    Attempt {
-        number,
-        node: 1,
-        started: T0,
-        lateness_ms: 0,
-        duration_ms: Some(1),
-        status: Some(status),
-        error: None,
-        answer: None,
-        late: None,
-        passed_over: None,
-    }
+    Attempt { duration_ms: Some(1), status: Some(status), ..Attempt::begun(number, 1, T0, 0) }
 }
 
 fn ended(seq: Seq, due: Timestamp, number: u32, verdict: Verdict) -> Command {

@@ -67,18 +67,8 @@ impl Model {
     }
 
     fn attempt(&self, job: &Job, node: u64) -> Attempt {
-        Attempt {
-            number: job.attempt,
-            node,
-            started: self.now,
-            lateness_ms: 0,
-            duration_ms: Some(1),
-            status: Some(200),
-            error: None,
-            answer: None,
-            late: None,
-            passed_over: None,
-        }
+        let begun = Attempt::begun(job.attempt, node, self.now, 0);
+        Attempt { duration_ms: Some(1), status: Some(200), ..begun }
     }
 
     pub(super) fn end(&mut self, choices: &mut Choices<'_>) {
