@@ -59,6 +59,9 @@ struct Stretch {
     shown_before: i64,
 }
 
+/// The database's own placeholders for "not set", by [`super::ZoneRules::key`].
+pub(super) const NOT_SET: [&str; 2] = ["etc/unknown", "factory"];
+
 impl UnknownZone {
     pub(super) fn of(name: &str) -> UnknownZone {
         UnknownZone { name: name.chars().take(NAME_BYTES_MAX).collect() }
@@ -98,7 +101,7 @@ impl Zone {
         let key = name.to_ascii_lowercase();
         match key.as_str() {
             "utc" => return Ok(Zone::utc()),
-            "etc/unknown" | "factory" => return Err(unknown()),
+            key if NOT_SET.contains(&key) => return Err(unknown()),
             _ => {}
         }
         let mut cache = CACHE.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,12 +141,13 @@ impl Zone {
     pub fn agrees(&self, other: &Zone, from: Timestamp, to: Timestamp) -> bool {
         let second = |at: Timestamp| i64::try_from(at.as_secs()).unwrap_or(END_SECS);
         let (from, to) = (second(from), second(to));
-        let within = |zone: &Zone| {
-            let (first, last) = (zone.stretch_at(from), zone.stretch_at(to.max(from)));
-            let start = |stretch: &Stretch| (stretch.start.max(from), stretch.offset);
-            zone.0.stretches[first..=last].iter().map(start).collect::<Vec<_>>()
-        };
-        Arc::ptr_eq(&self.0, &other.0) || within(self) == within(other)
+        Arc::ptr_eq(&self.0, &other.0) || self.offsets(from, to).eq(other.offsets(from, to))
+    }
+
+    /// From when on between these two seconds its clock is how far ahead of UTC.
+    fn offsets(&self, from: i64, to: i64) -> impl Iterator<Item = (i64, i64)> + '_ {
+        let (first, last) = (self.stretch_at(from), self.stretch_at(to.max(from)));
+        self.0.stretches[first..=last].iter().map(move |stretch| (stretch.start.max(from), stretch.offset))
     }
 
     /// The IANA name.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::zone::{UnknownZone, Zone};
+use super::zone::{UnknownZone, Zone, NOT_SET};
 
 /// The rules of one zone, as the IANA database has them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +71,7 @@ impl ZoneData {
     /// The rules of a zone; none where there is no such zone, and of UTC, which needs none.
     pub fn rules(&self, name: &str) -> Option<ZoneRules> {
         let key = ZoneRules::key(name);
-        // The database's own placeholders for "not set".
-        if ["utc", "etc/unknown", "factory"].contains(&key.as_str()) {
+        if key == "utc" || NOT_SET.contains(&key.as_str()) {
             return None;
         }
         let (name, tzif): (&str, Arc<[u8]>) = match &self.0 {

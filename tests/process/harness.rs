@@ -23,6 +23,14 @@ pub fn binary() -> PathBuf {
     std::env::var_os("XCRON_TEST_SERVER").map_or_else(|| env!("CARGO_BIN_EXE_xcron_server").into(), Into::into)
 }
 
+/// Puts a copy of a directory in the place of another one, with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    if to.exists() {
+        std::fs::remove_dir_all(to).expect("it can be removed");
+    }
+    assert!(Command::new("cp").arg("-r").args([from, to]).status().expect("cp runs").success());
+}
+
 /// The wall clock, unix ms.
 pub fn now_ms() -> u64 {
     Clock::system().now().0

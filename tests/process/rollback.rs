@@ -1,20 +1,12 @@
 //! A member that is put back from an older copy of its whole directory. What was acknowledged since is lost then, which no
 //! node can know. But no node may go on as if nothing had been.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::api::{code, once};
-use crate::harness::{eventually, now_ms, Cluster, READY_MAX};
+use crate::harness::{copy, eventually, now_ms, Cluster, READY_MAX};
 
 const TOLD_MAX: Duration = Duration::from_secs(20);
-
-fn copy(from: &Path, to: &Path) {
-    if to.exists() {
-        std::fs::remove_dir_all(to).expect("it can be removed");
-    }
-    assert!(std::process::Command::new("cp").arg("-r").args([from, to]).status().expect("cp runs").success());
-}
 
 async fn create(cluster: &Cluster, at: usize, name: &str, count: usize) {
     for n in 0..count {

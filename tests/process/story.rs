@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::api::{code, once};
-use crate::harness::{eventually, now_ms, Cluster, Node, Place, Ports, READY_MAX};
+use crate::harness::{copy, eventually, now_ms, Cluster, Node, Place, Ports, READY_MAX};
 
 const TOLD_MAX: Duration = Duration::from_secs(15);
 
@@ -64,8 +64,7 @@ async fn a_process_on_a_copy_of_a_directory_that_is_in_use_stops() {
     let (from, to) = (cluster.nodes[copied].data.clone(), cluster.path().join("copy"));
     // At rest, as who copies a directory would.
     cluster.nodes[copied].kill();
-    let copy = std::process::Command::new("cp").arg("-r").args([&from, &to]).status().unwrap();
-    assert!(copy.success());
+    copy(&from, &to);
     cluster.nodes[copied].spawn();
     assert!(cluster.all_ready(READY_MAX).await);
     let peers: Vec<String> = cluster.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.peer)).collect();
