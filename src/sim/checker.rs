@@ -206,8 +206,9 @@ fn zoned(history: &History, bounds: &Bounds) -> Vec<String> {
         if let Some(lost) = shown.audit.iter().find(|due| due.state == "not_kept") {
             wrong.push(format!("{id}: {} has left no trace", lost.due));
         }
-        let due: BTreeSet<u64> = shown.audit.iter().filter(|due| due.state != "scheduled").map(|due| due.due).collect();
-        if due.len() != shown.audit.iter().filter(|due| due.state != "scheduled").count() {
+        let come = || shown.audit.iter().filter(|due| due.state != "scheduled").map(|due| due.due);
+        let due: BTreeSet<u64> = come().collect();
+        if due.len() != come().count() {
             wrong.push(format!("{id}: a due time is there twice"));
         }
         if !task.calls.is_empty() {

@@ -346,6 +346,26 @@ impl State {
     }
 }
 
+/// Looks back from `upto` further and further, to `from` at most, until there is enough: so a year of minutes is not walked
+/// for its last. Gives where there was enough, the place after it at which there was not, and what was there.
+fn look_back<T>(
+    from: Timestamp,
+    upto: Timestamp,
+    look: impl Fn(Timestamp) -> T,
+    enough: impl Fn(&T) -> bool,
+) -> (Timestamp, Timestamp, T) {
+    let (mut near, mut span_ms) = (upto, 60_000u64);
+    loop {
+        let start = Timestamp(upto.0.saturating_sub(span_ms)).max(from);
+        let found = look(start);
+        if start == from || enough(&found) {
+            return (start, near, found);
+        }
+        near = start;
+        span_ms = span_ms.saturating_mul(4);
+    }
+}
+
 /// The last due time from `from` (itself one) to `upto`, in some dozens of steps however many there were.
 pub(super) fn last_due_time(
     from: Timestamp,
@@ -353,15 +373,7 @@ pub(super) fn last_due_time(
     due_after: impl Fn(Timestamp) -> Option<Timestamp>,
 ) -> Timestamp {
     let next = |start: Timestamp| due_after(start).filter(|due| *due <= upto);
-    let (mut near, mut span_ms) = (upto, 60_000u64);
-    let mut start = loop {
-        let start = Timestamp(upto.0.saturating_sub(span_ms)).max(from);
-        if start == from || next(start).is_some() {
-            break start;
-        }
-        near = start;
-        span_ms = span_ms.saturating_mul(4);
-    };
+    let (mut start, mut near, _) = look_back(from, upto, next, Option::is_some);
     // After `start` there is one, unless it is `from`; after `near` there is none.
     let mut last = from;
     while let Some(due) = next(start) {
@@ -388,17 +400,7 @@ pub(super) fn last_due_times(
     let walk = |start: Timestamp| std::iter::successors(due_after(start), |&t| due_after(t)).take_while(|&t| t <= upto);
     let wanted = RUNS_KEPT_MAX as usize + 1;
     let count = |start: Timestamp| walk(start).take(2 * wanted).count();
-    // Looks back further and further, so that a year of minutes is not walked for its last hundred.
-    let (mut near, mut span_ms) = (upto, 60_000u64);
-    let (mut start, mut many) = loop {
-        let start = Timestamp(upto.0.saturating_sub(span_ms)).max(from);
-        let many = count(start);
-        if start == from || many >= wanted {
-            break (start, many);
-        }
-        near = start;
-        span_ms = span_ms.saturating_mul(4);
-    };
+    let (mut start, mut near, mut many) = look_back(from, upto, count, |many| *many >= wanted);
     // That can be far too far, where they lie in clusters: then the place lies between the last two.
     while near.0.saturating_sub(start.0) > 1 && many == 2 * wanted {
         let middle = Timestamp(start.0 + (near.0 - start.0) / 2);
