@@ -92,7 +92,7 @@ impl Metrics {
         registry.register("attempts_without_descriptor", without, self.without_descriptor.clone());
         let open = "Connections to targets, idle ones among them";
         registry.register("target_connections", open, self.target_connections.clone());
-        let held = "Targets that cannot be reached and whose attempts wait";
+        let held = "Targets that cannot be reached, so that their attempts wait";
         registry.register("targets_held", held, self.targets_held.clone());
         registry.register("commands", "Commands proposed by this node as the leader", self.commands.clone());
         registry.register("batches", "Log entries that the commands went into", self.batches.clone());

@@ -64,7 +64,7 @@ impl Config {
         }
         if !self.bind.is_loopback() {
             warnings.push(format!(
-                "key `bind`: is {}: whoever reaches this address can create tasks and read them; there are no credentials",
+                "key `bind`: is \"{}\": there are no credentials, so that every machine that reaches this address can create and read tasks",
                 self.bind
             ));
         }

@@ -81,7 +81,7 @@ fn judge(answer: &Answer, expect: &Expect) -> Option<String> {
     let cut = answer.cut.as_ref().map(|why| format!("; its body broke off: {why}")).unwrap_or_default();
     match expect.takes(status) {
         true if contains() => None,
-        true => Some(format!("the answer does not contain what is expected of it{cut}")),
+        true => Some(format!("the answer does not contain the text of expect.body_contains{cut}")),
         false if answer.status.is_redirection() => {
             Some(format!("the target answered {status}; redirects are not followed"))
         }

@@ -56,7 +56,8 @@ pub enum JoinError {
         store: Uuid,
     },
     /// The cluster has no member with this address.
-    #[error("the cluster that the peers belong to has no member {0}; add it first")]
+    #[error("the cluster that the peers belong to has no member {0}: its members are those of `peer_hosts` when it was formed, and \
+         this version cannot add one yet")]
     Stranger(String),
     /// The directory belongs to another node.
     #[error(

@@ -159,7 +159,7 @@ async fn take(raft: Raft, machine: Machine, piece: Piece) -> PieceAnswer {
     let received = match machine.receive(&meta, offset, &data, done).await {
         Ok(received) => received,
         Err(error) => {
-            tracing::error!(%error, "a snapshot of another node cannot be taken; this node keeps what it has");
+            tracing::error!(%error, "a snapshot of another node cannot be taken; this node keeps its own state");
             return PieceAnswer::Refused(error.to_string());
         }
     };

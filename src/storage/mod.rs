@@ -55,7 +55,8 @@ pub(crate) fn place(id: Option<crate::raft::LogId>) -> String {
 pub const REPLACE: &str =
     "put the whole directory back as it was when the node stopped, or replace the node: empty its \
     whole directory and have the cluster add it under a new id (POST /xcron/addNode with \"replace\": true, which this \
-    version cannot do yet). Do not delete single files: a node with the rest is refused as well";
+    version cannot do yet). A single node can only begin anew, with an empty directory and without its tasks. Do not \
+    delete single files: a node with the rest is refused as well";
 
 /// Why the store cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -32,7 +32,7 @@ pub(super) async fn run(node: &Node) {
 
 /// An error: why the last peer that was asked has not helped.
 async fn replace(node: &Node, peers: &[String], applied: LogId) -> Result<(), String> {
-    let mut failed = "there is nobody to ask".to_owned();
+    let mut failed = "there is no peer to ask".to_owned();
     for peer in peers {
         match rescue::fetch_from(&node.0.links, &node.0.config, peer, applied).await {
             Ok(bytes) => {

@@ -129,7 +129,10 @@ impl Opening<'_> {
             );
         }
         if applied == note.applied && (loaded.mark.records, loaded.mark.digest) != (note.records, note.digest) {
-            return Err(Error::damaged(&Store::dir_of(dir, note.generation), "it is not what was noted of it"));
+            return Err(Error::damaged(
+                &Store::dir_of(dir, note.generation),
+                "its records or their digest are not those in the file `checkpoint`",
+            ));
         }
         if applied < log.purged {
             let detail = format!("it ends at {}, and the log begins after {}", place(applied), place(log.purged));
