@@ -83,6 +83,37 @@ fn errors_name_file_key_and_expectation() {
 }
 
 #[test]
+fn numbers_are_taken_up_to_their_bounds_and_not_beyond() {
+    const DAY_MS: u64 = 86_400_000;
+    for (section, key, min, max) in [
+        ("raft", "max_clock_skew_ms", 10, DAY_MS),
+        ("raft", "snapshot_log_bytes", 1 << 20, 1 << 40),
+        ("storage", "cache_mb", 16, 1 << 20),
+        ("storage", "checkpoint_interval_ms", 10, 60_000),
+        ("storage", "reserve_mb", 1, 1 << 20),
+        ("storage", "check_interval_s", 1, 86_400),
+        ("storage", "log_segment_bytes", 1 << 20, 1 << 30),
+        ("limits", "tasks_max", 1, 1 << 40),
+        ("limits", "ahead_ms_max", 1000, 200 * 365 * DAY_MS),
+        ("limits", "request_timeout_ms", 100, 600_000),
+        ("limits", "connections_max", 1, 1 << 20),
+        ("limits", "idle_timeout_ms", 100, DAY_MS),
+        ("limits", "answer_timeout_ms", 100, DAY_MS),
+        ("limits", "buffered_bytes_max", 16 << 20, 1 << 40),
+        ("limits", "queue_max", 1, 1 << 24),
+        ("limits", "queue_bytes_max", 64 << 20, 1 << 40),
+    ] {
+        let with = |value: u64| check(&format!("[{section}]\n{key} = {value}")).map(drop);
+        assert_eq!((with(min), with(max)), (Ok(()), Ok(())), "{section}.{key}");
+        for beyond in [min - 1, max + 1] {
+            let message = with(beyond).expect_err(key);
+            assert!(message.contains(&format!("{section}.{key}")), "{key} = {beyond}: {message:?}");
+            assert!(message.contains(&beyond.to_string()), "{key} = {beyond}: {message:?}");
+        }
+    }
+}
+
+#[test]
 fn no_message_shows_a_secret() {
     let secret = "whsec_c2hvd25zaG93bnNob3duc2hvd25zaG93bg==";
     let own = Config::default().callback.secrets.len();

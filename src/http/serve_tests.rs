@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -14,6 +14,15 @@ struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    /// Requests to `/slow` and to `/never` that are being answered.
+    begun: mpsc::UnboundedReceiver<()>,
+}
+
+impl Server {
+    /// Waits until the next request to `/slow` or to `/never` is being answered.
+    async fn begins(&mut self) {
+        timeout(BOUND, self.begun.recv()).await.expect("a request").expect("the server is there");
+    }
 }
 
 async fn start(connections_max: usize, idle_timeout: Duration) -> Server {
@@ -21,14 +30,21 @@ async fn start(connections_max: usize, idle_timeout: Duration) -> Server {
 }
 
 async fn start_with(connections_max: usize, idle_timeout: Duration, answer_timeout: Duration) -> Server {
-    let slow = || async {
+    let (begin, begun) = mpsc::unbounded_channel();
+    let begin_never = begin.clone();
+    let slow = || async move {
+        begin.send(()).unwrap();
         sleep(SOON).await;
         "slow"
+    };
+    let never = || async move {
+        begin_never.send(()).unwrap();
+        std::future::pending::<String>().await
     };
     let router = Router::new()
         .route("/", get(|| async { "ok" }))
         .route("/slow", get(slow))
-        .route("/never", get(|| async { std::future::pending::<String>().await }))
+        .route("/never", get(never))
         .route("/large", get(|| async { vec![b'x'; 64 << 20] }))
         .route("/echo", post(|body: String| async { body }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -38,7 +54,7 @@ async fn start_with(connections_max: usize, idle_timeout: Duration, answer_timeo
     let task = tokio::spawn(serve(listener, router, limits, async {
         let _ = stopped.await;
     }));
-    Server { address, stop, task }
+    Server { address, stop, task, begun }
 }
 
 async fn send(server: &Server, text: &str) -> TcpStream {
@@ -108,9 +124,9 @@ async fn a_client_that_takes_a_byte_now_and_then_is_cut_and_a_slow_one_is_not() 
 
 #[tokio::test]
 async fn where_each_connection_has_a_request_more_of_them_wait() {
-    let server = start(1, BOUND).await;
+    let mut server = start(1, BOUND).await;
     let first = send(&server, "GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    sleep(SOON / 4).await;
+    server.begins().await;
     let mut second = send(&server, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(timeout(SOON, second.read_u8()).await.is_err(), "served beyond the limit");
     drop(first);
@@ -119,22 +135,26 @@ async fn where_each_connection_has_a_request_more_of_them_wait() {
 
 #[tokio::test]
 async fn a_stop_lets_requests_end_and_closes_idle_connections() {
-    let server = start(10, BOUND).await;
-    let idle = send(&server, GET).await;
+    let mut server = start(10, BOUND).await;
+    let mut idle = send(&server, GET).await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"ok") {
+        answer.push(timeout(BOUND, idle.read_u8()).await.expect("an answer").expect("it is open"));
+    }
     let slow = send(&server, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    sleep(SOON / 4).await;
+    server.begins().await;
     server.stop.send(()).unwrap();
     let (idle, slow) = tokio::join!(read_to_end(idle), read_to_end(slow));
-    assert!(idle.ends_with("ok") && slow.ends_with("slow"), "{idle} {slow}");
+    assert!(idle.is_empty() && slow.ends_with("slow"), "{idle} {slow}");
     timeout(BOUND, server.task).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
 #[tokio::test]
 async fn a_stop_cuts_what_does_not_end() {
-    let server = start(10, BOUND).await;
+    let mut server = start(10, BOUND).await;
     let never = send(&server, "GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    sleep(SOON / 4).await;
+    server.begins().await;
     server.stop.send(()).unwrap();
     assert_eq!(read_to_end(never).await, "");
     timeout(BOUND, server.task).await.unwrap().unwrap();

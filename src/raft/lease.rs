@@ -149,6 +149,19 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_needs_more_than_half_of_the_voters_however_many_there_are() {
+        let now = Moment { steady: monotonic(), wall: Timestamp(5_000) };
+        for voters in 1..=9u64 {
+            let (others, lease) = ((2..=voters).collect::<Vec<_>>(), Lease::new(Duration::from_millis(500)));
+            // This node is one of them.
+            for acknowledged in 1..=voters {
+                assert_eq!(lease.holds(7, &others, now), 2 * acknowledged > voters, "{acknowledged} of {voters}");
+                lease.acknowledge(acknowledged + 1, 7, now);
+            }
+        }
+    }
+
+    #[test]
     fn a_lease_ends_while_the_machine_is_suspended() {
         let sent = Moment { steady: monotonic(), wall: Timestamp(5_000) };
         let lease = Lease::new(Duration::from_millis(500));

@@ -334,3 +334,86 @@ async fn a_transfer_that_nobody_asks_for_any_more_gives_its_place_to_a_snapshot(
     assert!(took < 8 * PLACE_MAX, "{took:?}");
     assert!(links.transfer_place(&link.to_string()).await.is_some());
 }
+
+/// What a leader sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    Heartbeat,
+    /// A sign of life beside entries.
+    Sign,
+    Entries,
+    Piece,
+}
+
+/// How long after a message its answer comes.
+const ANSWERED_AFTER: Duration = Duration::from_millis(400);
+
+/// A follower that answers messages of one kind alone, each of them late; when the first of them arrived.
+async fn late_follower(answered: Message) -> (Arc<std::sync::OnceLock<Instant>>, SocketAddr) {
+    let arrived: Arc<std::sync::OnceLock<Instant>> = Arc::default();
+    let first = arrived.clone();
+    let answer = move |call: axum::http::Uri, body: Bytes| async move {
+        let is_sign = || postcard::from_bytes::<Append>(&body).is_ok_and(|request| request.entries.is_empty());
+        let is_answered = match answered {
+            Message::Piece => call.path() == "/peer/1/snapshot",
+            Message::Entries => call.path() == "/peer/1/append" && !is_sign(),
+            Message::Heartbeat | Message::Sign => call.path() == "/peer/1/append" && is_sign(),
+        };
+        if !is_answered {
+            return std::future::pending().await;
+        }
+        first.get_or_init(monotonic);
+        tokio::time::sleep(ANSWERED_AFTER).await;
+        let appended: Appended = Ok(AppendEntriesResponse::Success);
+        match answered {
+            Message::Piece => postcard::to_stdvec(&PieceAnswer::Taken(Vote::new_committed(TERM, 1))).unwrap(),
+            _ => postcard::to_stdvec(&appended).unwrap(),
+        }
+    };
+    let routes = Router::new().fallback(answer).layer(axum::extract::DefaultBodyLimit::disable()).layer(
+        axum::middleware::map_response(|answer: axum::response::Response| async { ([(HEADER_CLOCK, "1")], answer) }),
+    );
+    let (listener, address) = listener().await;
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (arrived, address)
+}
+
+/// The follower's promise to vote for no other begins when the message arrives: a leader that counted from the answer would
+/// act after the promise has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_counts_from_the_sending_of_what_was_acknowledged_however_late_the_answer() {
+    for message in [Message::Heartbeat, Message::Sign, Message::Entries, Message::Piece] {
+        let (arrived, address) = late_follower(message).await;
+        let (mut peer, office) = peer(address).await;
+        let sends = async {
+            match message {
+                Message::Heartbeat => {
+                    let _ = peer.append_entries(entries(8..8, 0), RPCOption::new(ANSWERED_AFTER * 4)).await;
+                }
+                Message::Sign | Message::Entries => {
+                    let _ = peer.append_entries(entries(8..9, 1000), RPCOption::new(ANSWERED_AFTER * 4)).await;
+                }
+                Message::Piece => {
+                    let (vote, meta) = (Vote::new_committed(TERM, 1), openraft::SnapshotMeta::default());
+                    let piece = InstallSnapshotRequest { vote, meta, offset: 0, data: vec![7; 1000], done: false };
+                    let _ = peer.send_piece(&piece, PATIENCE).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let acknowledged = async {
+            loop {
+                if let Some(sent) = office.lease.last_of(2, TERM) {
+                    return sent.steady;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let sent = tokio::select! {
+            () = sends => unreachable!(),
+            sent = tokio::time::timeout(PATIENCE, acknowledged) => sent.expect("the answer counts"),
+        };
+        let arrived = *arrived.get().expect("it has arrived");
+        assert!(sent <= arrived, "{message:?}: the lease counts from {:?} after it arrived", sent - arrived);
+    }
+}

@@ -258,4 +258,22 @@ mod tests {
         let error = header(&path).unwrap_err();
         assert!(error.to_string().ends_with("it ends within a block"), "{error}");
     }
+
+    #[test]
+    fn a_header_of_another_moment_than_the_records_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |index| Some(openraft::LogId::new(openraft::CommittedLeaderId::new(1, 1), index));
+        for (noted, applied) in [(7, 7), (8, 7), (6, 7)] {
+            let path = dir.path().join(format!("{noted}.snap"));
+            let mark = Mark { applied: id(applied), ..Mark::default() };
+            let sealed = envelope::seal(&record::encode(&mark).unwrap());
+            let meta = SnapshotMeta { last_log_id: id(noted), ..SnapshotMeta::default() };
+            let mut writer = Writer::create(&path, &Header { meta }).unwrap();
+            writer.take(MARK_KEY, &sealed).unwrap();
+            writer.finish(mark.sum()).unwrap();
+            let store = Store::open(dir.path(), noted, 1 << 20).unwrap();
+            let (verified, restored) = (verify(&path), restore(&path, &store, Timestamp(0)));
+            assert_eq!((verified.is_ok(), restored.is_ok()), (noted == applied, noted == applied), "{noted}");
+        }
+    }
 }

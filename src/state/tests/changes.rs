@@ -200,6 +200,68 @@ fn skipped_and_cancelled_due_times_do_not_count_for_max_runs() {
 }
 
 #[test]
+fn other_times_begin_the_count_of_max_runs_anew() {
+    let bounded = Options { max_runs: Some(2), ..Options::default() };
+    let old = with(bounded.clone());
+    for new in other_times(&old).into_iter().filter(|new| new.options.max_runs == Some(2) && new.options.end.is_none())
+    {
+        let mut state = State::new(T0);
+        make(&mut state, &old);
+        let due = T0.plus_ms(1000);
+        state.apply(due, ended(1, due, 1, Verdict::Succeeded));
+        update(&mut state, due, &old, &new);
+        for left in [1, 0] {
+            let task = state.task(1).unwrap();
+            assert_eq!(task.state, TaskState::Active, "{left} left: {new:?}");
+            let next = task.next.unwrap();
+            state.apply(next.plus_ms(500), ended(1, next, 1, Verdict::Succeeded));
+        }
+        assert_eq!(state.task(1).unwrap().state, TaskState::Finished, "{new:?}");
+    }
+}
+
+/// A schedule that is given while the clock has been set back begins after what is accounted for already.
+#[test]
+fn a_due_time_that_was_missed_does_not_come_again_with_other_times() {
+    let (old, mut state) = (with(Options::default()), State::new(T0));
+    make(&mut state, &old);
+    let (from, upto) = (T0.plus_ms(1000), T0.plus_ms(30_000));
+    state.apply(upto, Command::Misfire { seq: 1, from, upto, reason: "paused".into(), latest_fires: false });
+    let new = &other_times(&old)[0];
+    update(&mut state, T0.plus_ms(5000), &old, new);
+    let next = state.task(1).unwrap().next;
+    assert!(next > Some(upto), "{next:?} was missed by {upto:?}");
+}
+
+#[test]
+fn a_deposed_leaders_failure_says_nothing_of_the_attempt_that_the_next_one_makes() {
+    let mut state = State::new(T0);
+    make(&mut state, &with(Options::default()));
+    let due = T0.plus_ms(1000);
+    // The next leader makes the same attempt, of whose start by the first nothing was recorded.
+    state.apply(due, started(1, due, 1, 2, 5));
+    let failed = || Verdict::Failed { reason: "a timeout".into() };
+    state.apply(due.plus_ms(10), ended(1, due, 1, failed()));
+    let open = |state: &State| state.task(1).unwrap().runs().next().map(|run| run.phase);
+    assert!(matches!(open(&state), Some(OpenPhase::Running { attempt: 1, term: 5, .. })), "{:?}", open(&state));
+    // Its success is one, whoever made the attempt.
+    state.apply(due.plus_ms(20), ended(1, due, 1, Verdict::Succeeded));
+    assert_eq!((open(&state), state.changes().runs[&1].added[0].1.state), (None, RunState::Succeeded));
+}
+
+#[test]
+fn what_is_triggered_in_the_millisecond_of_a_pause_goes_and_what_was_triggered_before_waits() {
+    let mut state = State::new(T0);
+    make(&mut state, &with(Options::default()));
+    let pause = T0.plus_ms(100);
+    state.apply(Timestamp(pause.0 - 1), Command::Trigger { id: id("a") });
+    state.apply(pause, Command::Pause { id: id("a") });
+    state.apply(pause, Command::Trigger { id: id("a") });
+    let jobs = due_now(&mut state, pause.plus_ms(5000));
+    assert_eq!(jobs.iter().map(|job| job.key.due).collect::<Vec<_>>(), [pause]);
+}
+
+#[test]
 fn a_cancelled_run_keeps_the_attempt_that_was_under_way() {
     let mut state = State::new(T0);
     make(&mut state, &with(Options::default()));

@@ -62,6 +62,30 @@ async fn what_is_truncated_stays_away_and_its_successors_win() {
     }
 }
 
+/// It was taken while what it follows was still there, and the truncation waited for the writer.
+#[tokio::test]
+async fn an_append_that_waits_behind_the_truncation_of_what_it_follows_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), Options { cache_bytes: 64 << 20, ..small() }).unwrap();
+    fill(&log, 1, 0, 10, 100).await;
+    // The writer is busy with the first one while the others are queued.
+    let (mut one, mut two, mut three) = (log.clone(), log.clone(), log.clone());
+    let (large, truncated, behind) = tokio::join!(
+        one.blocking_append([entry(1, 10, 20 << 20)]),
+        two.truncate(id(1, 5)),
+        three.blocking_append([entry(1, 11, 100)]),
+    );
+    large.unwrap();
+    truncated.unwrap();
+    let refused = behind.unwrap_err().to_string();
+    assert!(refused.contains("append"), "{refused}");
+    assert_eq!(last(&log).await, Some(id(1, 4)));
+    fill(&log, 2, 5, 8, 100).await;
+    drop((log, one, two, three));
+    let found = ids(&open(dir.path())).await;
+    assert_eq!(found, [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6), (2, 7)]);
+}
+
 #[tokio::test]
 async fn purging_frees_files_and_survives() {
     let dir = tempfile::tempdir().unwrap();
