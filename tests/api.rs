@@ -523,59 +523,6 @@ async fn the_cluster_is_shown_by_a_single_node_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_monitor_port_answers_in_the_forms_that_monitors_read() {
-    let (_dir, node) = node().await;
-    let sink = Sink::start().await;
-    let id = node.client.create(&once(&sink.url("/"), 0)).await;
-    node.client.await_task(&id, "a run", |t| t["run_count"] == 1).await;
-    assert_eq!(node.monitor.plain("/healthz").await, (200, "text/plain; charset=utf-8".to_owned(), "ok".to_owned()));
-    let (status, kind, text) = node.monitor.plain("/readyz").await;
-    assert_eq!((status, kind.as_str(), text.as_str()), (200, "application/json", r#"{"ready":true}"#));
-    assert_eq!(node.monitor.plain("/xcron/cluster").await.0, 404, "the API is not there");
-
-    let (status, kind, text) = node.monitor.plain("/metrics").await;
-    assert_eq!(status, 200);
-    assert!(kind.starts_with("text/plain"), "{kind}");
-    let samples = prometheus(&text);
-    let value = |name: &str| samples.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no {name}:\n{text}")).1;
-    assert_eq!(value("xcron_tasks"), 1.0);
-    assert_eq!((value("xcron_leader"), value("xcron_ready")), (1.0, 1.0));
-    assert_eq!(value("xcron_attempts_total{outcome=\"succeeded\"}"), 1.0);
-    assert_eq!(value("xcron_lateness_seconds_count"), 1.0);
-    assert!(value("xcron_raft_applied_index") > 0.0 && value("xcron_log_disk_bytes") > 0.0);
-}
-
-/// The samples of a text in Prometheus' format, each line of which is held against it.
-fn prometheus(text: &str) -> Vec<(String, f64)> {
-    let mut typed = BTreeSet::new();
-    let mut samples = Vec::new();
-    for line in text.lines().filter(|l| *l != "# EOF") {
-        if let Some(comment) = line.strip_prefix("# ") {
-            let words: Vec<&str> = comment.split(' ').collect();
-            match words[0] {
-                "TYPE" => {
-                    assert!(["counter", "gauge", "histogram"].contains(&words[2]), "{line}");
-                    assert!(typed.insert(words[1].to_owned()), "typed twice: {line}");
-                }
-                "HELP" | "UNIT" => {}
-                _ => panic!("{line}"),
-            }
-            continue;
-        }
-        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
-        let name = series.split('{').next().unwrap_or_default();
-        assert!(name.starts_with("xcron_") && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
-        let family = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
-        assert!(typed.contains(family) || typed.contains(name), "not typed before: {line}");
-        samples.push((series.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}"))));
-    }
-    let mut names: Vec<&String> = samples.iter().map(|(n, _)| n).collect();
-    names.sort();
-    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a series is there twice");
-    samples
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_a_write_and_a_read_are_1050_in_time_and_a_local_read_is_answered() {
     let mut cluster = Cluster::new(3, |c| c.limits.request_timeout_ms = 500);
     cluster.start(0).await;

@@ -5,11 +5,12 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{json, Value};
-use support::{assert_distinct, keys, named, node, once, periodic, until, with, Say, Sink, TestNode, PATIENCE};
+use support::{assert_distinct, keys, named, node, now, once, periodic, until, with, Say, Sink, TestNode, PATIENCE};
 use xcron::clock::{monotonic, Timestamp};
 use xcron::command::{Command, Reply, Steering, Verdict};
 use xcron::id::RunKey;
 use xcron::run::Attempt;
+use xcron::view::{RunFilter, RunView};
 
 const URL: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
@@ -130,6 +131,8 @@ async fn runs_are_listed_newest_first_with_filters_and_pages() {
     let paged = client.pages(&format!("/xcron/listRuns?task_id={id}&to={from}&from={oldest}&limit=1"), "runs").await;
     assert_eq!(paged, runs[1..]);
     assert_eq!(client.get("/xcron/listRuns?state=failed").await.ok()["runs"], json!([]));
+    let second = client.get(&format!("/xcron/listRuns?from={from}&to={from}")).await.ok();
+    assert_eq!(second["runs"], json!([runs[1]]), "without a task, and both ends belong to it");
     let across = client.get(&format!("/xcron/listRuns?to={from}")).await.ok();
     assert_eq!(across["runs"].as_array().unwrap()[..], runs[1..], "without a task: of all tasks");
 }
@@ -228,4 +231,44 @@ async fn runs_of_very_many_tasks_are_listed_once_each_while_others_end_and_tasks
     let within = |run: &&Value| run["due_time_ms"].as_u64().unwrap() / 1000 == due;
     let expected: Vec<Value> = all.iter().filter(within).cloned().collect();
     assert!(some == expected && some.len() > 100, "{} of {}", some.len(), expected.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_are_going_are_listed_once_each_also_where_they_end_meanwhile() {
+    const RUNS: usize = 7;
+    let (_dir, node) = node().await;
+    let (client, hanging) = (&node.client, Sink::saying(|_| Say::nothing()).await);
+    let due = now().as_secs() + 2;
+    let callback = json!({"url": hanging.url("/"), "timeout_ms": 60_000});
+    let task = json!({"type": 2, "format": due.to_string(), "callback": callback});
+    client.create_all(&vec![task; RUNS]).await;
+    until("runs that are going", || async {
+        let runs = client.get("/xcron/listRuns?state=running").await.ok();
+        (runs["runs"].as_array()?.len() == RUNS).then_some(())
+    })
+    .await;
+    for filter in ["limit=2", "limit=2&state=running", "limit=3"] {
+        let runs = client.pages(&format!("/xcron/listRuns?{filter}"), "runs").await;
+        assert_eq!(runs.len(), RUNS, "{filter}");
+        assert_distinct(runs.iter().map(|run| run["run_id"].to_string()).collect());
+    }
+    for (from, to, found) in [(due, due, RUNS), (due + 1, due + 1, 0), (due - 1, due - 1, 0)] {
+        let runs = client.pages(&format!("/xcron/listRuns?state=running&from={from}&to={to}"), "runs").await;
+        assert_eq!(runs.len(), found, "from {from} to {to}, and due at {due}");
+    }
+    // One of them ends between the look at what is going and the look at what has ended.
+    let (of, mut seen) = (node.server().node(), Vec::new());
+    let mut take = |run: &RunView| {
+        if seen.is_empty() {
+            let seq = of.machine().with_state(|state| state.find(&run.task)).expect("it is there");
+            let end = of.propose(ended_run(seq, run.due), monotonic() + PATIENCE);
+            let reply = xcron::seam::handed_over(|| tokio::runtime::Handle::current().block_on(end));
+            assert_eq!(reply, Ok(Reply::Done));
+        }
+        seen.push(run.id);
+        true
+    };
+    assert_eq!(of.list_runs(&RunFilter::default(), 100, None, &mut take), Ok(Some(None)));
+    assert_eq!(seen.len(), RUNS);
+    assert_distinct(seen);
 }

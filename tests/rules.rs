@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{json, Value};
 use support::{config, eventually, named, once, pass, periodic, until, with, Cluster, Hit, Say, Sink, TestNode};
+use xcron::clock::Clock;
 
 const EVERY_SECOND: &str = "* * * * * *";
 const NOWHERE: &str = "http://127.0.0.1:9/never";
@@ -48,33 +49,42 @@ async fn overlapping_due_times_are_skipped_queued_or_fired_as_the_task_says() {
     }
 }
 
+/// Five due times pass while no node runs: as it starts, the last of them is a quarter of a minute ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn missed_due_times_fire_as_the_task_says() {
-    let dir = tempfile::tempdir().unwrap();
-    let node = TestNode::start(config(dir.path())).await.ready().await;
+    const MINUTE_MS: u64 = 60_000;
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+    // Far enough from a full minute that none comes while the test runs.
+    clock.shift((MINUTE_MS + MINUTE_MS / 4 - support::now().as_ms() % MINUTE_MS) as i64);
+    let node = TestNode::start_at(config(dir.path()), clock.clone()).await.ready().await;
     let sink = Sink::start().await;
     for policy in ["latest", "all", "skip"] {
         let misfire = json!({"task_id": policy, "misfire": {"policy": policy, "window_ms": 0}});
-        node.client.create(&with(periodic(&sink.url("/"), EVERY_SECOND), misfire)).await;
+        node.client.create(&with(periodic(&sink.url("/"), "0 * * * * *"), misfire)).await;
     }
-    let last = || sink.of("all").last().map(Hit::due_ms);
-    until("the first calls", || async { last() }).await;
-    let before = support::now().as_ms();
+    let first = clock.now().as_ms() / MINUTE_MS * MINUTE_MS + MINUTE_MS;
     let settings = node.stop().await;
-    pass(3500).await;
-    let node = TestNode::start(settings).await.ready().await;
-    let back = support::now().as_ms();
-    until("the present", || async { last().filter(|due| *due > back) }).await;
-    let late = |id: &str| {
-        let hits = sink.of(id);
-        hits.iter().map(Hit::due_ms).filter(|due| (before + 1000..back - 500).contains(due)).count()
-    };
-    assert!(late("all") >= 2, "each");
-    assert!(late("latest") <= 1, "one for all of them: {}", late("latest"));
-    assert_eq!(late("skip"), 0, "none");
-    assert!(count(&node, "skip", "missed").await >= 2);
-    assert!(count(&node, "latest", "missed").await >= 1);
-    assert_eq!(count(&node, "all", "missed").await, 0);
+    clock.shift(5 * MINUTE_MS as i64);
+    let node = TestNode::start_at(settings, clock).await.ready().await;
+    // For each policy the states, newest first, of the due times that have passed.
+    let expected = [
+        ("latest", ["succeeded", "missed", "missed", "missed", "missed"], vec![first + 4 * MINUTE_MS]),
+        ("all", ["succeeded"; 5], (0..5).map(|n| first + n * MINUTE_MS).collect()),
+        ("skip", ["missed"; 5], Vec::new()),
+    ];
+    for (id, states, fired) in expected {
+        let runs = until(&format!("the runs of {id}"), || async {
+            let runs = node.client.runs(id).await;
+            let found: Vec<&str> = runs.iter().filter_map(|run| run["state"].as_str()).collect();
+            (found == states).then_some(runs)
+        })
+        .await;
+        let dues: Vec<u64> = runs.iter().rev().map(|run| run["due_time_ms"].as_u64().unwrap()).collect();
+        assert_eq!(dues, (0..5).map(|n| first + n * MINUTE_MS).collect::<Vec<_>>(), "{id}");
+        let mut hits: Vec<u64> = sink.of(id).iter().map(Hit::due_ms).collect();
+        hits.sort_unstable();
+        assert_eq!(hits, fired, "{id}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

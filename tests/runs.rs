@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{json, Value};
-use support::{named, node, once, pass, periodic, until, with, Client, Say, Sink};
+use support::{named, node, now, once, pass, periodic, until, with, Client, Say, Sink};
 
 /// A schedule that is not due while a test lasts.
 const RARELY: &str = "0 0 29 2 *";
@@ -163,4 +163,90 @@ async fn a_failed_run_alerts_and_starts_what_follows_though_its_answer_deletes_t
     pass(600).await;
     assert_eq!(client.task("a").await["callback"]["url"], sink.url("/other"));
     assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"].as_array().map(Vec::len), Some(2));
+}
+
+/// The receiver of alerts is down for as long as the test: what waits for it is no run of the task.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_that_waits_holds_up_no_run_of_its_task() {
+    let (_dir, node) = node().await;
+    let (client, sink) = (
+        &node.client,
+        Sink::saying(|hit| match hit.path.as_str() {
+            "/alert" => Say::nothing(),
+            _ => Say::status(500).header("Xcron-Retry", "no"),
+        })
+        .await,
+    );
+    for overlap in ["skip", "queue"] {
+        let more = json!({"overlap": overlap, "alert": {"url": sink.url("/alert")}});
+        client.create(&with(named(periodic(&sink.url("/work"), "* * * * * *"), overlap), more)).await;
+    }
+    let of = |id: &str, path: &str| sink.of(id).iter().filter(|hit| hit.path == path).count();
+    until("an alert of each, and runs after it", || async {
+        let all = ["skip", "queue"].iter().all(|id| of(id, "/alert") >= 1 && of(id, "/work") >= 4);
+        all.then_some(())
+    })
+    .await;
+    for id in ["skip", "queue"] {
+        let runs = client.runs(id).await;
+        let skipped: Vec<&Value> = runs.iter().filter(|run| run["state"] == "skipped").collect();
+        assert!(skipped.is_empty(), "{id}: {skipped:?}");
+    }
+}
+
+/// They are xcron's own messages: what a task says of its callback is not meant for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_follow_the_configurations_retries_and_take_any_2xx_for_success() {
+    let (_dir, node) = node().await;
+    let (client, sink) = (
+        &node.client,
+        Sink::saying(|hit| match (hit.path.as_str(), hit.attempt()) {
+            ("/alert", 1) => Say::status(503),
+            ("/alert", _) => Say::status(204),
+            _ => Say::status(500),
+        })
+        .await,
+    );
+    let mut task = with(named(once(&sink.url("/work"), 0), "a"), json!({"alert": {"url": sink.url("/alert")}}));
+    task["retry"] = json!({"max_attempts": 1});
+    task["callback"]["expect"] = json!({"status": [[201, 201]]});
+    client.create(&task).await;
+    let alerts = || sink.of("a").into_iter().filter(|hit| hit.path == "/alert").count();
+    until("a second attempt at the alert", || async { (alerts() == 2).then_some(()) }).await;
+    until("alerts that are counted", || async {
+        let text = node.monitor.plain("/metrics").await.2;
+        let of = |outcome: &str, n: u32| {
+            text.contains(&format!("\nxcron_alert_attempts_total{{outcome=\"{outcome}\"}} {n}\n"))
+        };
+        (of("failed", 1) && of("succeeded", 1)).then_some(())
+    })
+    .await;
+    assert_eq!(sink.of("a").len(), 3, "one attempt of the run, two of the alert");
+}
+
+/// More outcomes at once than the queue of writes takes: each is proposed until it is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_for_which_there_is_no_room_is_recorded_later_and_its_run_not_sent_again() {
+    const RUNS: usize = 60;
+    let (_dir, node) = support::node_with(|config| {
+        config.limits.queue_max = 1;
+        config.callback.in_flight_per_host_max = 512;
+    })
+    .await;
+    // All of them answer at one moment.
+    let answered = now().as_ms() + 5_000;
+    let sink = Sink::saying(move |_| Say::ok().after(answered.saturating_sub(now().as_ms()))).await;
+    let mut ids = Vec::new();
+    for n in 0..RUNS {
+        let mut task = named(once(&sink.url("/"), 2_500), &format!("t{n}"));
+        task["callback"]["timeout_ms"] = json!(30_000);
+        ids.push(node.client.create(&task).await);
+    }
+    for id in &ids {
+        let task = node.client.await_task(id, "its outcome", |task| task["run_count"] == 1).await;
+        assert_eq!(task["last_run"]["state"], "succeeded", "{task}");
+    }
+    // The leader looks every 2 s for runs that nobody sends.
+    pass(2_500).await;
+    assert_eq!((sink.count(), sink.by_run().len()), (RUNS, RUNS), "each was sent once");
 }

@@ -129,7 +129,11 @@ impl Client {
             let data = self.get(&format!("{path}{cursor}")).await.ok();
             all.extend(data[items].as_array().expect("a list").iter().cloned());
             match data["next_cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
+                Some(next) => {
+                    let next = format!("&cursor={next}");
+                    assert_ne!(next, cursor, "the part after it is the same again: {path}");
+                    cursor = next;
+                }
                 None => return all,
             }
         }
