@@ -24,6 +24,8 @@ mod load;
 #[path = "process/sink.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs")]
 mod sink;
+#[path = "support/skip.rs"]
+mod skip;
 
 #[path = "faults/machine.rs"]
 mod machine;
@@ -40,6 +42,8 @@ mod clock;
 mod damage;
 #[path = "faults/disks.rs"]
 mod disks;
+#[path = "faults/durable.rs"]
+mod durable;
 #[path = "faults/health.rs"]
 mod health;
 #[path = "faults/kills.rs"]

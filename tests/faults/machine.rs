@@ -7,7 +7,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::durable::Durable;
 use crate::harness::{eventually, has_tool, run, sparse_file, Node};
+use crate::skip::skipped;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -20,7 +22,7 @@ fn compiled(source: &str, output: &str, arguments: &[&str]) -> Option<PathBuf> {
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-o"]).arg(&fresh).arg(source).args(arguments);
     if !gcc.status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: needs gcc");
+        skipped("gcc", "it compiles nothing");
         return None;
     }
     std::fs::rename(&fresh, &path).expect("keep what was compiled");
@@ -68,6 +70,18 @@ impl Inner {
         Some(Inner(file))
     }
 
+    /// The same; besides, what is durable of all that the node stores is kept apart.
+    pub fn with_durable(node: &mut Node, base: &Path, part: &str) -> Option<(Inner, Durable)> {
+        let inner = Inner::of(node, base, part)?;
+        let durable = Durable { kept: base.join(format!("{}.durable", node.name)), root: node.data.clone() };
+        std::fs::create_dir(&durable.kept).expect("make a directory");
+        // The directory itself is there before the node is.
+        std::fs::create_dir_all(&durable.root).expect("make a directory");
+        node.env.push(("FAULT_ROOT".to_owned(), format!("{}/", durable.root.display())));
+        node.env.push(("FAULT_DURABLE".to_owned(), durable.kept.display().to_string()));
+        Some((inner, durable))
+    }
+
     pub fn set(&self, slot: Slot, value: i64) {
         self.0.write_all_at(&value.to_le_bytes(), 8 * slot as u64).expect("write the control file");
     }
@@ -88,7 +102,7 @@ impl Disk {
         machine()?;
         let tools = ["mkfs.ext4", "mount", "umount", "fsfreeze"];
         if let Some(tool) = tools.iter().find(|tool| !has_tool(tool)) {
-            eprintln!("skipped: needs root and loop mounts ({tool} is missing)");
+            skipped("mounts", format!("{tool} is missing"));
             return None;
         }
         sparse_file(&image, bytes);
@@ -98,7 +112,7 @@ impl Disk {
         match made.and_then(|()| disk.attach()) {
             Ok(()) => Some(disk),
             Err(error) => {
-                eprintln!("skipped: needs root and loop mounts ({error})");
+                skipped("mounts", error);
                 None
             }
         }
