@@ -17,6 +17,8 @@ mod load;
 #[path = "process/sink.rs"]
 #[allow(dead_code, reason = "shared with tests/faults.rs")]
 mod sink;
+#[path = "support/skip.rs"]
+mod skip;
 
 #[path = "process/cli.rs"]
 mod cli;

@@ -38,6 +38,7 @@ async fn a_write_that_is_torn_in_the_middle_loses_nothing_that_was_acknowledged(
         assert!(trial.cluster.all_ready(READY_MAX).await, "round {round}");
     }
     let cut = trial.cluster.nodes[0].log_text().matches("cutting off a write that was never acknowledged").count();
+    assert!(cut > 0, "no write of {times} was torn where the log could tell");
     trial.check("torn write of the log of a single node", times, &format!("{cut} times a tail was cut off")).await;
     let missing = missing(&trial.cluster, 0, &trial.load.standing()).await;
     assert!(missing.is_empty(), "{missing:?}");

@@ -123,7 +123,8 @@ async fn a_disk_without_any_room_is_told_and_loses_nothing() {
         assert_eq!(status.code(), Some(1));
     }
     let log = cluster.nodes[0].log_text();
-    let told = ["No space left", "full", "in reserve"].iter().any(|word| log.contains(word));
+    let words = ["No space left on device", "there is no room for the Raft log", "in reserve", "MiB are needed and"];
+    let told = words.iter().any(|words| log.contains(words));
     assert!(told, "the log does not tell: {log}");
     load.stop().await;
     kept.extend(load.standing());

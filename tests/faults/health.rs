@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::api::{code, once};
 use crate::harness::{eventually, has_tool, holds_within, now_ms, run, Cluster, Node, READY_MAX};
 use crate::machine::{Inner, Slot};
+use crate::skip::skipped;
 use crate::trial::turn;
 
 /// By when another node leads: a fault is seen, a peer is asked, and the others elect.
@@ -31,7 +32,7 @@ impl FewFiles {
         match mounted {
             Ok(()) => Some(FewFiles(mount.to_owned())),
             Err(error) => {
-                eprintln!("skipped: needs root ({error})");
+                skipped("mounts", error);
                 None
             }
         }
@@ -157,7 +158,7 @@ async fn idle_connections(port: u16, count: usize) -> Vec<TcpStream> {
 async fn idle_connections_to_every_port_leave_a_node_its_descriptors() {
     let _turn = turn().await;
     if !has_tool("prlimit") {
-        eprintln!("skipped: needs prlimit");
+        skipped("prlimit", "it is missing");
         return;
     }
     let mut cluster = Cluster::new(3, "[storage]\nlog_segment_bytes = 1048576\n");
@@ -196,7 +197,7 @@ async fn idle_connections_to_every_port_leave_a_node_its_descriptors() {
 async fn a_leader_without_descriptors_gives_way_and_takes_part_again() {
     let _turn = turn().await;
     if !has_tool("prlimit") {
-        eprintln!("skipped: needs prlimit");
+        skipped("prlimit", "it is missing");
         return;
     }
     let mut cluster = Cluster::start(3, "[storage]\nlog_segment_bytes = 1048576\n").await;

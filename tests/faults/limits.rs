@@ -8,10 +8,11 @@ use tokio::net::TcpStream;
 use crate::behind::memory_peak_kb;
 use crate::harness::{has_tool, run, sleep_ms};
 use crate::sink::Call;
+use crate::skip::skipped;
 use crate::trial::{rounds, turn, Trial};
 
-/// Bodies that are refused take no memory worth mention beside what a node has anyway.
-const MEMORY_KB_MAX: u64 = 512 << 10;
+/// Bodies that are refused take no memory worth mention beside what a node has anyway: 41 MB were measured.
+const MEMORY_KB_MAX: u64 = 128 << 10;
 
 fn limit_files(pid: u32, files: u32) -> Result<(), String> {
     run("prlimit", &["--pid", &pid.to_string(), &format!("--nofile={files}:")])
@@ -20,7 +21,7 @@ fn limit_files(pid: u32, files: u32) -> Result<(), String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_out_of_file_descriptors_loses_nothing() {
     if !has_tool("prlimit") {
-        return eprintln!("skipped: needs root (prlimit is missing)");
+        return skipped("prlimit", "it is missing");
     }
     let _turn = turn().await;
     let mut trial = Trial::of(3, "").await;
@@ -31,10 +32,7 @@ async fn a_leader_that_is_out_of_file_descriptors_loses_nothing() {
         let pid = trial.cluster.nodes[leader].pid();
         limit_files(pid, 40).expect("limit the files");
         sleep_ms(6000).await;
-        if let Err(error) = limit_files(pid, 4096) {
-            trial.load.stop().await;
-            return eprintln!("skipped: needs root ({error})");
-        }
+        limit_files(pid, 4096).expect("raise the limit again");
         sleep_ms(1000).await;
     }
     trial.check("40 file descriptors on the leader for 6 s", times, "").await;

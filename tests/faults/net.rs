@@ -16,6 +16,7 @@ use crate::check::first_fire_after;
 use crate::harness::{has_tool, now_ms, run, sleep_ms, sparse_file, Cluster, Node, Place, READY_MAX};
 use crate::machine::machine;
 use crate::sink::Sink;
+use crate::skip::skipped;
 use crate::trial::{is_full, rounds, turn, Trial};
 
 /// Ports of the switch; as in `machine.c`.
@@ -37,7 +38,7 @@ impl Net {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let machine = machine()?;
         if let Some(tool) = ["ip", "nsenter"].iter().find(|tool| !has_tool(tool)) {
-            eprintln!("skipped: needs root and network namespaces ({tool} is missing)");
+            skipped("namespaces", format!("{tool} is missing"));
             return None;
         }
         let own = std::process::id().wrapping_mul(7).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
@@ -50,7 +51,7 @@ impl Net {
         match net.build(machine, &path.display().to_string(), &tap, nodes) {
             Ok(()) => Some(net),
             Err(error) => {
-                eprintln!("skipped: needs root and network namespaces ({error})");
+                skipped("namespaces", error);
                 None
             }
         }
@@ -193,7 +194,7 @@ async fn a_leader_that_is_parted_from_the_others_is_replaced_and_comes_back() {
         }
         assert!(trial.cluster.all_ready(READY_MAX).await);
     }
-    trial.check("the leader's link flaps, 0.6 s down and 0.4 s up, six times", times, "").await;
+    trial.check_failover("the leader's link flaps, 0.6 s down and 0.4 s up, six times", times, "").await;
 }
 
 /// Links that lose a fifth of all frames and take 25 ms each way.

@@ -115,7 +115,7 @@ async fn sigterm_of_the_leader_hands_over() {
     let (leader, term) = cluster.leader().await;
     let others: Vec<u16> = (0..3).filter(|at| *at != leader).map(|at| cluster.nodes[at].ports.http).collect();
     let mut load = Load::start(&cluster.api, &others, &sink, Shape { workers: 4, ..Shape::default() });
-    sleep_ms(2000).await;
+    eventually("callbacks come", Duration::from_secs(20), async || sink.calls().len() >= 20).await;
     let stopped = now_ms();
     assert_eq!(cluster.nodes[leader].stop().await, Some(0));
     println!("the leader took {} ms to stop", now_ms() - stopped);

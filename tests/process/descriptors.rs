@@ -118,7 +118,7 @@ async fn a_node_without_a_descriptor_waits_says_so_once_a_second_and_lives_on() 
     create(&cluster, &targets.tasks("late", "at_least_once", 0)).await;
     let limit = |files: usize| run("prlimit", &["--pid", &node.pid().to_string(), &format!("--nofile={files}:")]);
     if let Err(error) = limit(10) {
-        return eprintln!("skipped: prlimit cannot be used ({error})");
+        return crate::skip::skipped("prlimit", error);
     }
     sleep_ms(4000).await;
     let before = targets.called();

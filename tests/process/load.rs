@@ -331,6 +331,9 @@ impl Load {
     }
 }
 
+/// A load of which less was acknowledged shows nothing.
+const ACKNOWLEDGED_MIN: usize = 10;
+
 /// With these words what is wrong begins.
 pub const LOST: &str = "lost";
 pub const EARLY: &str = "early";
@@ -346,7 +349,8 @@ impl Report {
     #[track_caller]
     pub fn check(&self, name: &str) {
         self.check_what_there_was(name);
-        assert!(self.acknowledged > 0, "{name}: nothing was acknowledged");
+        assert!(self.acknowledged >= ACKNOWLEDGED_MIN, "{name}: hardly anything was acknowledged");
+        assert!(self.endings > 0, "{name}: no delete and no pause was acknowledged");
     }
 
     /// Panics where something is wrong; a node that could take nothing has promised nothing.

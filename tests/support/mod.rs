@@ -7,8 +7,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod client;
+pub mod machine;
 pub mod node;
 pub mod sink;
+pub mod skip;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
