@@ -31,24 +31,54 @@ use crate::seam::bug::{self, Bug};
 
 /// Until when this node does not ask whether it would be elected: another one has asked, or an election is under way.
 #[derive(Debug)]
-pub(super) struct Patience(Mutex<Instant>);
+pub(super) struct Patience(Mutex<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    until: Instant,
+    /// How often this node has stood since there was a leader.
+    stood: u32,
+}
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience(Mutex::new(monotonic()))
+        Patience(Mutex::new(Waiting { until: monotonic(), stood: 0 }))
     }
 }
 
 impl Patience {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for so long; longer where elections come to nothing. A vote is synced by who gives it, and each further
+    /// candidacy takes the votes back that are on their way: where disks are slow, none would ever be counted.
     fn wait(&self, time: Duration) {
-        let mut until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *until = (*until).max(monotonic() + time);
+        let mut waiting = self.lock();
+        let times = 1 << waiting.stood.saturating_sub(STOOD_AT_ONCE).min(TIMES_LONGER_MAX);
+        waiting.until = waiting.until.max(monotonic() + time * times);
+    }
+
+    /// This node stands, and waits for what comes of it.
+    fn stands(&self, time: Duration) {
+        self.lock().stood += 1;
+        self.wait(time);
+    }
+
+    /// There is a leader.
+    fn rest(&self) {
+        self.lock().stood = 0;
     }
 
     fn is_over(&self) -> bool {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) <= monotonic()
+        self.lock().until <= monotonic()
     }
 }
+
+/// So often a node stands without waiting longer each time: that votes are split is no matter of time.
+const STOOD_AT_ONCE: u32 = 2;
+/// From then on it waits twice as long each time, and so often at most.
+const TIMES_LONGER_MAX: u32 = 3;
 
 /// When this node was last asked, without a leader, by one whose log ends before its own: without this node's log there
 /// may be nobody to lead.
@@ -106,6 +136,7 @@ async fn detect(node: &Node) {
         let Some((others, leader)) = node.may_stand().filter(|_| node.0.patience.is_over()) else { continue };
         if !others.is_empty() {
             if node.0.heard.silence() < node.silence_borne(others.len() as u64 + 1) {
+                node.0.patience.rest();
                 continue;
             }
             if !canvass(node, &others, leader).await {
@@ -174,6 +205,7 @@ async fn hold(node: &Node) {
         let (of, since) = *held.get_or_insert((term, monotonic()));
         if of != term || facts.lease {
             held = Some((term, monotonic()));
+            node.0.patience.rest();
         } else if since.elapsed() > patience && !bug::is_planted(Bug::NeverSilent) {
             node.give_up(term, "no majority has acknowledged it").await;
         }
@@ -370,7 +402,7 @@ impl Node {
 
     /// Stands for election.
     pub(super) async fn elect(&self, raft: &raft::Raft) -> Result<(), String> {
-        self.0.patience.wait(self.silence());
+        self.0.patience.stands(self.silence());
         raft.trigger().elect().await.map_err(|error| error.to_string())
     }
 
@@ -437,5 +469,28 @@ impl Node {
             // Where Raft has failed, this node stops.
             let _ = term::leave(raft, term).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_stood_in_vain_waits_longer_until_there_is_a_leader() {
+        let patience = Patience::default();
+        let time = Duration::from_secs(1);
+        let stand = || {
+            patience.lock().until = monotonic();
+            patience.stands(time);
+            let waits = patience.lock().until - monotonic();
+            // What has passed since is little beside the time itself.
+            assert!(!patience.is_over());
+            waits.as_millis().div_ceil(time.as_millis())
+        };
+        let waits: Vec<_> = (0..7).map(|_| stand()).collect();
+        assert_eq!(waits, [1, 1, 2, 4, 8, 8, 8]);
+        patience.rest();
+        assert_eq!(stand(), 1);
     }
 }
