@@ -229,7 +229,7 @@ async fn a_claim_that_was_granted_is_answered_without_a_leader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_directory_or_a_file_that_it_starts_from_is_moved_away_stops() {
-    for part in ["", "log", "log/meta", "identity"] {
+    for part in ["", "log", "log/meta", "snapshots", "identity"] {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("data");
         // So that it is not a checkpoint that finds it.

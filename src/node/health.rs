@@ -8,6 +8,7 @@
 mod clock;
 mod disk;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
@@ -98,6 +99,30 @@ impl Faults {
     }
 }
 
+/// Which peers have room for more tasks, by what they have answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    with: usize,
+    without: usize,
+}
+
+impl Room {
+    fn note(&mut self, full: bool) {
+        *(if full { &mut self.without } else { &mut self.with }) += 1;
+    }
+
+    /// Whether a peer has said that it has none.
+    pub(super) fn lacks(self) -> bool {
+        self.without > 0
+    }
+
+    /// Whether the members that have room are too few to commit anything, of so many in all, with a node that has some.
+    /// Of a peer that does not answer nobody knows, but it commits nothing.
+    fn too_few(self, members: usize) -> bool {
+        self.lacks() && self.with < members / 2
+    }
+}
+
 /// A fault that stays for a while after it was last seen: one that comes and goes must not move leadership each time.
 #[derive(Debug)]
 struct Held {
@@ -140,17 +165,19 @@ async fn compare(node: &Node) {
         let ask = async |peer: &String| (peer.clone(), links.call::<_, Status>(peer, "status", &(), ANSWER_MAX).await);
         let asked = peers.iter().map(ask);
         let mut asked: FuturesUnordered<_> = asked.collect();
-        let mut best = None;
+        let (mut best, mut room) = (None, Room::default());
         while let Some((peer, answer)) = asked.next().await {
             let Ok(status) = answer else { continue };
             if node.leader_address().is_some_and(|leader| leader == peer) {
                 node.0.heard.told(status.applied.unwrap_or(0), asked_at, node.applied_index());
             }
             node.learn_ports(&status.http, status.monitor);
+            room.note(status.full);
             best = best.into_iter().chain([status.fault]).min();
             // At once: a peer that does not answer must not hold up a node that is needed.
             clock::compare(node, &peers, began, false);
         }
+        *node.0.peers_room.lock().unwrap_or_else(PoisonError::into_inner) = room;
         note(node, |faults| {
             // What a peer said before this node got worse may be old: the same may have struck both at once.
             if faults.severity() <= severity {
@@ -191,6 +218,22 @@ pub(super) fn note(node: &Node, change: impl FnOnce(&mut Faults)) {
 }
 
 impl Node {
+    /// Which of the peers have room for more tasks.
+    pub(super) fn peers_room(&self) -> Room {
+        *self.0.peers_room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the cluster takes no more tasks, if so: this node has no room for them, or too few of the others have. Their
+    /// logs go on for a while, which is for the deletes that make room.
+    pub(super) fn no_room_for_tasks(&self) -> Option<String> {
+        let members = self.other_members().len() + 1;
+        let too_few = || {
+            let room = self.peers_room();
+            room.too_few(members).then(|| format!("{} of {members} nodes have no room for more tasks", room.without))
+        };
+        self.storage_shortage().or_else(too_few)
+    }
+
     pub(super) fn other_members(&self) -> Vec<String> {
         let own = self.0.own.to_string();
         let metrics = self.0.raft_metrics.borrow();
@@ -212,6 +255,17 @@ mod tests {
         let mut faults = Faults::default();
         change(&mut faults);
         faults
+    }
+
+    #[test]
+    fn members_without_room_refuse_tasks_where_the_others_are_too_few_to_commit() {
+        let room = |with, without| Room { with, without };
+        assert!(!room(1, 1).too_few(3), "two of three commit what the third has no room for");
+        assert!(room(0, 2).too_few(3));
+        assert!(room(0, 1).too_few(3), "the third is silent");
+        assert!(!room(0, 0).too_few(3), "nobody has been asked yet");
+        assert!(!room(2, 2).too_few(5) && room(1, 3).too_few(5));
+        assert!(room(0, 1).too_few(2) && !room(1, 0).too_few(2));
     }
 
     #[test]

@@ -113,8 +113,8 @@ struct Inner {
     metrics: Metrics,
     registry: prometheus_client::registry::Registry,
     identity: Mutex<Option<Identity>>,
-    /// `raft_dir`, as it was opened.
-    anchor: fsutil::Anchor,
+    /// `raft_dir` and the directory of the snapshots, as they were opened.
+    anchors: [fsutil::Anchor; 2],
     /// The file `identity`, as this process has last read or written it; locked while it is written.
     identity_file: Mutex<Option<fsutil::Anchor>>,
     store: Uuid,
@@ -135,6 +135,7 @@ struct Inner {
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
     faults: Mutex<health::Faults>,
+    peers_room: Mutex<health::Room>,
     comparison: selfcheck::Comparison,
     /// When the clocks were last looked at, and what they said.
     clock_look: Mutex<health::ClockLook>,
@@ -188,7 +189,8 @@ impl Node {
         };
         let machine = Machine::open(&dir, options, clock.clone(), ends)?;
         identity::check(&dir, identity.as_ref(), &log.facts(), machine.applied().is_some())?;
-        let anchor = fsutil::Anchor::at(&dir).map_err(storage::Error::io("look at", &dir))?;
+        let anchor = |dir: &std::path::Path| fsutil::Anchor::at(dir).map_err(storage::Error::io("look at", dir));
+        let anchors = [anchor(&dir)?, anchor(&dir.join("snapshots"))?];
         let identity_file = Mutex::new(identity.as_ref().and_then(|_| Identity::anchor(&dir)));
         let in_doubt = doubt::read(&dir)?;
         machine.hold(in_doubt.is_some());
@@ -230,7 +232,7 @@ impl Node {
             metrics,
             registry,
             identity: Mutex::new(identity),
-            anchor,
+            anchors,
             identity_file,
             store,
             founded: AtomicBool::new(false),
@@ -243,6 +245,7 @@ impl Node {
             readers,
             raft_metrics: watch::Sender::new(None),
             faults: Mutex::new(faults),
+            peers_room: Mutex::default(),
             comparison: selfcheck::Comparison::default(),
             clock_look,
             waiting: Mutex::default(),

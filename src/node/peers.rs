@@ -101,6 +101,10 @@ impl Node {
     /// What this node tells of itself to a peer that asks.
     pub(super) fn own_status(&self) -> Status {
         let (node, cluster) = self.0.links.own();
+        let full = self.storage_shortage().is_some();
+        // One that stops is better off than nobody: it will not lead.
+        let stops = self.0.stopping.load(std::sync::atomic::Ordering::SeqCst);
+        let fault = if stops { u8::MAX } else { self.faults().severity() };
         Status {
             node,
             store: self.0.store,
@@ -113,7 +117,8 @@ impl Node {
             applied: self.0.machine.applied().map(|id| id.index),
             last_log: self.0.raft_metrics.borrow().as_ref().and_then(|m| m.last_log_index),
             clock: self.now(),
-            fault: self.faults().severity(),
+            fault,
+            full,
             instance: self.0.instance,
             peer_hosts: self.0.config.peers().iter().map(ToString::to_string).collect(),
         }

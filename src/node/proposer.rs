@@ -196,7 +196,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         // A receiver that is gone has stopped waiting.
         unnamed.into_iter().for_each(|Submission { reply, .. }| drop(reply.send(Err(Error::NoLeader))));
     }
-    let shortage = node.storage_shortage().filter(|_| term.is_some());
+    let shortage = node.no_room_for_tasks().filter(|_| term.is_some());
     let has_room = shortage.is_none();
     if let Some(reason) = shortage {
         // Of a task that exists nothing is written, and what is to be answered the entry says.

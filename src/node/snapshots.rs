@@ -71,11 +71,17 @@ impl Node {
         }
     }
 
+    /// Whether this node has little room, or leads others of which one has. That one takes part of the log at most, and
+    /// what it can still take then is a snapshot: of the state as it is, and not as it was before deletes.
+    fn room_is_short(&self) -> bool {
+        self.faults().full.is_some() || (self.leads() && self.peers_room().lacks())
+    }
+
     /// Whether room is short and much was deleted: then the newest snapshot and the log behind it hold more than the state.
     fn snapshot_makes_room(&self, last: Option<Instant>) -> bool {
         let machine = &self.0.machine;
         let held = machine.snapshot_bytes().saturating_add(self.0.log.log_bytes_since_purge());
-        self.faults().full.is_some()
+        self.room_is_short()
             && held / 2 > machine.snapshot_bytes_next()
             && last.is_none_or(|last| last.elapsed() >= MAKE_ROOM_EVERY)
     }
@@ -95,11 +101,20 @@ impl Node {
 
     /// Has openraft know of the newest snapshot, and purge the log behind it. It refuses to hear of one while it hears of
     /// another; then the next look tells it.
+    ///
+    /// It keeps some entries behind the snapshot, for followers that were away for a moment. They are counted, whatever
+    /// their size: where room is short they go as well, since a few large tasks could hold all of it.
     async fn tell_of_snapshot(&self, raft: &Raft) {
-        let known = raft.metrics().borrow().snapshot;
+        let (known, purged) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.snapshot, metrics.purged)
+        };
+        // An error: the group has ended, which is noticed elsewhere.
         if self.0.machine.snapshot_last() > known {
-            // An error: the group has ended, which is noticed elsewhere.
             let _ = raft.trigger().snapshot().await;
+        } else if let Some(last) = known.filter(|_| known > purged && self.room_is_short()) {
+            let _ = raft.trigger().purge_log(last.index).await;
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct Status {
     pub clock: Timestamp,
     /// How badly off it is; 0: it is fit to lead.
     pub fault: u8,
+    /// Whether it has no room for more tasks.
+    pub full: bool,
     /// The process: another one has another.
     pub instance: Uuid,
     /// Its `peer_hosts`, sorted.

@@ -112,6 +112,12 @@ async fn large_tasks_that_filled_a_disk_can_be_deleted_and_others_created() {
     deletes_make_room(1, 100_000, 10, SMALL).await;
 }
 
+/// So large that the entries of the log that are kept for followers would take half of the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_large_tasks_that_filled_a_disk_can_be_deleted_and_others_created() {
+    deletes_make_room(1, 800_000, 1, SMALL).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn small_tasks_that_filled_a_disk_can_be_deleted_and_others_created() {
     deletes_make_room(1, 20_000, 100, SMALL).await;
@@ -120,6 +126,48 @@ async fn small_tasks_that_filled_a_disk_can_be_deleted_and_others_created() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_filled_the_disks_of_three_nodes_can_be_deleted_and_others_created() {
     deletes_make_room(3, 100_000, 10, SMALL).await;
+}
+
+/// One node of three has a small disk: it falls behind when that is full of tasks, and is back once they are deleted,
+/// without a restart and with one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_disk_is_smaller_than_the_others_is_back_when_tasks_are_deleted() {
+    let _turn = turn().await;
+    let dir = TempDir::new().expect("make a directory");
+    let Some(small) = Disk::new(dir.path(), "disk", 200 * MIB) else { return };
+    let data = [small.mount.join("data"), dir.path().join("data1"), dir.path().join("data2")];
+    let mut cluster = Cluster::with_data(dir, &data, SMALL);
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let http = cluster.nodes[1].ports.http;
+    let filler = "x".repeat(150_000);
+    let mut tasks = Vec::new();
+    // Twice what the small disk has.
+    for n in 0..2200 {
+        let id = format!("task-{n}");
+        let mut task = once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
+        task["callback"]["body"] = json!({ "filler": filler });
+        eventually("a task is taken", Duration::from_secs(20), async || {
+            code(&cluster.api.create(http, &task).await) == Some(0)
+        })
+        .await;
+        tasks.push(id);
+    }
+    println!("all were created: {}", sizes(&data[0], &small));
+    for id in &tasks[10..] {
+        eventually("a task is deleted", Duration::from_secs(20), async || {
+            code(&cluster.api.delete(http, id).await) == Some(0)
+        })
+        .await;
+    }
+    println!("all but ten were deleted: {}", sizes(&data[0], &small));
+    cluster.caught_up(Duration::from_secs(60)).await;
+    println!("caught up: {}", sizes(&data[0], &small));
+    cluster.nodes[0].kill();
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await, "it starts again");
+    agree(&cluster, &tasks[..10]).await;
+    drop((cluster, small));
 }
 
 /// Waits until something is written to the disk, takes all of its room, and goes on taking for so long.

@@ -43,7 +43,8 @@ impl Node {
             let file = self.0.identity_file.try_lock().ok()?;
             file.as_ref().and_then(fsutil::Anchor::lost)
         };
-        self.0.anchor.lost().or_else(identity).or_else(|| self.0.log.lost()).or_else(|| self.0.machine.lost())
+        let dirs = || self.0.anchors.iter().find_map(fsutil::Anchor::lost);
+        dirs().or_else(identity).or_else(|| self.0.log.lost()).or_else(|| self.0.machine.lost())
     }
 
     /// So much room is kept on the disk of the data: while there is less, no task is taken.
@@ -92,6 +93,8 @@ impl Looks {
         let slow = slow.map(|pending| format!("a write of the Raft log has taken {} ms", pending.as_millis()));
         let store = unsynced(node.0.machine.unsynced(), config.storage.unsaved_bytes_max, too_long * SYNC_TIMEOUTS);
         let reserve = config.storage.reserve_mb << 20;
+        // A log that went on would take what the store needs to become durable, without which it is never purged.
+        node.0.log.hold(node.0.machine.no_room());
         // With less, neither deletes nor a snapshot would find any, and the log would never be purged.
         let with_snapshot = reserve.saturating_add(node.0.machine.snapshot_room_wanted());
         let kept = [node.room_kept(), reserve, with_snapshot];

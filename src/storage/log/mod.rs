@@ -314,9 +314,15 @@ where
         self.0.space.takes(bytes.saturating_add(APPEND_MARGIN))
     }
 
-    /// Why there is no more room ahead of what is appended, if the last attempt to make some failed.
+    /// Why there is no more room ahead of what is appended, if the last attempt to make some failed, or none is made.
     pub fn no_room(&self) -> Option<String> {
-        self.0.space.usage().2.map(|e| e.to_string())
+        self.0.space.usage().2.map(|e| e.to_string()).or_else(|| self.0.space.held())
+    }
+
+    /// Leaves what is free on the disk to others, for this reason, until it is called with none: what there is room for
+    /// is still appended.
+    pub fn hold(&self, reason: Option<String>) {
+        self.0.space.hold(reason);
     }
 
     /// For how long the write that is under way has been so, if one is. Only atomics: fit for a watchdog.

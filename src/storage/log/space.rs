@@ -53,6 +53,8 @@ struct State {
     full: Option<Error>,
     /// Attempts that failed.
     failures: u64,
+    /// Why no room is made ahead of need: what is left of the disk is for others.
+    held: Option<String>,
     /// Room is to be made now although the last attempt failed.
     try_now: bool,
     fault: Option<Error>,
@@ -194,7 +196,22 @@ impl Space {
         let s = self.lock();
         let active = s.active.as_ref().map_or(0, |a| a.filled.saturating_sub(s.tail));
         let spare = s.spare.as_ref().map_or(0, |a| a.filled.saturating_sub(FIRST_RECORD));
-        s.full.is_none() || active.max(spare) >= bytes.saturating_add(CONTROL_ROOM)
+        (s.full.is_none() && s.held.is_none()) || active.max(spare) >= bytes.saturating_add(CONTROL_ROOM)
+    }
+
+    /// Makes no more room ahead of need, for this reason, until it is called with none. Who asks before each append
+    /// ([`Space::takes`]) then appends what there is room for, and an append that is on its way finds its room as before.
+    pub(super) fn hold(&self, reason: Option<String>) {
+        let mut s = self.lock();
+        if s.held != reason {
+            s.held = reason;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Why nothing is made ahead of need, if so.
+    pub(super) fn held(&self) -> Option<String> {
+        self.lock().held.clone()
     }
 
     /// Lets the thread end, after the removals that are waiting.
@@ -213,12 +230,14 @@ impl Space {
         let active = s.active.as_ref();
         if let Some(a) = active {
             let step = STEPS.into_iter().find(|step| s.tail <= step / 2).unwrap_or(u64::MAX);
-            let target = step.min(self.segment_bytes).max(s.need);
+            let ahead = if s.held.is_some() { 0 } else { step.min(self.segment_bytes) };
+            let target = ahead.max(s.need);
             if a.filled < target {
                 return Some(Job::Grow(a.clone(), target));
             }
         }
-        let ahead = active.is_some_and(|a| a.filled >= self.segment_bytes && s.tail >= self.segment_bytes / 4);
+        let ahead = s.held.is_none()
+            && active.is_some_and(|a| a.filled >= self.segment_bytes && s.tail >= self.segment_bytes / 4);
         let target = s.spare_need.max(if ahead { self.segment_bytes } else { 0 });
         match &s.spare {
             None if target > 0 => Some(Job::Spare),
