@@ -403,6 +403,7 @@ async fn a_target_whose_tls_handshake_fails_stays_held_and_uses_up_no_attempt() 
     until("many probes", || async { (connections.load(Ordering::Relaxed) > before + 20).then_some(()) }).await;
     let held = await_target(client, address, "the hold still", is_held).await;
     assert_eq!(held["consecutive_failures"], failures, "no callback went: {held}");
+    assert_eq!(held["scheme"], "https", "{held}");
     assert!(held["last_error"].as_str().is_some_and(|why| why.contains("the TLS handshake failed: ")), "{held}");
     let mut made = 0;
     for i in 0..10 {

@@ -60,7 +60,9 @@ fn of_leader(error: node::Error) -> Error {
 
 fn target(out: &mut Vec<u8>, target: &TargetView) {
     Object::write(out, |o| {
-        o.text("target", target.target.strip_prefix(OVER_TLS).unwrap_or(&target.target));
+        let over_tls = target.target.strip_prefix(OVER_TLS);
+        o.text("target", over_tls.unwrap_or(&target.target));
+        o.plain("scheme", if over_tls.is_some() { "https" } else { "http" });
         o.plain("state", target.state.name());
         o.number("in_flight", target.in_flight);
         o.number("waiting", target.waiting);
