@@ -163,5 +163,62 @@ fn move_tasks(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, move_tasks, apply);
+/// Tasks that have missed something, as many as one entry has commands.
+const MISSED: u64 = 1024;
+
+/// Each in a cluster of its own: half an hour of seconds, once a month.
+fn clustered(n: u64) -> Timing {
+    let format = format!("* 0-29 {} {} * ?", n % 24, 1 + n / 24 % 28);
+    Timing::Periodic { format, timezone: "Europe/Berlin".to_owned() }
+}
+
+fn secondly(_: u64) -> Timing {
+    Timing::Periodic { format: "* * * * * ?".to_owned(), timezone: "UTC".to_owned() }
+}
+
+/// Four hours, and three years.
+const GAPS_MS: [(&str, u64); 2] = [("hours", 4 * 3_600_000), ("years", 3 * 365 * 86_400_000)];
+
+/// What one entry costs that has something recorded of tasks that missed a long time, and then all the entries that it
+/// takes until something is recorded of each.
+fn misfires(c: &mut Criterion) {
+    let mut group = c.benchmark_group("apply");
+    group.sample_size(10);
+    for (kind, timing) in [("clustered", clustered as fn(u64) -> Timing), ("secondly", secondly)] {
+        for (gap, gap_ms) in GAPS_MS {
+            for (name, all) in [("misfires_of_one_entry", false), ("misfires_of_all", true)] {
+                group.bench_function(BenchmarkId::new(name, format!("{kind}_{gap}")), |bencher| {
+                    bencher.iter_custom(|rounds| (0..rounds).map(|_| missed(timing, gap_ms, all)).sum());
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+fn missed(timing: fn(u64) -> Timing, gap_ms: u64, all: bool) -> Duration {
+    let mut state = State::new(T0);
+    state.apply(T0, common::zone());
+    for n in 0..MISSED {
+        state.apply(T0, create(n, timing(n)));
+    }
+    let mut spent = Duration::ZERO;
+    loop {
+        let misfires = (1..=MISSED).filter_map(|seq| {
+            let from = state.task(seq).and_then(|task| task.next).filter(|next| *next <= T0.plus_ms(gap_ms))?;
+            let (upto, reason) = (T0.plus_ms(gap_ms), "nothing could fire".to_owned());
+            Some(Command::Misfire { seq, from, upto, reason, latest_fires: false })
+        });
+        let batch = batch(misfires.collect());
+        let began = monotonic();
+        let replies = black_box(state.apply_batch(black_box(batch)));
+        spent += began.elapsed();
+        checkpoint(&mut state);
+        if !all || replies.iter().all(|reply| *reply == Reply::Done) {
+            return spent;
+        }
+    }
+}
+
+criterion_group!(benches, misfires, move_tasks, apply);
 criterion_main!(benches);

@@ -370,6 +370,9 @@ pub enum Refusal {
         /// The store that may act under its id.
         bound: Uuid,
     },
+    /// The misfires before this one have taken all the steps that one log entry has for misfires.
+    #[error("too many due times were missed at once: a later entry records this one")]
+    MisfiresAtOnce,
 }
 
 /// Why bytes are not a batch.

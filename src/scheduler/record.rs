@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::exception;
 use crate::clock::monotonic;
-use crate::command::{Command, Seq};
+use crate::command::{Command, Refusal, Reply, Seq};
 use crate::dispatcher::{Dispatcher, Taken};
 use crate::id::RunKey;
 use crate::node::Node;
@@ -149,17 +149,31 @@ async fn run(shared: Arc<Shared>) {
         }
         // By a task of its own: a panic ends that, and its tasks are due again by what it has dropped.
         let recorded = tokio::spawn(record(shared.clone(), entries)).await;
-        if matches!(recorded, Ok(true)) {
-            at_once = (2 * at_once).min(AT_ONCE_MAX);
-        } else {
-            at_once = (at_once / 2).max(1);
-            tokio::time::sleep(PAUSE).await;
+        match recorded {
+            // Slowly: those for which an entry has no steps left have to come again.
+            Ok(Recorded::All) => at_once = (at_once + at_once / 8 + 1).min(AT_ONCE_MAX),
+            // One entry takes so many.
+            Ok(Recorded::Some(many)) => at_once = many.max(1),
+            Ok(Recorded::Failed) | Err(_) => {
+                at_once = (at_once / 2).max(1);
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }
 
-/// Records something of each, and has their tasks looked at again; whether all was recorded.
-async fn record(shared: Arc<Shared>, entries: Vec<Entry>) -> bool {
+/// The result of a try to record.
+enum Recorded {
+    /// All are recorded.
+    All,
+    /// So many are recorded, as an entry takes no more; the others come again.
+    Some(usize),
+    /// Something could not be written.
+    Failed,
+}
+
+/// Records something of each, and has their tasks looked at again.
+async fn record(shared: Arc<Shared>, entries: Vec<Entry>) -> Recorded {
     let node = &shared.node;
     let taken: Vec<Taken> = entries.iter().map(|entry| Taken::new(node.clone(), entry.0)).collect();
     let commands = entries.iter().filter_map(|entry| shared.command(*entry)).collect();
@@ -172,7 +186,12 @@ async fn record(shared: Arc<Shared>, entries: Vec<Entry>) -> bool {
     taken.into_iter().for_each(|taken| taken.end(false));
     let seqs: Vec<Seq> = entries.iter().map(|entry| entry.0).collect();
     seqs.chunks(RELEASE_STEP).for_each(|part| node.machine().release_all(part));
-    failure.is_none()
+    let put_off = results.iter().filter(|result| matches!(result, Ok(Reply::Refused(Refusal::MisfiresAtOnce)))).count();
+    match failure {
+        Some(_) => Recorded::Failed,
+        None if put_off > 0 => Recorded::Some(results.len() - put_off),
+        None => Recorded::All,
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ impl State {
     pub fn apply_batch(&mut self, batch: Batch) -> Vec<Reply> {
         let Batch { now, limits, names, commands } = batch;
         self.last_written = self.last_written.max(Some(now));
-        (self.limits, self.links, self.steps) = (limits, 0, 0);
+        self.begin_entry(limits);
         let mut names = names.into_iter().peekable();
         let apply = |(at, command)| match names.next_if(|(of, _)| *of as usize == at) {
             Some((_, name)) => self.apply_once(now, name, command),
@@ -49,8 +49,14 @@ impl State {
 
     /// Applies one command that the leader stamped with `now`, as if it were alone in its log entry.
     pub fn apply(&mut self, now: Timestamp, command: Command) -> Reply {
-        (self.limits, self.links, self.steps) = (Limits::default(), 0, 0);
+        self.begin_entry(Limits::default());
         self.apply_one(now, command)
+    }
+
+    /// Counts the cost of an entry from nothing again.
+    fn begin_entry(&mut self, limits: Limits) {
+        self.limits = limits;
+        (self.links, self.misfires, self.steps) = (0, 0, 0);
     }
 
     fn apply_one(&mut self, now: Timestamp, command: Command) -> Reply {
@@ -86,8 +92,7 @@ impl State {
                 Ok(Reply::Done)
             }
             Command::Misfire { seq, from, upto, reason, latest_fires } => {
-                self.misfire(now, seq, from, upto, &reason, latest_fires);
-                Ok(Reply::Done)
+                self.misfire(now, seq, (from, upto), &reason, latest_fires)
             }
             Command::Overlap { seq, due, queue } => {
                 self.overlap(now, seq, due, queue);

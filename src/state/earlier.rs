@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use super::missed::last_due_time;
 use super::task::{Rhythm, Task};
-use super::{runs::last_due_time, State};
+use super::State;
 use crate::clock::Timestamp;
 use crate::command::Seq;
 use crate::id::RunKey;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::earlier::Left;
+use super::missed::last_due_time;
 use super::record::Pause;
-use super::runs::last_due_time;
 use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Seq, Steering};

@@ -26,6 +26,7 @@ mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzz;
 mod index;
+mod missed;
 mod open;
 mod pages;
 mod past;
@@ -90,6 +91,8 @@ pub struct State {
     limits: Limits,
     /// Links between tasks that the present log entry has had looked at.
     links: usize,
+    /// The steps that the misfires of the present log entry have taken so far.
+    misfires: usize,
     /// What the present log entry has cost so far, in steps of any kind; for tests.
     steps: usize,
     changes: Changes,
@@ -119,6 +122,7 @@ impl State {
             writes: Writes::default(),
             limits: Limits::default(),
             links: 0,
+            misfires: 0,
             steps: 0,
             changes: Changes::default(),
             zones: zones::Zones::default(),

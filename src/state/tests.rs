@@ -7,6 +7,7 @@ mod chains;
 mod changes;
 mod follow;
 mod index;
+mod missed;
 mod odd;
 mod writes;
 mod zones;
