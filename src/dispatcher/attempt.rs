@@ -356,7 +356,7 @@ async fn record_start(dispatcher: &Dispatcher, job: &Job, start: &Command) {
     while let Err(error) = node.propose(start.clone(), monotonic() + RECORD_TIMEOUT).await {
         tracing::debug!(%error, "the start of an attempt is not recorded yet");
         tokio::time::sleep(record_pause()).await;
-        let moot = !node.machine().with_state(|state| state.wants(job.seq, job.key, job.attempt));
+        let moot = !node.machine().with_state(|state| state.lacks_start(job.seq, job.key, job.attempt));
         if moot || error == crate::node::Error::Stopping {
             return;
         }

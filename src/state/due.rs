@@ -178,6 +178,18 @@ impl State {
         task.state == TaskState::Active && key.nonce == 0 && task.next == Some(key.due)
     }
 
+    /// Whether the start of this attempt, which is in flight, is still to be recorded: nothing later is known of its run.
+    /// This holds while its task is paused, too; else the task's later due times would wait for the end of the attempt.
+    pub fn lacks_start(&self, seq: Seq, key: RunKey, attempt: u32) -> bool {
+        let Some(task) = self.pages.get(seq) else { return false };
+        match task.past.open.get(key).map(|run| run.phase) {
+            Some(OpenPhase::Queued) => true,
+            Some(OpenPhase::Waiting { attempt: next, .. }) => attempt >= next,
+            Some(OpenPhase::Running { attempt: going, .. }) => attempt > going,
+            None => key.is_scheduled() && task.next == Some(key.due),
+        }
+    }
+
     /// Whether this attempt is recorded as going, and as sent by `node` in `term`, and may be: what is asked before an
     /// attempt is sent that must be recorded first.
     pub fn has_started(&self, seq: Seq, key: RunKey, attempt: u32, node: u64, term: u64) -> bool {

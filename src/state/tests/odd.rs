@@ -133,3 +133,21 @@ fn the_end_of_an_attempt_that_nobody_makes_leaves_its_run_due() {
     state.check();
     assert_eq!(due_now(&mut state, due).iter().map(|job| (job.key.due, job.attempt)).collect::<Vec<_>>(), [(due, 1)]);
 }
+
+#[test]
+fn the_start_of_an_attempt_is_lacking_until_something_later_is_known_also_while_its_task_is_paused() {
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", minutely());
+    let due = state.task(1).unwrap().next.unwrap();
+    let key = RunKey::scheduled(due);
+    assert!(state.lacks_start(1, key, 1) && !state.lacks_start(2, key, 1), "{due} is next");
+    state.apply(due, Command::Pause { id: id("a") });
+    assert!(state.lacks_start(1, key, 1) && !state.wants(1, key, 1), "what is under way is so though it is paused");
+    state.apply(due, Command::Resume { id: id("a") });
+    state.apply(due, started(1, due, 1, 1, 1));
+    assert!(!state.lacks_start(1, key, 1) && state.lacks_start(1, key, 2));
+    state.apply(due, ended(1, due, 1, Verdict::Retry { at: due }));
+    assert!(!state.lacks_start(1, key, 1) && state.lacks_start(1, key, 2));
+    state.apply(due, ended(1, due, 2, Verdict::Succeeded));
+    assert!(!state.lacks_start(1, key, 2) && !state.lacks_start(1, key, 1));
+}
