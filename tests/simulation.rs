@@ -190,7 +190,8 @@ fn nodes_that_are_far_apart_elect_write_and_read() {
         assert_eq!(far.kept, far.acknowledged, "{round_trip_ms} ms: {far:?}");
         // To the leader, from there to a majority, and once more where there is no connection yet.
         assert!(far.read_ms_max <= 4 * round_trip_ms + 200, "{round_trip_ms} ms: {far:?}");
-        assert!(far.wrote_after_ms.is_some_and(|ms| ms < 2_000), "{round_trip_ms} ms: {far:?}");
+        // Silence, questions and votes, a second time where the votes are split, and each takes longer over such a link.
+        assert!(far.wrote_after_ms.is_some_and(|ms| ms < 1_500 + 5 * round_trip_ms), "{round_trip_ms} ms: {far:?}");
     }
 }
 
