@@ -5,7 +5,7 @@
 //! entry are bounded as well: after hours without a node hundreds of thousands of tasks have missed something, and a node
 //! does nothing else while it applies an entry.
 
-use super::{State, Task};
+use super::State;
 use crate::clock::Timestamp;
 use crate::command::{Refusal, Reply, Seq};
 use crate::id::RunKey;
@@ -32,28 +32,11 @@ impl State {
         reason: &str,
         latest_fires: bool,
     ) -> Result<Reply, Refusal> {
-        let is_next = |task: &Task| task.next == Some(from);
-        if !self.pages.get(seq).is_some_and(is_next) {
-            return Ok(Reply::Done);
-        }
+        let before = self.steps;
+        let Some(task) = self.pages.get_mut(seq).filter(|task| task.next == Some(from)) else { return Ok(Reply::Done) };
         if self.misfires >= MISFIRE_STEPS_MAX {
             return Err(Refusal::MisfiresAtOnce);
         }
-        let before = self.steps;
-        self.miss(now, seq, (from, upto), reason, latest_fires);
-        self.misfires += self.steps - before;
-        Ok(Reply::Done)
-    }
-
-    fn miss(
-        &mut self,
-        now: Timestamp,
-        seq: Seq,
-        (from, upto): (Timestamp, Timestamp),
-        reason: &str,
-        latest_fires: bool,
-    ) {
-        let Some(task) = self.pages.get_mut(seq) else { return };
         // What is late is late under one definition.
         let upto = task.behind().map_or(upto, |course| upto.min(course.upto));
         let spec = task.spec_of_next().cloned();
@@ -63,7 +46,8 @@ impl State {
             task.due_after(after)
         });
         self.steps += walked.get();
-        let Some(&latest) = past.last() else { return };
+        // `from` is one of them.
+        let latest = past.last().copied().unwrap_or(from);
         if latest_fires {
             past.pop();
             task.next = Some(latest);
@@ -87,6 +71,8 @@ impl State {
             self.follow(now, seq, RunKey::scheduled(newest), RunState::Missed, spec);
         }
         self.settle(now, seq);
+        self.misfires += self.steps - before;
+        Ok(Reply::Done)
     }
 }
 
