@@ -99,9 +99,10 @@ impl Faults {
     }
 }
 
-/// Which peers have room for more tasks, by what they have answered.
+/// How many of the peers have room for more tasks, by what they have answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Room {
+    peers: usize,
     with: usize,
     without: usize,
 }
@@ -116,10 +117,10 @@ impl Room {
         self.without > 0
     }
 
-    /// Whether the members that have room are too few to commit anything, of so many in all, with a node that has some.
-    /// Of a peer that does not answer nobody knows, but it commits nothing.
-    fn too_few(self, members: usize) -> bool {
-        self.lacks() && self.with < members / 2
+    /// Whether the peers that have room are too few to commit anything with a node that has some. Of one that does not
+    /// answer nobody knows, but it commits nothing.
+    fn too_few(self) -> bool {
+        self.lacks() && self.with < self.peers.div_ceil(2)
     }
 }
 
@@ -165,7 +166,7 @@ async fn compare(node: &Node) {
         let ask = async |peer: &String| (peer.clone(), links.call::<_, Status>(peer, "status", &(), ANSWER_MAX).await);
         let asked = peers.iter().map(ask);
         let mut asked: FuturesUnordered<_> = asked.collect();
-        let (mut best, mut room) = (None, Room::default());
+        let (mut best, mut room) = (None, Room { peers: peers.len(), ..Room::default() });
         while let Some((peer, answer)) = asked.next().await {
             let Ok(status) = answer else { continue };
             if node.leader_address().is_some_and(|leader| leader == peer) {
@@ -226,10 +227,9 @@ impl Node {
     /// Why the cluster takes no more tasks, if so: this node has no room for them, or too few of the others have. Their
     /// logs go on for a while, which is for the deletes that make room.
     pub(super) fn no_room_for_tasks(&self) -> Option<String> {
-        let members = self.other_members().len() + 1;
         let too_few = || {
-            let room = self.peers_room();
-            room.too_few(members).then(|| format!("{} of {members} nodes have no room for more tasks", room.without))
+            let room @ Room { peers, without, .. } = self.peers_room();
+            room.too_few().then(|| format!("{without} of {} nodes have no room for more tasks", peers + 1))
         };
         self.storage_shortage().or_else(too_few)
     }
@@ -259,13 +259,13 @@ mod tests {
 
     #[test]
     fn members_without_room_refuse_tasks_where_the_others_are_too_few_to_commit() {
-        let room = |with, without| Room { with, without };
-        assert!(!room(1, 1).too_few(3), "two of three commit what the third has no room for");
-        assert!(room(0, 2).too_few(3));
-        assert!(room(0, 1).too_few(3), "the third is silent");
-        assert!(!room(0, 0).too_few(3), "nobody has been asked yet");
-        assert!(!room(2, 2).too_few(5) && room(1, 3).too_few(5));
-        assert!(room(0, 1).too_few(2) && !room(1, 0).too_few(2));
+        let too_few = |with, without, members: usize| Room { peers: members - 1, with, without }.too_few();
+        assert!(!too_few(1, 1, 3), "two of three commit what the third has no room for");
+        assert!(too_few(0, 2, 3));
+        assert!(too_few(0, 1, 3), "the third is silent");
+        assert!(!too_few(0, 0, 3), "nobody has been asked yet");
+        assert!(!too_few(2, 2, 5) && too_few(1, 3, 5));
+        assert!(too_few(0, 1, 2) && !too_few(1, 0, 2));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What this node does for its peers.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,8 +103,8 @@ impl Node {
     pub(super) fn own_status(&self) -> Status {
         let (node, cluster) = self.0.links.own();
         let full = self.storage_shortage().is_some();
-        // One that stops is better off than nobody: it will not lead.
-        let stops = self.0.stopping.load(std::sync::atomic::Ordering::SeqCst);
+        // To a node that stops no other gives way: it will not lead.
+        let stops = self.0.stopping.load(Ordering::SeqCst);
         let fault = if stops { u8::MAX } else { self.faults().severity() };
         Status {
             node,

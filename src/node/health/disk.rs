@@ -99,7 +99,7 @@ impl Looks {
         let with_snapshot = reserve.saturating_add(node.0.machine.snapshot_room_wanted());
         let kept = [node.room_kept(), reserve, with_snapshot];
         let full = || self.dirs.iter().zip(kept).find_map(|(dir, kept)| nearly_full(dir, kept));
-        let room = node.0.log.no_room().or_else(full).or_else(|| node.0.machine.no_room());
+        let room = node.0.log.no_room().or_else(full);
         // The thing itself: asked for, and given back.
         let descriptors = self.descriptor.as_ref().and_then(|file| file.try_clone().err());
         let descriptors = descriptors.map(|error| format!("no file can be opened: {error}"));
