@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::StreamExt;
-use openraft::raft::AppendEntriesResponse;
 use openraft::{ServerState, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -290,7 +289,7 @@ fn send_sign(node: &Node, vote: Vote<u64>, id: u64, address: &str, times: usize)
 async fn beat(node: &Node, vote: Vote<u64>, id: u64, address: &str) {
     let sent = Moment::now(&node.0.clock);
     let answer = node.0.links.call::<_, raft::Appended>(address, "append", &sign_of_life(vote), node.silence()).await;
-    if matches!(answer, Ok(Ok(answer)) if !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+    if answer.is_ok_and(|answer| raft::is_followed(&answer)) {
         node.0.office.lease.acknowledge(id, vote.leader_id().term, sent);
     }
 }

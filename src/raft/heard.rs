@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::AppendEntriesRequest;
 use openraft::Vote;
 use tokio::time::Instant;
 
-use super::{Appended, Raft, TypeConfig};
+use super::{is_followed, Appended, Raft, TypeConfig};
 use crate::clock::{monotonic, Clock, Timestamp};
 
 /// When this node last heard its leader, by its own clocks; cheap to clone.
@@ -106,7 +106,7 @@ impl Heard {
             self.begin();
         }
         let answer = raft.append_entries(request).await;
-        if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+        if is_followed(&answer) {
             self.begin();
             self.0.wall_ms.store(clock.now().as_ms(), Ordering::Relaxed);
         }

@@ -37,6 +37,12 @@ pub use types::{Payload, Replies, TypeConfig};
 pub type Raft = openraft::Raft<TypeConfig>;
 /// What a Raft group answers to a message of a leader.
 pub type Appended = Result<openraft::raft::AppendEntriesResponse<u64>, openraft::error::RaftError<u64>>;
+
+/// Whether who answers so follows the leader that has sent the message, or did when it answered.
+pub fn is_followed(answer: &Appended) -> bool {
+    !matches!(answer, Err(_) | Ok(openraft::raft::AppendEntriesResponse::HigherVote(_)))
+}
+
 /// A log id.
 pub type LogId = openraft::LogId<u64>;
 /// Who is in the cluster, and since which log entry.

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::heard::sign_of_life;
 use super::links::{CallError, Links};
 use super::wire::{Ballot, PieceAnswer};
-use super::{Appended, LogId, Moment, Office, TypeConfig};
+use super::{is_followed, Appended, LogId, Moment, Office, TypeConfig};
 use crate::clock::monotonic;
 
 /// After this a message that has no answer is sent again, however the link and however large it is.
@@ -191,7 +191,7 @@ async fn append(
 ) -> Result<Appended, CallError> {
     let sent = network.now();
     let answer: Appended = network.links.send((Some(target), address), "append", body, at_most).await?;
-    if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+    if is_followed(&answer) {
         network.office.lease.acknowledge(target, term, sent);
     }
     Ok(answer)
