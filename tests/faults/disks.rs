@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::api::{code, once, Answer};
+use crate::api::{code, large, once, Answer};
 use crate::check::{first_fire_after, SETTLE_MAX};
 use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
 use crate::load::{Load, Shape};
@@ -33,13 +33,11 @@ async fn nearly_full(reserve_mb: u64, room: u64) -> Option<(Cluster, Disk, PathB
 }
 
 /// Creates large tasks until one is refused: those that were acknowledged, and the answer to the other.
-async fn fill(cluster: &Cluster, sink: &Sink) -> (Vec<String>, Answer) {
-    let filler = "x".repeat(50_000);
+async fn fill(cluster: &Cluster) -> (Vec<String>, Answer) {
     let mut kept = Vec::new();
     for n in 0..4000 {
         let id = format!("fill-{n}");
-        let mut task = once(&id, now_ms() + 3_600_000, &sink.url);
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&id, 50_000);
         let answer = cluster.api.create(cluster.nodes[0].ports.http, &task).await;
         if code(&answer) != Some(0) {
             println!("{n} tasks of 50 kB were taken, then: {:.200}", format!("{answer:?}"));
@@ -71,7 +69,7 @@ async fn a_disk_that_is_nearly_full_refuses_tasks_and_still_fires() {
     let http = cluster.nodes[0].ports.http;
     let due = now_ms() + 10_000;
     assert_eq!(code(&cluster.api.create(http, &once("waits", due, &sink.url)).await), Some(0));
-    let (kept, refusal) = fill(&cluster, &sink).await;
+    let (kept, refusal) = fill(&cluster).await;
     assert!(!kept.is_empty());
     let (status, answer) = refusal.expect("an answer");
     assert_eq!((status, &answer["code"]), (507, &json!(1071)), "{answer}");
@@ -102,7 +100,7 @@ async fn a_disk_without_any_room_is_told_and_loses_nothing() {
     let Some((mut cluster, disk, ballast)) = nearly_full(1, 12 * MIB).await else { return };
     let sink = Sink::start().await;
     // The reserve is eaten up by another's file, before the node looks again.
-    let (mut kept, _) = fill(&cluster, &sink).await;
+    let (mut kept, _) = fill(&cluster).await;
     assert!(!kept.is_empty());
     std::fs::remove_file(&ballast).unwrap();
     // The node goes on writing: what was free a moment ago need not be.

@@ -7,10 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde_json::json;
-
-use crate::api::{code, once};
-use crate::harness::{eventually, now_ms, Cluster, Node, READY_MAX};
+use crate::api::{code, large};
+use crate::harness::{eventually, Cluster, Node, READY_MAX};
 use crate::machine::{Inner, Slot};
 use crate::trial::turn;
 
@@ -103,21 +101,23 @@ async fn is_durable(node: &Node, durable: &Durable) {
     assert!(held.await, "{}: {differing:#?}", node.name);
 }
 
-/// Three nodes that do not run yet, and what is durable of them; none where there is no compiler.
-fn three() -> Option<(Cluster, Vec<(Inner, Durable)>)> {
+/// Three nodes that are ready, what is durable of them, and which of them leads; none where there is no compiler.
+async fn three() -> Option<(Cluster, Vec<(Inner, Durable)>, usize)> {
     let mut cluster = Cluster::new(3, SMALL);
     let base = cluster.path().to_owned();
     let inner: Option<Vec<_>> = cluster.nodes.iter_mut().map(|node| Inner::with_durable(node, &base, "log/")).collect();
-    Some((cluster, inner?))
+    let inner = inner?;
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    Some((cluster, inner, leader))
 }
 
 /// Creates so many tasks of 40 kB: how many of them were taken.
 async fn fill(cluster: &Cluster, node: usize, prefix: &str, count: usize) -> usize {
-    let filler = "x".repeat(40_000);
     let mut taken = 0;
     for n in 0..count {
-        let mut task = once(&format!("{prefix}-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&format!("{prefix}-{n}"), 40_000);
         taken += usize::from(code(&cluster.api.create(cluster.nodes[node].ports.http, &task).await) == Some(0));
     }
     taken
@@ -133,10 +133,7 @@ fn has_file(node: &Node, dir: &str, is: impl Fn(&str) -> bool) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_node_has_stored_is_durable() {
     let _turn = turn().await;
-    let Some((mut cluster, inner)) = three() else { return };
-    cluster.nodes.iter_mut().for_each(Node::spawn);
-    assert!(cluster.all_ready(READY_MAX).await);
-    let (leader, _) = cluster.leader().await;
+    let Some((mut cluster, inner, leader)) = three().await else { return };
     let away = (leader + 1) % 3;
     cluster.nodes[away].kill();
     let first = |name: &str| name.starts_with("0000000001.");
@@ -164,10 +161,7 @@ async fn whatever_a_node_has_stored_is_durable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_log_whose_sync_failed_is_durable_before_it_counts() {
     let _turn = turn().await;
-    let Some((mut cluster, inner)) = three() else { return };
-    cluster.nodes.iter_mut().for_each(Node::spawn);
-    assert!(cluster.all_ready(READY_MAX).await);
-    let (leader, _) = cluster.leader().await;
+    let Some((mut cluster, inner, leader)) = three().await else { return };
     let sick = (leader + 1) % 3;
     assert_eq!(fill(&cluster, leader, "before", 3).await, 3);
     is_durable(&cluster.nodes[sick], &inner[sick].1).await;

@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::api::{code, once};
+use crate::api::{code, large, once};
 use crate::harness::{eventually, has_tool, holds_within, now_ms, run, Cluster, Node, READY_MAX};
 use crate::machine::{Inner, Slot};
 use crate::skip::skipped;
@@ -64,12 +63,10 @@ impl Drop for FewFiles {
 
 /// Writes tasks of 100 kB through a node until another than `leader` leads, or the time is up; whether one does.
 async fn another_leads(cluster: &Cluster, leader: usize, through: usize) -> bool {
-    let filler = "x".repeat(100_000);
     let mut n = 0;
     holds_within(GIVES_WAY_MAX, async || {
         n += 1;
-        let mut task = once(&format!("fill-{leader}-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&format!("fill-{leader}-{n}"), 100_000);
         // Some are refused meanwhile.
         let _ = cluster.api.create(cluster.nodes[through].ports.http, &task).await;
         cluster.leader_as_seen_by(through).await.is_some_and(|leads| leads != leader)
@@ -113,10 +110,8 @@ async fn a_leader_whose_log_can_make_no_file_gives_way_and_takes_part_again() {
         assert!(cluster.nodes[other].is_ready(&cluster.api).await, "{other} is not ready");
     }
     // More than what its log has room for: it takes no more, and goes on living.
-    let filler = "x".repeat(500_000);
     for n in 0..10 {
-        let mut task = once(&format!("more-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&format!("more-{n}"), 500_000);
         assert_eq!(code(&cluster.api.create(cluster.nodes[others[0]].ports.http, &task).await), Some(0));
     }
     assert!(!cluster.nodes[leader].has_ended(), "it has ended");
@@ -178,10 +173,8 @@ async fn idle_connections_to_every_port_leave_a_node_its_descriptors() {
     held.extend(idle_connections(ports.monitor, 500).await);
     assert!(held.len() > 250, "only {} connections", held.len());
     // Enough for a dozen segments of the log.
-    let filler = "x".repeat(200_000);
     for n in 0..60 {
-        let mut task = once(&format!("held-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&format!("held-{n}"), 200_000);
         let answer = cluster.api.create(cluster.nodes[follower].ports.http, &task).await;
         assert_eq!(code(&answer), Some(0), "{n}: {answer:?}");
     }

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
 use tempfile::TempDir;
 
-use crate::api::{code, once};
+use crate::api::{code, large, once};
 use crate::check::agree;
 use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
 use crate::machine::{Disk, MIB};
@@ -19,12 +18,10 @@ const FULL_MS: u64 = 3000;
 
 /// Creates tasks of `bytes` until the disk is full of them: which were taken.
 async fn fill(cluster: &Cluster, node: usize, prefix: &str, bytes: usize) -> Vec<String> {
-    let filler = "x".repeat(bytes);
     let (mut taken, mut last) = (Vec::new(), now_ms());
     while now_ms() - last < FULL_MS {
         let id = format!("{prefix}-{}", taken.len());
-        let mut task = once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&id, bytes);
         let answer = cluster.api.create(cluster.nodes[node].ports.http, &task).await;
         if code(&answer) == Some(0) {
             taken.push(id);
@@ -140,13 +137,11 @@ async fn a_follower_whose_disk_is_smaller_than_the_others_is_back_when_tasks_are
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
     let http = cluster.nodes[1].ports.http;
-    let filler = "x".repeat(150_000);
     let mut tasks = Vec::new();
     // Twice what the small disk has.
     for n in 0..2200 {
         let id = format!("task-{n}");
-        let mut task = once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&id, 150_000);
         eventually("a task is taken", Duration::from_secs(20), async || {
             code(&cluster.api.create(http, &task).await) == Some(0)
         })
@@ -241,7 +236,6 @@ async fn another_file_that_takes_all_room_at_once_loses_nothing() {
 
 /// Creates tasks until none is taken for a second: which were taken.
 async fn create_some(cluster: &Cluster, prefix: &str) -> Vec<String> {
-    let filler = "x".repeat(100_000);
     let (mut taken, mut last) = (Vec::new(), now_ms());
     let until = last + 2500;
     for n in 0.. {
@@ -249,8 +243,7 @@ async fn create_some(cluster: &Cluster, prefix: &str) -> Vec<String> {
             break;
         }
         let id = format!("{prefix}-{n}");
-        let mut task = once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&id, 100_000);
         if code(&cluster.api.create(cluster.nodes[0].ports.http, &task).await) == Some(0) {
             taken.push(id);
             last = now_ms();

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
 use tempfile::TempDir;
 
-use crate::api::{code, once};
+use crate::api::{code, large, once};
 use crate::check::agree;
 use crate::harness::{eventually, now_ms, Cluster, Node, READY_MAX};
 use crate::machine::{Disk, Inner, Slot, MIB};
@@ -20,12 +19,10 @@ const SMALL: &str = "[raft]\nsnapshot_log_bytes = 4194304\n[storage]\nlog_segmen
 
 /// Creates so many tasks of 100 kB: which of them were taken.
 async fn fill(cluster: &Cluster, node: usize, prefix: &str, count: usize) -> Vec<String> {
-    let filler = "x".repeat(100_000);
     let mut taken = Vec::new();
     for n in 0..count {
         let id = format!("{prefix}-{n}");
-        let mut task = once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        task["callback"]["body"] = json!({ "filler": filler });
+        let task = large(&id, 100_000);
         if code(&cluster.api.create(cluster.nodes[node].ports.http, &task).await) == Some(0) {
             taken.push(id);
         }

@@ -11,6 +11,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{json, Value};
 
+use crate::harness::now_ms;
+
 /// More than a node takes to answer in any case.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -110,4 +112,11 @@ impl Api {
 /// A task that is due once, at this unix time in ms.
 pub fn once(id: &str, due_ms: u64, url: &str) -> Value {
     json!({ "type": 2, "task_id": id, "format": due_ms.to_string(), "callback": { "url": url, "body": { "id": id } } })
+}
+
+/// A task that is due in an hour, with a body of so many bytes.
+pub fn large(id: &str, bytes: usize) -> Value {
+    let mut task = once(id, now_ms() + 3_600_000, "http://127.0.0.1:9/");
+    task["callback"]["body"] = json!({ "filler": "x".repeat(bytes) });
+    task
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::api::{code, once};
+use crate::api::{code, large, once};
 use crate::check::{agree, first_fire_after, sample, CATCH_UP_MAX, SETTLE_MAX};
 use crate::harness::{eventually, now_ms, sleep_ms, Cluster, READY_MAX};
 use crate::load::{Load, Shape};
@@ -238,14 +238,11 @@ async fn a_follower_whose_directory_was_wiped_does_not_come_back_as_its_old_self
 async fn away_while_the_log_was_purged() -> (Cluster, usize) {
     let more = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
     let mut cluster = Cluster::start(3, more).await;
-    let sink = Sink::start().await;
     let (leader, _) = cluster.leader().await;
     let (away, http) = ((leader + 1) % 3, cluster.nodes[leader].ports.http);
-    let filler = "x".repeat(40_000);
     let create = async |cluster: &Cluster, name: &str, count: usize| {
         for n in 0..count {
-            let mut task = once(&format!("{name}-{n}"), now_ms() + 3_600_000, &sink.url);
-            task["callback"]["body"] = json!({ "filler": filler });
+            let task = large(&format!("{name}-{n}"), 40_000);
             let answer = cluster.api.create(http, &task).await;
             assert_eq!(code(&answer), Some(0), "{answer:?}");
         }
