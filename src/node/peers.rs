@@ -81,21 +81,16 @@ impl Node {
             .route("/peer/1/take_over", post(take_over))
             .with_state(self.clone());
         let inner = &self.0;
-        let (log, of_entries, machine, node) =
-            (inner.log.clone(), inner.log.clone(), inner.machine.clone(), self.clone());
+        let (log, machine, node) = (inner.log.clone(), inner.machine.clone(), self.clone());
         let own = raft::Own {
             takes: Arc::new(move |bytes| log.takes(bytes)),
-            applied_instead_of: Arc::new(move |theirs| {
-                let applied = machine.applied().filter(|applied| applied.index >= theirs.index)?;
-                // Where a snapshot has just been installed, the log may still end before it, in entries that count no more.
-                let is_of_log = of_entries.id_at(applied.index) == Some(applied);
-                is_of_log.then(|| of_entries.id_at(theirs.index)).flatten().filter(|ours| *ours != theirs)
-            }),
+            applied_instead_of: Arc::new(move |theirs| machine.applied_instead_of(theirs)),
             fail: Arc::new(move |reason| node.fail(reason)),
         };
         let (group, links, clock, heard) =
             (inner.group.clone(), inner.links.clone(), inner.clock.clone(), inner.heard.clone());
-        let snapshots = raft::snapshot_route(group.clone(), clock.clone(), heard.clone(), inner.machine.clone());
+        let snapshots =
+            raft::snapshot_route(group.clone(), clock.clone(), heard.clone(), own.clone(), inner.machine.clone());
         raft::routes(group, links, clock, heard, own, others.merge(snapshots))
     }
 

@@ -90,7 +90,7 @@ pub(super) async fn fetch_from(links: &Links, config: &Config, peer: &str, purge
             if offset < bytes {
                 return Ok(Some(file));
             }
-            file.keep().map(|_| None)
+            file.keep(purged).map(|_| None)
         });
         match written.await.map_err(panicked)?? {
             Some(more) => (file, known) = (Some(more), Some(id)),

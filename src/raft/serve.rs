@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
 use openraft::raft::AppendEntriesRequest;
-use openraft::LeaderId;
+use openraft::{LeaderId, Vote};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
@@ -84,16 +84,19 @@ impl Own {
         let (theirs, ours) = ids.filter_map(|id| Some((id, (self.applied_instead_of)(id)?))).next()?;
         // The message may be old. openraft refuses it then.
         let vote = raft.with_raft_state(|state| *state.vote_ref()).await.ok()?;
-        (request.vote >= vote).then(|| {
-            format!(
-                "the leader of term {} has the log entry {theirs} where this node has applied {ours}, which a majority had \
-                 acknowledged. It seems that a member was put back from an older copy of its directory or of its machine, \
-                 and that a majority has gone on from there. This node cannot follow it, and leaves its own log as it is. Keep \
-                 its directory: it may be the only one that has what was acknowledged since that copy",
-                request.vote.leader_id().term
-            )
-        })
+        (request.vote >= vote).then(|| other_history(&request.vote, theirs, ours))
     }
+}
+
+/// Why this node does not follow a leader that has another entry where this node has applied one.
+pub(super) fn other_history(leader: &Vote<u64>, theirs: LogId, ours: LogId) -> String {
+    format!(
+        "the leader of term {} has the log entry {theirs} where this node has applied {ours}, which a majority had \
+         acknowledged. It seems that a member was put back from an older copy of its directory or of its machine, \
+         and that a majority has gone on from there. This node cannot follow it, and leaves its own log as it is. Keep \
+         its directory: it may be the only one that has what was acknowledged since that copy",
+        leader.leader_id().term
+    )
 }
 
 /// The routes of Raft itself and, around them and around `others`, what each message of a peer must fulfil.

@@ -19,7 +19,7 @@ use openraft::{Snapshot, Vote};
 use super::heard::{sign_of_life, Heard};
 use super::links::CallError;
 use super::network::{Peer, MESSAGE_BYTES_MAX};
-use super::serve::{group, receive, GroupSlot, Rejection};
+use super::serve::{group, other_history, receive, GroupSlot, Own, Rejection};
 use super::wire::PieceAnswer;
 use super::{Raft, TypeConfig};
 use crate::clock::Clock;
@@ -123,9 +123,12 @@ async fn transfer(peer: &mut Peer, vote: Vote<u64>, held: Held) -> Result<Vote<u
 type Piece = InstallSnapshotRequest<TypeConfig>;
 
 /// The route on which pieces are received.
-pub fn route(slot: GroupSlot, clock: Clock, heard: Heard, machine: Machine) -> Router {
-    type Own = (GroupSlot, Clock, Heard, Machine);
-    async fn snapshot(State((slot, clock, heard, machine)): State<Own>, body: Bytes) -> Result<Response, Rejection> {
+pub fn route(slot: GroupSlot, clock: Clock, heard: Heard, own: Own, machine: Machine) -> Router {
+    type Parts = (GroupSlot, Clock, Heard, Own, Machine);
+    async fn snapshot(
+        State((slot, clock, heard, own, machine)): State<Parts>,
+        body: Bytes,
+    ) -> Result<Response, Rejection> {
         let raft = group(&slot)?;
         receive(body, |piece: Piece| async {
             // A piece of a snapshot is no sign of life to openraft: a node that was too busy with them to answer its
@@ -133,23 +136,35 @@ pub fn route(slot: GroupSlot, clock: Clock, heard: Heard, machine: Machine) -> R
             // Whatever is wrong with it, the answer to the piece tells as well.
             let _ = heard.append(raft, &clock, sign_of_life(piece.vote)).await;
             // A sender that waits no longer must not break off what is under way.
-            let taken = tokio::spawn(take(raft.clone(), machine, piece)).await;
+            let taken = tokio::spawn(take(raft.clone(), own, machine, piece)).await;
             Ok(taken.unwrap_or_else(|ended| PieceAnswer::Refused(ended.to_string())))
         })
         .await
     }
-    Router::new().route("/peer/1/snapshot", post(snapshot)).with_state((slot, clock, heard, machine))
+    Router::new().route("/peer/1/snapshot", post(snapshot)).with_state((slot, clock, heard, own, machine))
 }
 
-async fn take(raft: Raft, machine: Machine, piece: Piece) -> PieceAnswer {
+async fn take(raft: Raft, node: Own, machine: Machine, piece: Piece) -> PieceAnswer {
     let Piece { vote, meta, offset, data, done } = piece;
     let (own, committed) = match raft.with_raft_state(|state| (*state.vote_ref(), state.committed)).await {
         Ok(own) => own,
         Err(fatal) => return PieceAnswer::Refused(fatal.to_string()),
     };
+    if vote < own {
+        return PieceAnswer::Taken(own);
+    }
+    // What is in a snapshot is committed, as is what this node has applied: no leader can lack it but one of another history.
+    let refuse = |theirs, ours| {
+        let reason = other_history(&vote, theirs, ours);
+        (node.fail)(reason.clone());
+        PieceAnswer::Refused(reason)
+    };
+    if let Some((theirs, ours)) = meta.last_log_id.and_then(|id| Some((id, (node.applied_instead_of)(id)?))) {
+        return refuse(theirs, ours);
+    }
     // All that is in it this node has, perhaps by an earlier transfer whose answer was lost.
     // Where the state was replaced beside Raft, it can be further than Raft knows of, and the log has to follow.
-    if vote < own || (meta.last_log_id <= machine.applied() && meta.last_log_id <= committed) {
+    if meta.last_log_id <= machine.applied() && meta.last_log_id <= committed {
         return PieceAnswer::Taken(own);
     }
     if machine.is_held() {
@@ -158,6 +173,7 @@ async fn take(raft: Raft, machine: Machine, piece: Piece) -> PieceAnswer {
     }
     let received = match machine.receive(&meta, offset, &data, done).await {
         Ok(received) => received,
+        Err(storage::Error::OtherHistory { ours, theirs }) => return refuse(theirs, ours),
         Err(error) => {
             tracing::error!(%error, "a snapshot of another node cannot be taken; this node keeps its own state");
             return PieceAnswer::Refused(error.to_string());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use super::leaders::Leaders;
 use super::store::{Change, Ledger, Mark, Store, Sum};
 use super::{envelope, Error};
 use crate::command::Seq;
@@ -18,6 +19,7 @@ use crate::task::TaskSpec;
 /// What changed up to a log entry. While it is being written, reads look here for what the store does not have yet.
 pub(super) struct Cut {
     pub applied: Option<LogId>,
+    pub leaders: Leaders,
     pub membership: Membership,
     pub globals: Globals,
     pub changes: Changes,
@@ -52,7 +54,7 @@ impl Cut {
     pub fn mark(&self, ledger: &Ledger) -> Mark {
         let (membership, globals) = (self.membership.clone(), self.globals.clone());
         let Sum { records, digest } = ledger.sum();
-        Mark { applied: self.applied, membership, globals, records, digest }
+        Mark { applied: self.applied, membership, globals, records, digest, leaders: self.leaders.clone() }
     }
 }
 

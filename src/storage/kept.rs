@@ -112,7 +112,7 @@ impl Kept {
             Trust::Unread => {}
         }
         let path = self.path.clone();
-        let read = seam::blocking(move || snapshot::verify(&path)).await;
+        let read = seam::blocking(move || snapshot::verify(&path).map(drop)).await;
         let read = read.unwrap_or_else(|panic| Err(Error::damaged(&self.path, panic)));
         match &read {
             Ok(()) => self.set_trust(Trust::Sound),

@@ -31,6 +31,7 @@ use tokio::sync::{watch, Notify};
 use self::open::note_of;
 use super::checkpoint::Cut;
 use super::kept::{Kept, Snapshots};
+use super::leaders::Leaders;
 use super::note::NoteFile;
 use super::scan::Scan;
 use super::store::{Ledger, Mark, Store};
@@ -128,6 +129,8 @@ struct Shared {
 struct Core {
     state: State,
     applied: Option<LogId>,
+    /// Who wrote the log up to that entry.
+    leaders: Leaders,
     membership: Membership,
     /// What a checkpoint is writing.
     cut: Option<Arc<Cut>>,
@@ -198,6 +201,13 @@ impl Machine {
     /// The last log entry that was applied.
     pub fn applied(&self) -> Option<LogId> {
         *self.0.applied.borrow()
+    }
+
+    /// The entry that this node has applied, and so is committed, at the place of this one, if it is another one.
+    pub fn applied_instead_of(&self, theirs: LogId) -> Option<LogId> {
+        let core = self.core();
+        let applied = core.applied.filter(|applied| applied.index >= theirs.index);
+        applied.and_then(|_| core.leaders.instead_of(theirs))
     }
 
     /// How many nodes the cluster had by the last entry that was applied.

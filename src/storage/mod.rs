@@ -23,6 +23,7 @@ pub mod fsutil;
 pub(crate) mod fuzz;
 pub mod identity;
 mod kept;
+mod leaders;
 pub mod log;
 pub mod machine;
 mod note;
@@ -119,6 +120,14 @@ pub enum Error {
         detail: String,
         /// Up to where the log is purged.
         purged: crate::raft::LogId,
+    },
+    /// A snapshot of a history in which an entry that this node has applied was never written.
+    #[error("a snapshot has the log entry {theirs} where this node has applied {ours}")]
+    OtherHistory {
+        /// What this node has applied.
+        ours: crate::raft::LogId,
+        /// What the snapshot has at its place.
+        theirs: crate::raft::LogId,
     },
     /// Neither the store nor a snapshot nor the log holds the state.
     #[error("the state in {} cannot be rebuilt: {detail}; {REPLACE}", path.display())]

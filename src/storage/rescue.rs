@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::kept::{Kept, Snapshots, Temporary};
 use super::{snapshot, Error};
+use crate::raft::LogId;
 
 /// A snapshot file that is being fetched. Once it is kept, [`super::Machine::open`] finds it.
 pub struct Rescue {
@@ -34,14 +35,17 @@ impl Rescue {
         self.file.write_all(data).map_err(Error::io("write", self.temporary.path()))
     }
 
-    /// That was all. Verifies it, and makes it durable: blocks.
+    /// That was all. Verifies it, that the entry `committed` is in it too, and makes it durable: blocks.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where it is not what a node has written, and what the disk refuses.
-    pub fn keep(self) -> Result<Kept, Error> {
+    /// [`Error::Damaged`] where it is not what a node has written, [`Error::OtherHistory`], and what the disk refuses.
+    pub fn keep(self, committed: LogId) -> Result<Kept, Error> {
         let Rescue { snapshots, temporary, file } = self;
         file.sync_all().map_err(Error::io("sync", temporary.path()))?;
-        snapshot::verify(temporary.path())?;
+        let mark = snapshot::verify(temporary.path())?;
+        if let Some(theirs) = mark.leaders.known(mark.applied).instead_of(committed) {
+            return Err(Error::OtherHistory { ours: committed, theirs });
+        }
         let header = snapshot::header(temporary.path())?;
         snapshots.keep(temporary, header, true)
     }

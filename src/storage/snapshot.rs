@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::store::{Change, Loaded, Loading, Mark, Store, Sum, MARK_KEY};
 use super::{envelope, place, Error};
 use crate::clock::Timestamp;
-use crate::state::record::{self, Key};
+use crate::state::record::Key;
 
 const MAGIC: &[u8; 8] = b"xcronsn1";
 const BLOCK_BYTES: usize = 256 << 10;
@@ -193,7 +193,7 @@ pub(super) fn fuzz_read(path: &Path, now: Timestamp) -> Result<u64, Error> {
 }
 
 /// Reads all of a snapshot, and compares it with its checksums and its mark, without a state or a store to fill.
-pub(super) fn verify(path: &Path) -> Result<(), Error> {
+pub(super) fn verify(path: &Path) -> Result<Mark, Error> {
     let (reader, header) = Reader::open(path)?;
     let (mut sum, mut mark) = (Sum::default(), Mark::default());
     reader.records(|block| {
@@ -201,7 +201,7 @@ pub(super) fn verify(path: &Path) -> Result<(), Error> {
             let bad = || Error::damaged(path, format!("the checksum of {} does not hold", Key::name_of(&key)));
             let payload = envelope::open(&sealed).ok_or_else(bad)?;
             if key == MARK_KEY {
-                mark = record::decode(payload).map_err(|e| Error::damaged(path, e))?;
+                mark = Mark::decode(payload).map_err(|e| Error::damaged(path, e))?;
             }
             sum.add(&key, &sealed);
         }
@@ -212,7 +212,7 @@ pub(super) fn verify(path: &Path) -> Result<(), Error> {
         let detail = format!("it has {sum}, its mark says {} at {marked}, and its header {noted}", mark.sum());
         return Err(Error::damaged(path, detail));
     }
-    Ok(())
+    Ok(mark)
 }
 
 /// Fills an empty store from a snapshot, verifies all of it, and makes it durable.
@@ -248,6 +248,7 @@ pub(super) fn records(path: &Path) -> Result<Vec<(Bytes, Bytes)>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::record;
 
     #[test]
     fn a_block_that_says_it_is_longer_than_the_file_is_damage() {

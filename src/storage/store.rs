@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use sled::IVec as Sealed;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::leaders::Leaders;
 use super::spare::Spare;
 use super::{envelope, fsutil, Error};
 use crate::clock::Timestamp;
@@ -41,6 +42,8 @@ pub(super) struct Mark {
     pub records: u64,
     /// A checksum over all of them.
     pub digest: u64,
+    /// Who wrote the log up to `applied`.
+    pub leaders: Leaders,
 }
 
 /// A hash of each record, and the digest that follows from them: kept up to date by what is written, and compared with
@@ -83,6 +86,16 @@ impl Sum {
 }
 
 impl Mark {
+    /// From what a store or a snapshot has under [`MARK_KEY`]. One of an earlier version tells no leaders.
+    pub fn decode(payload: &[u8]) -> Result<Mark, record::DecodeError> {
+        record::decode(payload).or_else(|error| {
+            let Ok((applied, membership, globals, records, digest)) = record::decode(payload) else {
+                return Err(error);
+            };
+            Ok(Mark { applied, membership, globals, records, digest, leaders: Leaders::default() })
+        })
+    }
+
     pub fn sum(&self) -> Sum {
         Sum { records: self.records, digest: self.digest }
     }
@@ -355,7 +368,7 @@ impl<'a> Loading<'a> {
         let unsound = || bad(format!("the checksum of {} does not hold", Key::name_of(key)));
         let payload = envelope::open(sealed).ok_or_else(unsound)?;
         if key == MARK_KEY {
-            self.mark = Some(record::decode(payload).map_err(|e| bad(e.to_string()))?);
+            self.mark = Some(Mark::decode(payload).map_err(|e| bad(e.to_string()))?);
             return Ok(());
         }
         self.ledger.put(key, Some(sealed));
@@ -380,7 +393,7 @@ impl<'a> Loading<'a> {
     /// All records are in: does the mark agree with them?
     pub fn finish(mut self) -> Result<Loaded, Error> {
         let found = self.ledger.sum();
-        let mark = match self.mark {
+        let mut mark = match self.mark {
             Some(mark) => mark,
             None if found.records == 0 => Mark::default(),
             None => return Err(Error::damaged(self.path, "it has records and no mark")),
@@ -390,6 +403,7 @@ impl<'a> Loading<'a> {
         }
         let globals = self.state.restore_globals(mark.globals.clone());
         globals.map_err(|detail| Error::damaged(self.path, detail))?;
+        mark.leaders = mark.leaders.known(mark.applied);
         Ok(Loaded { state: self.state, ledger: self.ledger, mark })
     }
 }

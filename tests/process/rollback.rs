@@ -3,25 +3,36 @@
 
 use std::time::Duration;
 
-use crate::api::{code, once};
+use crate::api::{code, large, once};
 use crate::harness::{copy, eventually, now_ms, Cluster, READY_MAX};
 
 const TOLD_MAX: Duration = Duration::from_secs(20);
 
-async fn create(cluster: &Cluster, at: usize, name: &str, count: usize) {
+/// Logs that are purged after a hundred of the large tasks.
+const SMALL: &str = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
+
+/// Creates so many tasks, by the node `at`, each of so many bytes.
+async fn create(cluster: &Cluster, at: usize, name: &str, (count, bytes): (usize, usize)) {
     for n in 0..count {
-        let task = once(&format!("{name}-{n}"), now_ms() + 3_600_000, "http://127.0.0.1:9/");
-        assert_eq!(code(&cluster.api.create(cluster.nodes[at].ports.http, &task).await), Some(0), "{name}-{n}");
+        let id = format!("{name}-{n}");
+        let task = if bytes == 0 { once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/") } else { large(&id, bytes) };
+        assert_eq!(code(&cluster.api.create(cluster.nodes[at].ports.http, &task).await), Some(0), "{id}");
     }
 }
 
-/// Of three nodes one was put back, and one was away: they are a majority that lacks what the third one has.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_entries_a_majority_has_lost_says_so_and_keeps_them() {
-    let mut cluster = Cluster::start(3, "").await;
+/// Whether the log of a node still begins with its first entry.
+fn has_first(cluster: &Cluster, at: usize) -> bool {
+    let mut files = std::fs::read_dir(cluster.nodes[at].data.join("log")).expect("a log");
+    files.any(|file| file.expect("an entry").file_name().to_string_lossy().starts_with("0000000001."))
+}
+
+/// Of three nodes one is put back, and one was away: they are a majority that lacks what the third one has. How many tasks
+/// are created before they go on, and after, and whose logs are purged by then: of the two, and of the third one.
+async fn put_back(more: &str, lost: (usize, usize), after: (usize, usize), purged: (bool, bool)) {
+    let mut cluster = Cluster::start(3, more).await;
     let (leader, _) = cluster.leader().await;
     let (follower, away) = ((leader + 1) % 3, (leader + 2) % 3);
-    create(&cluster, leader, "before", 5).await;
+    create(&cluster, leader, "before", (5, 0)).await;
     cluster.caught_up(TOLD_MAX).await;
     for at in [away, follower] {
         cluster.nodes[at].kill();
@@ -30,7 +41,8 @@ async fn a_node_whose_entries_a_majority_has_lost_says_so_and_keeps_them() {
     copy(&cluster.nodes[follower].data, &older);
     cluster.nodes[follower].spawn();
     eventually("two are ready", READY_MAX, async || cluster.nodes[follower].is_ready(&cluster.api).await).await;
-    create(&cluster, leader, "lost", 50).await;
+    create(&cluster, leader, "lost", lost).await;
+    eventually("its log", TOLD_MAX, async || has_first(&cluster, leader) != purged.1).await;
     for at in [leader, follower] {
         cluster.nodes[at].kill();
     }
@@ -39,9 +51,11 @@ async fn a_node_whose_entries_a_majority_has_lost_says_so_and_keeps_them() {
         cluster.nodes[at].spawn();
     }
     eventually("they are ready", READY_MAX, async || cluster.nodes[follower].is_ready(&cluster.api).await).await;
-    create(&cluster, follower, "after", 20).await;
+    create(&cluster, follower, "after", after).await;
+    let is_purged = async || [follower, away].iter().all(|at| has_first(&cluster, *at) != purged.0);
+    eventually("their logs", TOLD_MAX, is_purged).await;
 
-    // Each time that it is started, since its log is not cut off.
+    // Each time that it is started, since what it has is left as it is.
     for times in 1..=2 {
         cluster.nodes[leader].spawn();
         let status = cluster.nodes[leader].exit(TOLD_MAX).await;
@@ -54,4 +68,21 @@ async fn a_node_whose_entries_a_majority_has_lost_says_so_and_keeps_them() {
     for at in [follower, away] {
         assert!(cluster.nodes[at].is_ready(&cluster.api).await, "the others go on");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_entries_a_majority_has_lost_says_so_and_keeps_them() {
+    put_back("", (50, 0), (20, 0), (false, false)).await;
+}
+
+/// What it is sent then is a snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_does_where_the_majority_has_purged_its_log_meanwhile() {
+    put_back(SMALL, (5, 0), (400, 40_000), (true, false)).await;
+}
+
+/// Its log has no entry any more with which it could compare what it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_does_where_it_has_purged_its_own_log() {
+    put_back(SMALL, (400, 40_000), (5, 0), (false, true)).await;
 }

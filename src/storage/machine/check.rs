@@ -32,8 +32,8 @@ impl Core {
     pub(super) fn cut_now(&mut self, check: bool) -> Arc<Cut> {
         let changes = self.state.freeze_changes();
         let globals = self.state.globals();
-        let (applied, membership) = (self.applied, self.membership.clone());
-        let cut = Cut { applied, membership, globals, changes, hot: OnceLock::new(), check };
+        let (applied, leaders, membership) = (self.applied, self.leaders.clone(), self.membership.clone());
+        let cut = Cut { applied, leaders, membership, globals, changes, hot: OnceLock::new(), check };
         let cut = Arc::new(cut);
         self.cut = Some(cut.clone());
         cut

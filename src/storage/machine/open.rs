@@ -41,7 +41,7 @@ impl Machine {
         remove_generations(dir, |other| other != generation)?;
         let Loaded { state, ledger, mark } = loaded;
         tracing::info!(tasks = state.len(), applied = mark.applied.map(|id| id.index), "state opened");
-        let (applied, membership) = (mark.applied, mark.membership.clone());
+        let (applied, leaders, membership) = (mark.applied, mark.leaders.clone(), mark.membership.clone());
         let state_bytes = AtomicU64::new(ledger.snapshot_bytes());
         let state_records = AtomicU64::new(ledger.sum().records);
         let (scan, begun) = (Weak::new(), generation);
@@ -50,7 +50,7 @@ impl Machine {
             dir: dir.to_owned(),
             options,
             clock,
-            core: Mutex::new(Core { state, applied, membership, cut: None }),
+            core: Mutex::new(Core { state, applied, leaders, membership, cut: None }),
             store: RwLock::new(Arc::new(store)),
             snapshots: Arc::new(snapshots),
             newest: Mutex::new(newest.map(Arc::new)),

@@ -95,6 +95,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     }
                 });
                 core.applied = Some(id);
+                core.leaders.take(id);
                 // The cut of a check is written before what comes after it, which may be what makes room.
                 if core.state.take_check() && self.no_room().is_none() {
                     core.check();

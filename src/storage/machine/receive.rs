@@ -18,12 +18,13 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Keeper, Machine, Shared};
+use crate::raft::LogId;
 use crate::seam;
 use crate::seam::bug::{self, Bug};
 use crate::seam::file::{self, File};
 use crate::storage::kept::{Kept, Temporary};
 use crate::storage::snapshot::{self, Header};
-use crate::storage::store::{Loaded, Store};
+use crate::storage::store::{Loaded, Mark, Store};
 use crate::storage::Error;
 
 /// What became of a piece.
@@ -114,8 +115,8 @@ impl Machine {
     /// Takes a piece of a snapshot.
     ///
     /// # Errors
-    /// What the disk refuses, and with the last piece [`Error::Damaged`]: what was received is removed, and what the node
-    /// has is as it was.
+    /// What the disk refuses, and with the last piece [`Error::Damaged`] or [`Error::OtherHistory`]: what was received is
+    /// removed, and what the node has is as it was.
     pub async fn receive(
         &self,
         meta: &SnapshotMeta<u64, BasicNode>,
@@ -158,11 +159,20 @@ impl Machine {
             let detail = format!("it is the snapshot {}, and {meta} was announced", header.meta);
             return Err(Error::damaged(temporary.path(), detail));
         }
+        if let Some((ours, theirs)) = prepared.filled.as_ref().and_then(|(_, loaded)| self.differs(&loaded.mark)) {
+            return Err(Error::OtherHistory { ours, theirs });
+        }
         prepared.file = Some(match bug::is_planted(Bug::PurgeBeforeKept) {
             false => ReceivedFile::Kept(self.keep_received(temporary, header).await?),
             true => ReceivedFile::Unkept(temporary, header),
         });
         Ok(prepared)
+    }
+
+    /// What this node has applied, and another state has not at the same place.
+    fn differs(&self, other: &Mark) -> Option<(LogId, LogId)> {
+        let core = self.core();
+        core.leaders.differ(core.applied?, &other.leaders, other.applied?)
     }
 
     /// Puts the newest snapshot in this node's directory in the place of the state, to which nothing is applied meanwhile.

@@ -157,6 +157,7 @@ impl Machine {
         let replaced = std::mem::replace(&mut keeper.generation, generation);
         self.0.state_bytes.store(loaded.ledger.snapshot_bytes(), Ordering::Relaxed);
         let ledger = std::mem::replace(&mut keeper.ledger, loaded.ledger);
+        let leaders = loaded.mark.leaders.clone();
         keeper.mark = loaded.mark;
         keeper.sound = true;
         // A snapshot that is being written goes on over the old store, which changes no more.
@@ -166,6 +167,7 @@ impl Machine {
             let mut core = self.core();
             let state = std::mem::replace(&mut core.state, loaded.state);
             core.applied = meta.last_log_id;
+            core.leaders = leaders;
             core.membership = meta.last_membership.clone();
             let cut = core.cut.take();
             // Under the state's lock, so that no reader sees one with the other's store.
