@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use support::{named, once, until, Client, Cluster, Sink};
+use uuid::Uuid;
 use xcron::clock::{monotonic, Clock};
+use xcron::raft::wire::Status;
+use xcron::raft::Links;
 
 const NOWHERE: &str = "http://127.0.0.1:9/never";
 const HOUR_MS: i64 = 3_600_000;
@@ -145,4 +148,23 @@ async fn a_node_alone_of_three_is_not_ready() {
     cluster.start(1).await;
     cluster.node(0).await_ready().await;
     cluster.client(0).post("/xcron/createTask", &json!(once(NOWHERE, 1000))).await.ok();
+}
+
+/// A leader that is not quite well gives way to a peer that is better off. One that stops is not: it will not lead, and the
+/// cluster waited an election timeout for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_is_nobodys_better_leader() {
+    let cluster = Cluster::three().await;
+    let stops = cluster.followers().await[0];
+    let config = &cluster.configs[stops];
+    let address = format!("{}:{}", config.bind, config.peer_port);
+    let links = Links::new(Clock::system(), Duration::from_secs(5));
+    links.settle(Uuid::from_u128(7), &[], Box::new(|_| None));
+    let fault = async || {
+        let status = links.call::<_, Status>(&address, "status", &(), Duration::from_secs(5)).await;
+        status.expect("an answer").fault
+    };
+    until("it is well", || async { (fault().await == 0).then_some(()) }).await;
+    cluster.node(stops).server().node().stop().await;
+    assert_eq!(fault().await, u8::MAX, "nothing that can be wrong with a leader is worse");
 }
