@@ -36,6 +36,8 @@ mod trial;
 mod alone;
 #[path = "faults/behind.rs"]
 mod behind;
+#[path = "faults/beside.rs"]
+mod beside;
 #[path = "faults/clock.rs"]
 mod clock;
 #[path = "faults/damage.rs"]
@@ -44,6 +46,8 @@ mod damage;
 mod disks;
 #[path = "faults/durable.rs"]
 mod durable;
+#[path = "faults/havoc.rs"]
+mod havoc;
 #[path = "faults/health.rs"]
 mod health;
 #[path = "faults/kills.rs"]
@@ -52,8 +56,12 @@ mod kills;
 mod limits;
 #[path = "faults/names.rs"]
 mod names;
+#[path = "faults/nemesis.rs"]
+mod nemesis;
 #[path = "faults/net.rs"]
 mod net;
+#[path = "faults/plan.rs"]
+mod plan;
 #[path = "faults/power.rs"]
 mod power;
 #[path = "faults/room.rs"]

@@ -7,6 +7,7 @@
  *   0  each sync fails with this errno
  *   1  each sync takes so many microseconds longer
  *   2  the next write stops after so many thousandths of its bytes, and the process dies by SIGKILL
+ *   5  each write fails with this errno
  * and of the whole process:
  *   3  the wall clock is so many seconds ahead
  *   4  the name server is silent: a lookup of a name that ends in .test, which else stands for 127.0.0.1, takes 10 s
@@ -33,9 +34,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT };
+enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT, WRITE_ERRNO };
 
-static int64_t healthy[5];
+static int64_t healthy[6];
 static volatile int64_t *fault = healthy;
 static const char *part, *root, *durable;
 
@@ -226,7 +227,17 @@ int sync_file_range(int fd, off64_t from, off64_t bytes, unsigned flags) {
     return sync_fails(fd) ? -1 : REAL(sync_file_range)(fd, from, bytes, flags);
 }
 
+static int write_fails(int fd) {
+    int64_t error = fault[WRITE_ERRNO];
+    if (!error || !is_ours(fd))
+        return 0;
+    errno = error;
+    return 1;
+}
+
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off_t at) {
+    if (write_fails(fd))
+        return -1;
     if (fault[TORN] && is_ours(fd)) {
         REAL(pwrite64)(fd, bytes, length * fault[TORN] / 1000, at);
         fault[TORN] = 0;
@@ -240,6 +251,8 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off_t at) {
 ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) { return pwrite64(fd, bytes, length, at); }
 
 ssize_t write(int fd, const void *bytes, size_t length) {
+    if (write_fails(fd))
+        return -1;
     ssize_t written = REAL(write)(fd, bytes, length);
     if (durable && written > 0) {
         int error = errno;

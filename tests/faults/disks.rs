@@ -7,15 +7,12 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::api::{code, large, once, Answer};
-use crate::check::{first_fire_after, SETTLE_MAX};
+use crate::check::first_fire_after;
 use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
-use crate::load::{Load, Shape};
-use crate::machine::{Disk, Inner, Slot, MIB};
+use crate::machine::{Disk, Inner, Slot, EIO, MIB};
 use crate::power::missing;
 use crate::sink::Sink;
-use crate::trial::{line, rounds, turn, Trial};
-
-const EIO: i64 = 5;
+use crate::trial::{rounds, turn, Trial};
 
 /// A node on a disk of which `room` bytes are free, and a file that takes the rest.
 async fn nearly_full(reserve_mb: u64, room: u64) -> Option<(Cluster, Disk, PathBuf)> {
@@ -94,44 +91,74 @@ async fn a_disk_that_is_nearly_full_refuses_tasks_and_still_fires() {
     drop((cluster, disk));
 }
 
+/// A load goes on before another's file takes all the room, while there is none, and once there is room again; the node
+/// may end for want of room, and is started again, as a supervisor does it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_any_room_is_told_and_loses_nothing() {
     let _turn = turn().await;
-    let Some((mut cluster, disk, ballast)) = nearly_full(1, 12 * MIB).await else { return };
-    let sink = Sink::start().await;
-    // The reserve is eaten up by another's file, before the node looks again.
-    let (mut kept, _) = fill(&cluster).await;
-    assert!(!kept.is_empty());
-    std::fs::remove_file(&ballast).unwrap();
-    // The node goes on writing: what was free a moment ago need not be.
-    let taken = std::fs::write(&ballast, vec![1; (disk.free_bytes() - 3 * MIB) as usize]);
-    assert!(taken.is_ok() || disk.free_bytes() < 3 * MIB, "{taken:?}");
-    sleep_ms(300).await;
-    let mut load = Load::start(&cluster.api, &cluster.http_ports(), &sink, Shape::default());
-    sleep_ms(500).await;
-    let greedy = disk.mount.join("greedy");
-    // As much as there is, until there is none.
-    let _ = std::fs::write(&greedy, vec![1; 8 << 20]);
-    sleep_ms(3000).await;
-    std::fs::remove_file(&greedy).unwrap();
-    std::fs::remove_file(&ballast).unwrap();
-    if cluster.nodes[0].has_ended() {
-        // It may end, if it says why.
-        let status = cluster.nodes[0].exit(Duration::from_secs(1)).await;
-        assert_eq!(status.code(), Some(1));
+    let dir = TempDir::new().expect("make a directory");
+    let Some(disk) = Disk::new(dir.path(), "disk", 160 * MIB) else { return };
+    let more = "[storage]\nlog_segment_bytes = 1048576\nreserve_mb = 1\n";
+    let mut cluster = Cluster::with_data(dir, &[disk.mount.join("data")], more);
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let mut trial = Trial::start(cluster, Sink::start().await);
+    let times = rounds(2, 10);
+    let (mut kept, mut ended) = (Vec::new(), 0);
+    for round in 0..times {
+        let before = acknowledged(&trial, 20, 0).await;
+        let http = trial.cluster.nodes[0].ports.http;
+        for n in 0..20 {
+            let id = format!("kept-{round}-{n}");
+            assert_eq!(code(&trial.cluster.api.create(http, &large(&id, 50_000)).await), Some(0));
+            kept.push(id);
+        }
+        let until = now_ms() + 4000;
+        let mut is_told = false;
+        while now_ms() < until {
+            disk.fill();
+            if trial.cluster.nodes[0].has_ended() {
+                // It may end, if it says why.
+                let status = trial.cluster.nodes[0].exit(Duration::from_secs(1)).await;
+                assert_eq!(status.code(), Some(1));
+                ended += 1;
+            }
+            if !trial.cluster.nodes[0].runs() {
+                trial.cluster.nodes[0].spawn();
+            }
+            is_told |= !trial.cluster.nodes[0].is_ready(&trial.cluster.api).await;
+            sleep_ms(50).await;
+        }
+        assert!(is_told, "it was ready all the while");
+        disk.make_room();
+        eventually("it is ready", READY_MAX, async || {
+            if trial.cluster.nodes[0].has_ended() {
+                trial.cluster.nodes[0].kill();
+                trial.cluster.nodes[0].spawn();
+            }
+            trial.cluster.nodes[0].is_ready(&trial.cluster.api).await
+        })
+        .await;
+        acknowledged(&trial, 20, before).await;
     }
-    let log = cluster.nodes[0].log_text();
+    let log = trial.cluster.nodes[0].log_text();
     let words = ["No space left on device", "there is no room for the Raft log", "in reserve", "MiB are needed and"];
-    let told = words.iter().any(|words| log.contains(words));
-    assert!(told, "the log does not tell: {log}");
-    load.stop().await;
-    kept.extend(load.standing());
-    nothing_is_lost(&mut cluster, &sink, &kept).await;
-    // The first checkpoint that found no room may have ended the node before the load began.
-    let report = load.settle(SETTLE_MAX).await;
-    line("full disk of a single node", 1, &report, "");
-    report.check_what_there_was("a full disk");
-    drop((cluster, disk));
+    assert!(words.iter().any(|words| log.contains(words)), "the log does not tell: {log}");
+    trial.check("full disk of a single node for 4 s", times, &format!("it ended {ended} times")).await;
+    kept.extend(trial.load.standing());
+    nothing_is_lost(&mut trial.cluster, &trial.sink, &kept).await;
+    drop((trial, disk));
+}
+
+/// Waits until so many more tasks of the load are acknowledged than there were: how many there are.
+async fn acknowledged(trial: &Trial, more: usize, than: usize) -> usize {
+    let mut standing = 0;
+    eventually("the load goes on", READY_MAX, async || {
+        standing = trial.load.standing().len();
+        standing >= than + more
+    })
+    .await;
+    standing
 }
 
 /// Nodes whose disks can be made to fail; what counts are their files below `part`.

@@ -9,10 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::api::{code, large};
 use crate::harness::{eventually, Cluster, Node, READY_MAX};
-use crate::machine::{Inner, Slot};
+use crate::machine::{Inner, Slot, EIO};
 use crate::trial::turn;
 
-const EIO: i64 = 5;
 const SMALL: &str = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
 
 /// What is durable of a node's files, as `tests/data/preload.c` keeps it.

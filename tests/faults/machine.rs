@@ -1,6 +1,7 @@
 //! What the machine lends: C helpers, file systems of their own, faults within a process.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,10 @@ use crate::harness::{eventually, has_tool, run, sparse_file, Node};
 use crate::skip::skipped;
 
 pub const MIB: u64 = 1 << 20;
+/// errno: the disk has failed.
+pub const EIO: i64 = 5;
+/// errno: no room is left.
+pub const ENOSPC: i64 = 28;
 
 /// A file of `tests/data`, compiled; none where there is no compiler.
 fn compiled(source: &str, output: &str, arguments: &[&str]) -> Option<PathBuf> {
@@ -48,6 +53,8 @@ pub enum Slot {
     ClockS = 3,
     /// Names that end in `.test` are not answered for, where this is 1.
     NamesSilent = 4,
+    /// Each write fails with this errno.
+    WriteErrno = 5,
 }
 
 /// The faults of one node.
@@ -157,6 +164,24 @@ impl Disk {
     pub fn thaw(&mut self) {
         run("fsfreeze", &["-u", &self.mount.display().to_string()]).expect("thaw the disk");
         self.frozen = false;
+    }
+
+    /// Takes all the room that is left for a file of another's: again and again, since what was taken may be freed.
+    pub fn fill(&self) {
+        let Ok(file) = File::options().create(true).append(true).open(self.ballast()) else { return };
+        let (from, room) = (file.metadata().map_or(0, |found| found.len()), self.free_bytes());
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), from, room.max(1));
+        // What only root may take, and what a file of one piece leaves.
+        while (&file).write_all(&[1; 65_536]).is_ok() {}
+    }
+
+    /// Gives back what [`Disk::fill`] has taken.
+    pub fn make_room(&self) {
+        let _ = std::fs::remove_file(self.ballast());
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.mount.join("ballast")
     }
 
     /// How much is free, in bytes.

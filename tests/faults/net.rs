@@ -25,7 +25,7 @@ const PORTS: usize = 16;
 const OWN: usize = 100;
 
 /// Network namespaces, one for each node, and the switch that joins them and this machine. Port 0 is this machine.
-struct Net {
+pub struct Net {
     spaces: Vec<String>,
     prefix: String,
     switch: Option<Child>,
@@ -34,7 +34,7 @@ struct Net {
 
 impl Net {
     /// One for so many nodes; none where this machine does not let us.
-    fn new(dir: &TempDir, nodes: usize) -> Option<Net> {
+    pub fn new(dir: &TempDir, nodes: usize) -> Option<Net> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let machine = machine()?;
         if let Some(tool) = ["ip", "nsenter"].iter().find(|tool| !has_tool(tool)) {
@@ -83,7 +83,7 @@ impl Net {
     }
 
     /// Where the nodes are.
-    fn places(&self) -> Vec<Place> {
+    pub fn places(&self) -> Vec<Place> {
         let place = |(at, space): (usize, &String)| Place {
             host: format!("{}.{}", self.prefix, at + 1),
             namespace: Some(space.clone()),
@@ -92,20 +92,30 @@ impl Net {
     }
 
     /// From one node to another, one way: how many of a million frames are lost, and how long the others take.
-    fn link(&self, from: usize, to: usize, lost: i64, delay_ms: i64) {
+    pub fn link(&self, from: usize, to: usize, lost: i64, delay_ms: i64) {
         let at = 8 * 2 * (PORTS * (from + 1) + to + 1) as u64;
         let bytes = [lost.to_le_bytes(), (delay_ms * 1000).to_le_bytes()].concat();
         self.control.write_all_at(&bytes, at).expect("write the control file");
     }
 
-    /// How many bytes each link between nodes passes in a second; 0: any number.
+    /// How many bytes pass from one node to another in a second; 0: any number.
+    pub fn link_rate(&self, from: usize, to: usize, bytes_per_s: i64) {
+        let at = 8 * (512 + PORTS * (from + 1) + to + 1) as u64;
+        self.control.write_all_at(&bytes_per_s.to_le_bytes(), at).expect("write the control file");
+    }
+
+    /// The same of every link between nodes.
     fn rate(&self, bytes_per_s: i64) {
         for from in 0..self.spaces.len() {
             for to in (0..self.spaces.len()).filter(|to| *to != from) {
-                let at = 8 * (512 + PORTS * (from + 1) + to + 1) as u64;
-                self.control.write_all_at(&bytes_per_s.to_le_bytes(), at).expect("write the control file");
+                self.link_rate(from, to, bytes_per_s);
             }
         }
+    }
+
+    /// A target that every node reaches.
+    pub async fn sink(&self) -> Sink {
+        Sink::start_at(&format!("{}.{OWN}", self.prefix), 0).await
     }
 
     /// Every link between nodes.
@@ -155,7 +165,7 @@ async fn joined(more: &str) -> Option<(Trial, Net)> {
     let mut cluster = Cluster::in_places(dir, &places, more);
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
-    let sink = Sink::start_at(&format!("{}.{OWN}", net.prefix), 0).await;
+    let sink = net.sink().await;
     Some((Trial::start(cluster, sink), net))
 }
 

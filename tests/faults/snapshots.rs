@@ -9,12 +9,11 @@ use tempfile::TempDir;
 use crate::api::{code, large, once};
 use crate::check::agree;
 use crate::harness::{eventually, now_ms, Cluster, Node, READY_MAX};
-use crate::machine::{Disk, Inner, Slot, MIB};
+use crate::machine::{Disk, Inner, Slot, EIO, MIB};
 use crate::power::missing;
 use crate::sink::Sink;
 use crate::trial::turn;
 
-const EIO: i64 = 5;
 const SMALL: &str = "[raft]\nsnapshot_log_bytes = 4194304\n[storage]\nlog_segment_bytes = 2097152\n";
 
 /// Creates so many tasks of 100 kB: which of them were taken.
