@@ -373,6 +373,9 @@ pub enum Refusal {
     /// The misfires before this one have taken all the steps that one log entry has for misfires.
     #[error("too many due times were missed at once: a later entry records this one")]
     MisfiresAtOnce,
+    /// The outcomes before this one have taken all the steps that one log entry has for what follows from outcomes.
+    #[error("too much follows from outcomes at once: a later entry records this one")]
+    OutcomesAtOnce,
 }
 
 /// Why bytes are not a batch.

@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{json, Value};
-use support::{named, node, once, periodic, until, with, Client, Cluster, Say, Sink};
+use support::{named, node, node_with, once, periodic, until, with, Client, Cluster, Say, Sink};
 
 const EVERY_SECOND: &str = "* * * * * *";
 const RARELY: &str = "0 0 29 2 *";
@@ -152,6 +152,37 @@ async fn a_run_triggers_the_tasks_that_follow_it_over_a_change_of_leader() {
     let parent = ended(cluster.client(next), "good").await;
     assert_eq!((attempts(&parent), child.header("xcron-parent-run-id")), (2, parent["run_id"].as_str().unwrap()));
     assert_eq!((sink.of("after-good").len(), sink.of("after-bad").len()), (1, 1));
+}
+
+/// More follows from them than one log entry does: later entries record the rest. The tasks that are named do not exist, so
+/// that nothing else keeps the node busy.
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_of_which_very_much_follows_are_each_recorded_once() {
+    const MANY: usize = 1500;
+    let (_dir, node) = node_with(|config| {
+        config.callback.in_flight_max = MANY;
+        config.callback.in_flight_per_host_max = MANY;
+        config.callback.timeout_ms = 60_000;
+        config.callback.connect_timeout_ms = 10_000;
+    })
+    .await;
+    // All are answered at one moment, so that their outcomes meet in few entries.
+    let first = std::sync::OnceLock::new();
+    let sink = Sink::saying(move |_| {
+        let answered = first.get_or_init(|| support::now().plus_ms(6000));
+        Say::ok().after(answered.ms_since(support::now()))
+    })
+    .await;
+    let names: Vec<String> = (0..32).map(|n| format!("nobody{n}")).collect();
+    let task =
+        |n: usize| with(named(once(&sink.url("/"), 2 * n as u64), &format!("t{n}")), json!({"on_success": names}));
+    let ids = node.client.create_all(&(0..MANY).map(task).collect::<Vec<_>>()).await;
+    sink.await_count(MANY).await;
+    for id in &ids {
+        let run = ended(&node.client, id).await;
+        assert_eq!((run["state"].as_str(), attempts(&run)), (Some("succeeded"), 1), "{run}");
+    }
+    assert_eq!(sink.count(), MANY, "an outcome that was put off is not lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,9 @@ use super::share::Pace;
 use super::transport::{Answer, Failure, Over, Request};
 use super::Dispatcher;
 use crate::clock::{monotonic, Timestamp};
-use crate::command::{Command, Steering, Verdict};
+use crate::command::{Command, Refusal, Reply, Steering, Verdict};
 use crate::id::RunId;
+use crate::node::Error;
 use crate::run::Attempt;
 use crate::seam::bug::{self, Bug};
 use crate::state::{Job, State};
@@ -317,11 +318,13 @@ async fn not_sent(dispatcher: &Dispatcher, start: &Command, reason: String) {
 /// Nothing else knows this outcome. It is proposed until it is written: to this leader, or to the next one.
 async fn record_end(dispatcher: &Dispatcher, ended: Command) {
     let node = &dispatcher.0.node;
-    while let Err(error) = node.propose(ended.clone(), monotonic() + RECORD_TIMEOUT).await {
-        if error == crate::node::Error::Stopping {
-            return;
+    loop {
+        match node.propose(ended.clone(), monotonic() + RECORD_TIMEOUT).await {
+            Err(Error::Stopping) => return,
+            // Nothing is recorded: so much followed from others in the same entry.
+            Err(_) | Ok(Reply::Refused(Refusal::OutcomesAtOnce)) => tokio::time::sleep(record_pause()).await,
+            Ok(_) => return,
         }
-        tokio::time::sleep(record_pause()).await;
     }
 }
 
@@ -357,7 +360,7 @@ async fn record_start(dispatcher: &Dispatcher, job: &Job, start: &Command) {
         tracing::debug!(%error, "the start of an attempt is not recorded yet");
         tokio::time::sleep(record_pause()).await;
         let moot = !node.machine().with_state(|state| state.lacks_start(job.seq, job.key, job.attempt));
-        if moot || error == crate::node::Error::Stopping {
+        if moot || error == Error::Stopping {
             return;
         }
     }

@@ -247,8 +247,8 @@ impl From<Refusal> for Error {
             Refusal::Finished | Refusal::Conflict | Refusal::Cycle(_) | Refusal::OtherStore { .. } => Code::Conflict,
             Refusal::ChainTooLong(_) => Code::OverLimit,
             Refusal::TooManyRuns(_) | Refusal::ChainsAtOnce | Refusal::TooManyTasks(_) => Code::TooMany,
-            // No call has a misfire recorded.
-            Refusal::MisfiresAtOnce => Code::TooMany,
+            // No call has a misfire or an outcome recorded.
+            Refusal::MisfiresAtOnce | Refusal::OutcomesAtOnce => Code::TooMany,
             Refusal::NoRoom => Code::Storage,
             Refusal::Forgotten { .. } => Code::Unknown,
             Refusal::Past { .. } => Code::Past,

@@ -12,7 +12,7 @@ use super::task::{Rhythm, Task};
 use super::writes::{DoneWrite, Known};
 use super::State;
 use crate::clock::Timestamp;
-use crate::command::{Batch, Command, Limits, Refusal, Reply, Seq, WriteId};
+use crate::command::{Batch, Command, Limits, Refusal, Reply, Seq, Steering, Verdict, WriteId};
 use crate::id::TaskId;
 use crate::run::OpenPhase;
 use crate::task::{Options, TaskSpec, TaskState, Timing};
@@ -56,7 +56,7 @@ impl State {
     /// Counts the cost of an entry from nothing again.
     fn begin_entry(&mut self, limits: Limits) {
         self.limits = limits;
-        (self.links, self.misfires, self.steps) = (0, 0, 0);
+        (self.links, self.misfires, self.outcomes, self.steps) = (0, 0, 0, 0);
     }
 
     fn apply_one(&mut self, now: Timestamp, command: Command) -> Reply {
@@ -84,12 +84,13 @@ impl State {
                 Ok(Reply::Done)
             }
             Command::RunEnded { seq, key, attempt, term, verdict, steering } => {
-                self.run_ended(now, seq, key, super::runs::End { attempt, term, verdict, steering });
-                Ok(Reply::Done)
+                let follows = (&verdict.clone(), steering);
+                let end = super::runs::End { attempt, term, verdict, steering };
+                self.outcome(seq, key, follows, |state| state.run_ended(now, seq, key, end))
             }
             Command::GiveUp { seq, key, attempt, reason } => {
-                self.give_up(now, seq, key, attempt, reason);
-                Ok(Reply::Done)
+                let follows = (&Verdict::Failed { reason: String::new() }, Steering::default());
+                self.outcome(seq, key, follows, |state| state.give_up(now, seq, key, attempt, reason))
             }
             Command::Misfire { seq, from, upto, reason, latest_fires } => {
                 self.misfire(now, seq, (from, upto), &reason, latest_fires)

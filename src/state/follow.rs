@@ -7,19 +7,68 @@ use super::missed::last_due_time;
 use super::record::Pause;
 use super::State;
 use crate::clock::Timestamp;
-use crate::command::{Seq, Steering};
+use crate::command::{Refusal, Reply, Seq, Steering, Verdict};
 use crate::id::{RunId, RunKey, TaskId};
 use crate::run::{OpenPhase, OpenRun, Run, RunState};
-use crate::task::{AlertEvent, TaskSpec, TaskState};
+use crate::task::{AlertEvent, Options, TaskSpec, TaskState};
 
 /// Alerts of one task that wait to be delivered. While their receiver is away, further ones are not made: what they
 /// would tell is in the history.
 const ALERTS_MAX: usize = 100;
+/// Once the outcomes of one log entry have taken so many steps, further ones that trigger other tasks, or end a task, do
+/// nothing, and the leader proposes them again. Outcomes of which nothing follows take a quarter of it at most.
+pub const OUTCOME_STEPS_MAX: usize = 16_384;
 
 /// Why a run was not made, or not made again, after its task had come to its end.
 pub(super) const ENDED: &str = "the task is ended";
 
+/// The tasks that are triggered by this outcome.
+fn followers(options: &Options, outcome: RunState) -> &[TaskId] {
+    match outcome {
+        RunState::Succeeded => &options.on_success,
+        RunState::Failed => &options.on_failure,
+        _ => &[],
+    }
+}
+
 impl State {
+    /// Applies the outcome of an attempt of the run `key`, unless much follows from it and the log entry has no steps left.
+    ///
+    /// # Errors
+    /// [`Refusal::OutcomesAtOnce`]: nothing has changed.
+    pub(super) fn outcome(
+        &mut self,
+        seq: Seq,
+        key: RunKey,
+        (verdict, steering): (&Verdict, Steering),
+        apply: impl FnOnce(&mut State),
+    ) -> Result<Reply, Refusal> {
+        if self.outcomes >= OUTCOME_STEPS_MAX && self.leads_to_much(seq, key, verdict, steering) {
+            return Err(Refusal::OutcomesAtOnce);
+        }
+        let before = self.steps;
+        apply(self);
+        self.outcomes += self.steps - before;
+        Ok(Reply::Done)
+    }
+
+    /// Whether the outcome can trigger other tasks, or end all runs of its own.
+    fn leads_to_much(&self, seq: Seq, key: RunKey, verdict: &Verdict, steering: Steering) -> bool {
+        let Some(task) = self.pages.get(seq).filter(|_| !key.is_alert()) else { return false };
+        let outcome = match verdict {
+            Verdict::Succeeded => RunState::Succeeded,
+            Verdict::Failed { .. } => RunState::Failed,
+            Verdict::Unknown { .. } => RunState::Unknown,
+            Verdict::Retry { .. } => RunState::Running,
+        };
+        let options = match task.past.open.get(key) {
+            Some(run) => task.options_of(run),
+            None if task.next == Some(key.due) && key.is_scheduled() => task.options_of_next(),
+            None => task.options.as_deref(),
+        };
+        steering.end || steering.delete || options.is_some_and(|options| !followers(options, outcome).is_empty())
+    }
+
     /// A run has come to an outcome, or a due time was missed: under `spec`, where the task has another by now.
     pub(super) fn follow(
         &mut self,
@@ -41,11 +90,7 @@ impl State {
             _ => None,
         };
         let event = event.filter(|event| options.alert.as_ref().is_some_and(|alert| alert.on.contains(event)));
-        let children = match outcome {
-            RunState::Succeeded => options.on_success.clone(),
-            RunState::Failed => options.on_failure.clone(),
-            _ => Vec::new(),
-        };
+        let children = followers(options, outcome).to_vec();
         let waiting = task.past.open.alerts();
         if let Some(event) = event.filter(|_| waiting < ALERTS_MAX) {
             task.open(OpenRun { spec, ..OpenRun::new(key.alert(event), now) });
@@ -57,6 +102,7 @@ impl State {
     }
 
     fn trigger_child(&mut self, now: Timestamp, id: &TaskId, parent: RunId) {
+        self.steps += 1;
         let Some(seq) = self.find(id) else { return };
         let Some(task) = self.pages.get_mut(seq) else { return };
         if let Err(refusal) = task.trigger(now, Some(parent)) {

@@ -93,6 +93,8 @@ pub struct State {
     links: usize,
     /// The steps that the misfires of the present log entry have taken so far.
     misfires: usize,
+    /// The steps that the outcomes of attempts in the present log entry have taken so far.
+    outcomes: usize,
     /// What the present log entry has cost so far, in steps of any kind; for tests.
     steps: usize,
     changes: Changes,
@@ -123,6 +125,7 @@ impl State {
             limits: Limits::default(),
             links: 0,
             misfires: 0,
+            outcomes: 0,
             steps: 0,
             changes: Changes::default(),
             zones: zones::Zones::default(),

@@ -9,6 +9,7 @@ mod follow;
 mod index;
 mod missed;
 mod odd;
+mod outcomes;
 mod writes;
 mod zones;
 
