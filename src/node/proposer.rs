@@ -91,6 +91,15 @@ impl Submission {
     fn take(&self, now: Instant) -> bool {
         self.deadline > now && !self.reply.is_closed() && !self.decided.swap(true, Ordering::AcqRel)
     }
+
+    /// Takes and answers it; its name.
+    #[cfg(test)]
+    pub fn answer(self, result: Result<Reply, Error>) -> Option<crate::command::WriteId> {
+        assert!(self.take(monotonic()));
+        // A receiver that is gone has stopped waiting.
+        drop(self.reply.send(result));
+        self.command.name()
+    }
 }
 
 impl Waiting {

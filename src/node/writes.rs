@@ -107,3 +107,7 @@ impl Node {
         futures::future::join_all(commands.into_iter().map(|command| self.propose(command, deadline))).await
     }
 }
+
+#[cfg(test)]
+#[path = "writes_tests.rs"]
+mod tests;
