@@ -26,14 +26,14 @@ pub(super) async fn audit(State(api): Shared, uri: Uri) -> Response {
             return Err(Error::malformed("to: is before from"));
         }
         let period = Period { from, to, after: None, limit: query.limit()? };
-        let cursor = query.text("cursor");
+        let cursor = query.cursor()?;
         let named = id.clone();
         let fill = move |node: &Node, items: &mut Items<'_>| {
             let mut take = |view: &DueView| items.take(|out| due(out, view));
-            let audited = node.audit(&id, period, cursor.as_deref(), &mut take)?;
+            let audited = node.audit(&id, period, cursor.place(), &mut take)?;
             let Audited { next_cursor, triggers_not_kept } = audited.ok_or(Refusal::NoSuchTask)?;
             items.count("triggers_not_kept", triggers_not_kept);
-            Ok::<_, Error>(next_cursor)
+            Ok::<_, Error>(cursor.next(next_cursor))
         };
         api.page(query.consistency()?, "due_times", move |o| o.plain("task_id", &named), fill).await
     })

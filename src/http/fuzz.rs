@@ -129,6 +129,7 @@ pub(crate) fn query(data: &[u8]) {
     let outcome = match call {
         0 => Query::parse(&uri, &tasks::LIST).and_then(|mut query| {
             tasks::filter(&mut query)?;
+            query.cursor()?;
             query.limit()?;
             query.consistency().map(drop)
         }),

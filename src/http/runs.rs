@@ -26,11 +26,11 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
-        let (limit, cursor) = (query.limit()?, query.text("cursor"));
+        let (limit, cursor) = (query.limit()?, query.cursor()?);
         let fill = move |node: &Node, runs: &mut Items<'_>| {
             let mut take = |run: &RunView| runs.take(|out| show::run(out, run));
-            let next = node.list_runs(&filter, limit, cursor.as_deref(), &mut take)?;
-            next.ok_or_else(|| Error::from(Refusal::NoSuchTask))
+            let next = node.list_runs(&filter, limit, cursor.place(), &mut take)?;
+            Ok::<_, Error>(cursor.next(next.ok_or(Refusal::NoSuchTask)?))
         };
         api.page(query.consistency()?, "runs", |_| {}, fill).await
     })

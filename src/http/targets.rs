@@ -20,14 +20,9 @@ use crate::view::{TargetFilter, TargetState, TargetView};
 pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &["state", "limit", "cursor", "consistency"])?;
-        let filter = TargetFilter {
-            state: query.read::<Named>("state")?.map(|Named(state)| state),
-            limit: query.limit()?,
-            after: query.text("cursor"),
-        };
-        if filter.after.as_deref() == Some("") {
-            return Err(node::Error::Cursor.into());
-        }
+        let state = query.read::<Named>("state")?.map(|Named(state)| state);
+        let (limit, cursor) = (query.limit()?, query.cursor()?);
+        let filter = TargetFilter { state, limit, after: cursor.place().map(str::to_owned) };
         let page = match query.consistency()? {
             Consistency::Local if api.node.leads() => api.node.own_targets(&filter),
             // Another node than the leader knows of none.
@@ -41,7 +36,7 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
             |items| {
                 let taken = page.items.iter().take_while(|view| items.take(|out| target(out, view))).count();
                 let last = || Some(page.items[..taken].last()?.target.clone());
-                Ok(if taken < page.items.len() { last() } else { page.next_cursor })
+                Ok(cursor.next(if taken < page.items.len() { last() } else { page.next_cursor }))
             },
         )
     })

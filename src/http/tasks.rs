@@ -266,10 +266,11 @@ pub(super) async fn list(State(api): Shared, uri: Uri) -> Response {
     answered(async {
         let mut query = Query::parse(&uri, &LIST)?;
         let filter = filter(&mut query)?;
-        let (limit, cursor) = (query.limit()?, query.text("cursor"));
+        let (limit, cursor) = (query.limit()?, query.cursor()?);
         let fill = move |node: &Node, tasks: &mut Items<'_>| {
             let mut take = |task: &TaskView| tasks.take(|out| show::task(out, task));
-            node.list_tasks(&filter, limit, cursor.as_deref(), &mut take)
+            let next = node.list_tasks(&filter, limit, cursor.place(), &mut take)?;
+            Ok::<_, Error>(cursor.next(next))
         };
         api.page(query.consistency()?, "tasks", |_| {}, fill).await
     })
