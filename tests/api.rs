@@ -288,7 +288,17 @@ async fn a_create_with_an_id_is_idempotent_and_another_definition_conflicts() {
         .post("/xcron/createTask", &with(minutely, json!({"timezone": "Europe/Berlin"})))
         .await
         .is(1041, 409, "task_id");
-    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"].as_array().unwrap().len(), 2);
+    // However it is written, it is the same zone, and shown as the database writes it.
+    let zoned = |zone: &str| with(periodic(URL, "* * * * *"), json!({"task_id": "z", "timezone": zone}));
+    for zone in ["europe/berlin", "Europe/Berlin", "EUROPE/BERLIN"] {
+        client.post("/xcron/createTask", &zoned(zone)).await.ok();
+        assert_eq!(client.task("z").await["timezone"], "Europe/Berlin");
+    }
+    client.post("/xcron/createTask", &zoned("europe/paris")).await.is(1041, 409, "task_id");
+    let other = json!({"task_id": "z", "timezone": "europe/PARIS"});
+    client.post("/xcron/updateTask", &other).await.ok();
+    assert_eq!(client.task("z").await["timezone"], "Europe/Paris");
+    assert_eq!(client.get("/xcron/listTasks").await.ok()["tasks"].as_array().unwrap().len(), 3);
     // Also after it has fired.
     let sink = Sink::start().await;
     let quick = with(once(&sink.url("/"), 0), json!({"task_id": "quick"}));

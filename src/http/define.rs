@@ -287,7 +287,8 @@ impl Rules {
         let format = format.ok_or_else(|| Error::malformed("format: missing"))?;
         schedule(&format)?;
         let timezone = timezone.unwrap_or_else(|| self.timezone.clone());
-        self.zone(&timezone)?;
+        // In the spelling of the database: however it is written, it is the same definition.
+        let timezone = self.zone(&timezone)?.name().to_owned();
         Ok(Timing::Periodic { format, timezone })
     }
 
