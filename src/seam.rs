@@ -125,6 +125,18 @@ pub fn dispose<T: Send + 'static>(value: T) {
     }
 }
 
+/// What it takes to apply entries beside the work itself, on the node with this directory: in a simulation, while it is slow.
+#[cfg_attr(
+    not(feature = "sim"),
+    expect(unused_variables, clippy::unused_async, reason = "only a simulation is slower than the machine")
+)]
+pub async fn applying(dir: &std::path::Path) {
+    #[cfg(feature = "sim")]
+    if simulated::is_on() {
+        tokio::time::sleep(simulated::disk::apply_latency(dir)).await;
+    }
+}
+
 /// Whether an answer that a peer has given to the node with this directory is lost: in a simulation, after some time.
 #[cfg_attr(
     not(feature = "sim"),

@@ -113,6 +113,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::LeaseNotChecked | Bug::LeaseAskedEarly => &["fence", "unwanted"],
         Bug::OutcomeDropped => &["gap", "outcome"],
         Bug::UnderWayForgotten => &["again"],
+        Bug::OnceUnrecorded => &["twice"],
         Bug::DeleteKeepsRetry => &["unwanted"],
         Bug::StaleRead | Bug::RepeatsAsNew => &["order"],
         Bug::ApplyDiffers => &["doubt"],

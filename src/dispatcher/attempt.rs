@@ -140,7 +140,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
                 Some(_) => return Step::NotSent(Outcome::Undone),
                 None => return Step::NotSent(Outcome::Done),
             }
-            if at_most_once {
+            if at_most_once && !bug::is_planted(Bug::OnceUnrecorded) {
                 match commit(dispatcher, &job, &start).await {
                     Commit::Sendable => {}
                     Commit::NotSent => return Step::NotSent(Outcome::Done),

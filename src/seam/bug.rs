@@ -39,6 +39,8 @@ pub enum Bug {
     PurgeBeforeKept,
     /// A node finds due times by the time zone data of its own program.
     OwnZones,
+    /// What is sent at most once is sent before it is recorded.
+    OnceUnrecorded,
 }
 
 /// Whether it is planted.

@@ -64,6 +64,7 @@ pub fn check(history: &History, bounds: &Bounds) -> Vec<Violation> {
     rule("run-id", run_ids(history));
     rule("fence", fences(history));
     rule("again", again(history));
+    rule("twice", twice(history));
     rule("outcome", outcomes(history, bounds));
     rule("count", counts(history));
     rule("replica", replicas(history));
@@ -113,13 +114,18 @@ fn lost(history: &History) -> Vec<String> {
     wrong
 }
 
-/// A one-shot task that is there, and was left alone, has reached its target.
+/// A one-shot task that is there, and was left alone, has reached its target. What is sent at most once may have been lost
+/// on the way: then it is shown so.
 fn unfired(history: &History, bounds: &Bounds) -> Vec<String> {
     let reached: BTreeSet<&str> = history.hits.iter().map(|hit| hit.task.as_str()).collect();
     let end = history.shown.unwrap_or(0).saturating_sub(bounds.settle_ms);
     let fits = |task: &Task| matches!(task.rhythm, Rhythm::Once(due) if due.is_none_or(|due| due < end));
     let once = acknowledged(history).filter(|(_, task, _)| fits(task) && task.calls.is_empty());
-    once.filter(|(id, ..)| !reached.contains(id.as_str()))
+    let lost = |task: &Task| {
+        let runs = task.shown.iter().flat_map(|shown| &shown.runs);
+        task.once && runs.into_iter().any(|run| ["unknown", "failed"].contains(&run.state.as_str()))
+    };
+    once.filter(|(id, task, _)| !reached.contains(id.as_str()) && !lost(task))
         .map(|(id, ..)| format!("{id} never reached its target"))
         .collect()
 }
@@ -308,6 +314,21 @@ fn again(history: &History) -> Vec<String> {
     wrong
 }
 
+/// What is sent at most once arrives at most once, whoever sends it.
+fn twice(history: &History) -> Vec<String> {
+    let mut first: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for hit in &history.hits {
+        if !history.tasks.get(&hit.task).is_some_and(|task| task.once) {
+            continue;
+        }
+        if let Some(at) = first.insert(&hit.run, hit.at) {
+            wrong.push(format!("{} of {} arrived at {at}, and again at {}", hit.run, hit.task, hit.at));
+        }
+    }
+    wrong
+}
+
 /// Where the target has answered with success, the run has succeeded; and what is due has ended.
 fn outcomes(history: &History, bounds: &Bounds) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -319,6 +340,9 @@ fn outcomes(history: &History, bounds: &Bounds) -> Vec<String> {
             let (has_good, state) = (good.contains(run.id.as_str()), run.state.as_str());
             if state == "succeeded" && !has_good {
                 wrong.push(format!("{id}: {} is shown as succeeded, and its target did not say so", run.id));
+            }
+            if state == "unknown" && !task.once {
+                wrong.push(format!("{id}: {} is shown as unknown, and is repeated until it is known", run.id));
             }
             let left_alone = !asked(task, Wish::Pause) && !asked(task, Wish::Delete);
             if !ENDED.contains(&state) && run.due < end && !task.fails && left_alone {

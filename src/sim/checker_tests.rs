@@ -28,8 +28,15 @@ fn sound() -> History {
     let rhythm = Rhythm::Once(Some(1_005_000));
     let shown =
         Shown { run_count: (1, 1), runs: vec![run(1_005_000, "succeeded")], audit: vec![run(1_005_000, "succeeded")] };
-    let task =
-        Task { rhythm, fails: false, asked: 1_000_000, created: Some(CREATED), calls: Vec::new(), shown: Some(shown) };
+    let task = Task {
+        rhythm,
+        fails: false,
+        once: false,
+        asked: 1_000_000,
+        created: Some(CREATED),
+        calls: Vec::new(),
+        shown: Some(shown),
+    };
     let replica = |node| Replica { node, applied: 90, digest: (5, 77) };
     History {
         tasks: [("a".to_owned(), task)].into(),
@@ -288,4 +295,34 @@ fn replicas_are_the_same() {
 fn a_history_without_an_end_is_no_sound_one() {
     assert_eq!(found(sound(), |history, _| history.shown = None), ["finished"]);
     assert_eq!(found(sound(), |history, _| history.stopped.push("node 1: corrupt".to_owned())), ["stopped"]);
+}
+
+#[test]
+fn what_is_sent_at_most_once_arrives_once_or_is_shown_as_lost() {
+    let again = |history: &mut History| history.hits.push(hit("run-1005000", 503));
+    assert_eq!(found(sound(), |history, _| again(history)), [] as [&str; 0]);
+    let twice = |history: &mut History, task: &mut Task| {
+        task.once = true;
+        again(history);
+    };
+    assert_eq!(found(sound(), twice), ["twice"]);
+    let lost = |state: &'static str| {
+        move |history: &mut History, task: &mut Task| {
+            history.hits.clear();
+            task.once = true;
+            shown(task).runs[0].state = state.to_owned();
+        }
+    };
+    assert_eq!(found(sound(), lost("unknown")), [] as [&str; 0]);
+    assert_eq!(found(sound(), lost("failed")), [] as [&str; 0]);
+    assert_eq!(found(sound(), lost("skipped")), ["unfired", "count"]);
+    // What is repeated comes to be known.
+    let unknown = |_: &mut History, task: &mut Task| shown(task).runs[0].state = "unknown".to_owned();
+    assert_eq!(found(sound(), unknown), ["outcome"]);
+}
+
+#[test]
+fn what_nodes_found_themselves_counts() {
+    assert_eq!(found(sound(), |history, _| drop(history.doubts.insert(2, "it differs".to_owned()))), ["doubt"]);
+    assert_eq!(found(sound(), |history, _| history.strays.push("a record".to_owned())), ["stray"]);
 }

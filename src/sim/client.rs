@@ -8,6 +8,7 @@ use http_body_util::Full;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{json, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::history::{Call, Rhythm, Shown, ShownRun, Task, Wish};
 use super::{registers, wire, zones, World, HTTP_PORT};
@@ -74,9 +75,15 @@ async fn create(world: &World, chance: &mut StdRng, id: String) {
     let mut task = json!({
         "task_id": id,
         "callback": {"url": url, "body": {}, "timeout_ms": 1000},
-        // So many that a run does not give up before the last fault is over.
-        "retry": {"max_attempts": 1000, "min_backoff_ms": 50, "max_backoff_ms": 400, "multiplier": 2.0},
     });
+    // Not drawn, so that the same seed has the same tasks at the same times with them and without.
+    let once = xxh3_64(id.as_bytes()).is_multiple_of(4);
+    if once {
+        task["delivery"] = "at_most_once".into();
+    } else {
+        // So many that a run does not give up before the last fault is over.
+        task["retry"] = json!({"max_attempts": 1000, "min_backoff_ms": 50, "max_backoff_ms": 400, "multiplier": 2.0});
+    }
     let rhythm = match chance.random_range(0..4) {
         0 => {
             task["type"] = 2.into();
@@ -100,7 +107,7 @@ async fn create(world: &World, chance: &mut StdRng, id: String) {
             Rhythm::Zoned(period_s * 1000)
         }
     };
-    let story = Task { rhythm, fails, asked, created: None, calls: Vec::new(), shown: None };
+    let story = Task { rhythm, fails, once, asked, created: None, calls: Vec::new(), shown: None };
     world.history().tasks.insert(id.clone(), story);
     // The same again gives the same answer, so a client that is not answered asks another node.
     for _ in 0..3 {

@@ -337,6 +337,7 @@ impl Cluster<'_> {
             Fault::SlowDisk(n, ms) => self.disk_of(n, |dir| disk::slow(dir, Duration::from_millis(ms))),
             Fault::FailingDisk(n) => self.disk_of(n, |dir| disk::fail(dir, true)),
             Fault::SlowReads(n, ms) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::from_millis(ms))),
+            Fault::SlowApply(n, ms) => self.disk_of(n, |dir| disk::slow_apply(dir, Duration::from_millis(ms))),
             Fault::Unanswered(n, ms) => self.disk_of(n, |dir| answers::withhold(dir, ms)),
             Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
             Fault::Lossy(n) => self.loss(n, 0.02),
@@ -385,6 +386,7 @@ impl Cluster<'_> {
             Fault::Apart(n, other) => self.sim.repair(name(n), name(other)),
             Fault::SlowDisk(n, _) => self.disk_of(n, |dir| disk::slow(dir, Duration::ZERO)),
             Fault::SlowReads(n, _) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::ZERO)),
+            Fault::SlowApply(n, _) => self.disk_of(n, |dir| disk::slow_apply(dir, Duration::ZERO)),
             Fault::Unanswered(n, _) => self.disk_of(n, |dir| answers::withhold(dir, 0)),
             Fault::FailingDisk(n) => {
                 let failed = self.machines.get(&n).is_some_and(|machine| disk::has_failed(&machine.dir));

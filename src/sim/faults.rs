@@ -36,6 +36,8 @@ pub enum Fault {
     FailingDisk(usize),
     /// Each read of a definition from this node's disk takes so many ms.
     SlowReads(usize, u64),
+    /// Entries that come together take this node so many ms to apply.
+    SlowApply(usize, u64),
     /// Answers to writes that this node has forwarded are withheld for up to so many ms, and half of them lost.
     Unanswered(usize, u64),
     /// This process is killed, and started when the others have purged what it lacks; and killed again, up to a few
@@ -67,7 +69,11 @@ const SLOW_READS_TRIES: usize = 20;
 /// The faults of a seed: one after the other and some at once, all over by `end`.
 pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     let mut chance = StdRng::seed_from_u64(seed ^ 0x00fa_0175);
-    let mut plan: Vec<Planned> = behind(seed, nodes, end).into_iter().chain(unanswered(seed, nodes, end)).collect();
+    let mut plan: Vec<Planned> = behind(seed, nodes, end)
+        .into_iter()
+        .chain(unanswered(seed, nodes, end))
+        .chain(slow_to_apply(seed, nodes, end))
+        .collect();
     let mut at = 2_500;
     loop {
         at += chance.random_range(200..4_000);
@@ -169,6 +175,18 @@ fn unanswered(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     plan
 }
 
+/// A node that is slow to apply what is committed for a while, in half of the seeds; beside whatever else there is.
+fn slow_to_apply(seed: u64, nodes: usize, end: u64) -> Option<Planned> {
+    let mut chance = StdRng::seed_from_u64(seed ^ 0x0051_0a99);
+    if end < 4_000 || chance.random_bool(0.5) {
+        return None;
+    }
+    let from = chance.random_range(2_500..end);
+    let to = (from + chance.random_range(1_000..6_000)).min(end);
+    let fault = Fault::SlowApply(chance.random_range(1..=nodes), chance.random_range(5..150));
+    Some(Planned { from, to, fault, of_leader: chance.random_bool(0.5), turns_until: None })
+}
+
 /// How long a node is behind, with the time to catch up.
 const BEHIND_MS: u64 = 7_500;
 
@@ -207,7 +225,7 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
         Fault::Apart(n, other) => vec![*n, *other],
         // These go with any other one.
-        Fault::SlowReads(..) | Fault::Unanswered(..) => Vec::new(),
+        Fault::SlowReads(..) | Fault::SlowApply(..) | Fault::Unanswered(..) => Vec::new(),
         Fault::Stop(n)
         | Fault::Isolated(n)
         | Fault::NoPeers(n)
@@ -232,6 +250,7 @@ fn of_another(fault: &Fault, node: usize) -> Option<Fault> {
         Fault::Dumb(_) => Some(Fault::Dumb(node)),
         Fault::Deaf(_) => Some(Fault::Deaf(node)),
         Fault::SlowReads(_, ms) => Some(Fault::SlowReads(node, *ms)),
+        Fault::SlowApply(_, ms) => Some(Fault::SlowApply(node, *ms)),
         _ => None,
     }
 }

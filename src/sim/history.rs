@@ -68,6 +68,8 @@ pub struct Task {
     pub rhythm: Rhythm,
     /// Whether its target never answers with success.
     pub fails: bool,
+    /// Whether its callbacks are sent at most once.
+    pub once: bool,
     /// When it was first asked for.
     pub asked: u64,
     /// When that was acknowledged.

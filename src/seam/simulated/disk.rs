@@ -40,6 +40,8 @@ struct Disk {
     slow: Duration,
     /// What a read takes.
     slow_reads: Duration,
+    /// What it takes to apply entries that come together.
+    slow_apply: Duration,
     /// Writes and syncs fail.
     fails: bool,
     /// One has failed.
@@ -101,6 +103,11 @@ pub fn slow_reads(dir: &Path, time: Duration) {
     on(dir, |disk| disk.slow_reads = time);
 }
 
+/// Has the node in `dir` take so long to apply entries that come together.
+pub fn slow_apply(dir: &Path, time: Duration) {
+    on(dir, |disk| disk.slow_apply = time);
+}
+
 /// A node has found its state to be lost, which no fault of these disks may lead to.
 pub(crate) fn lose_state(dir: &Path) {
     on(dir, |disk| disk.state_lost = true);
@@ -114,6 +121,11 @@ pub fn has_lost_state(dir: &Path) -> bool {
 /// How long a read takes now.
 pub(crate) fn read_latency(dir: &Path) -> Duration {
     on(dir, |disk| disk.slow_reads).unwrap_or_default()
+}
+
+/// How long it takes to apply entries now.
+pub(crate) fn apply_latency(dir: &Path) -> Duration {
+    on(dir, |disk| disk.slow_apply).unwrap_or_default()
 }
 
 /// Has each write and sync fail, or succeed again.

@@ -27,6 +27,7 @@ pub const NAMES: &[(&str, Bug)] = &[
     ("snapshot-torn", Bug::SnapshotTorn),
     ("purge-before-kept", Bug::PurgeBeforeKept),
     ("own-zones", Bug::OwnZones),
+    ("once-unrecorded", Bug::OnceUnrecorded),
 ];
 
 impl FromStr for Bug {

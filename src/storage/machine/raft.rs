@@ -17,6 +17,7 @@ use crate::clock::monotonic;
 use crate::command::{Batch, Command, DecodeError};
 use crate::raft::{LogId, Membership, Replies, TypeConfig};
 use crate::schedule::ZoneData;
+use crate::seam;
 use crate::seam::bug::{self, Bug};
 
 type Entry = openraft::Entry<TypeConfig>;
@@ -61,6 +62,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
         self.some_room().await;
         let mut replies = Vec::with_capacity(changes.len());
+        seam::applying(&self.0.dir).await;
         self.may_apply().await;
         let full = {
             let mut core = self.core();
