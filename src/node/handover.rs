@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{log_ends, Node};
 use crate::clock::monotonic;
-use crate::raft::wire::{Refused, Status, TakeOver, TakeOverAnswer};
+use crate::raft::wire::{Refused, Status, TakeOver, TakeOverAnswer, FAULT_STOPS};
 
 /// How long the peers may take to tell how they are.
 const ANSWER_MAX: Duration = Duration::from_millis(200);
@@ -46,9 +46,16 @@ impl Node {
     /// Has another node lead, of those that are sound the one whose log is the longest; waits until it does.
     pub(super) async fn hand_over(&self, term: u64, why: &str) {
         let peers = self.other_voters();
-        let Some((successor, address)) = self.successor(&peers).await else {
+        let asked = self.voters_asked(&peers).await;
+        let sound = asked.iter().filter(|(_, _, status)| status.fault == 0);
+        let longest = sound.max_by_key(|(id, _, status)| (status.last_log, *id));
+        let Some((successor, address)) = longest.map(|(id, address, _)| (*id, address.clone())) else {
             self.give_up(term, why).await;
-            return self.another_leads().await;
+            // One that is not sound is elected all the same where no other is there. One that stops is not.
+            if asked.iter().any(|(_, _, status)| status.fault != FAULT_STOPS) {
+                return self.another_leads().await;
+            }
+            return tracing::info!(term, why, "no other node is there to take the lead");
         };
         self.0.handing_over.store(term, Ordering::SeqCst);
         self.caught_up(successor).await;
@@ -67,13 +74,13 @@ impl Node {
         self.another_leads().await;
     }
 
-    async fn successor(&self, peers: &[(u64, String)]) -> Option<(u64, String)> {
+    /// How those of these peers are that answer.
+    async fn voters_asked(&self, peers: &[(u64, String)]) -> Vec<(u64, String, Status)> {
         let asked = peers.iter().map(|(id, address)| async move {
             let status: Status = self.0.links.call(address, "status", &(), ANSWER_MAX).await.ok()?;
-            (status.fault == 0 && status.node == *id).then(|| (status.last_log, *id, address.clone()))
+            (status.node == *id).then(|| (*id, address.clone(), status))
         });
-        let sound = futures::future::join_all(asked).await;
-        sound.into_iter().flatten().max().map(|(_, id, address)| (id, address))
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Waits until this peer has all of this node's log, or it takes too long.

@@ -28,6 +28,9 @@ pub const HEADER_CLOCK: &str = "xcron-clock";
 /// Largest body of a message: the largest command alone, with what is around it.
 pub const BODY_BYTES_MAX: usize = 48 << 20;
 
+/// The [`Status::fault`] of a node that stops.
+pub const FAULT_STOPS: u8 = u8::MAX;
+
 /// What a node tells of itself to a peer that asks.
 ///
 /// Nodes of different versions ask each other while a cluster is upgraded. So a message holds it as JSON, in which each
@@ -57,7 +60,7 @@ pub struct Status {
     pub last_log: Option<u64>,
     /// Its wall clock.
     pub clock: Timestamp,
-    /// How badly off it is; 0: it is fit to lead.
+    /// How badly off it is; 0: it is fit to lead; [`FAULT_STOPS`]: it is about to end.
     pub fault: u8,
     /// Whether it has no room for more tasks.
     pub full: bool,

@@ -106,6 +106,60 @@ async fn calls_that_hang_on_a_leader_that_stands_still_are_done_by_the_next() {
     assert!(cluster.all_ready(READY_MAX).await);
 }
 
+/// While a callback is under way it goes on serving its port.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_passes_calls_of_its_own_port_on_or_refuses_them_at_once() {
+    const AT_ONCE_MS: u64 = 1500;
+    let mut cluster = Cluster::start(3, "").await;
+    let sink = Sink::start_slow(3000).await;
+    let (leader, _) = cluster.leader().await;
+    let own = cluster.nodes[leader].ports.http;
+    assert_eq!(code(&cluster.api.create(own, &once("slow", now_ms() + 500, &sink.url)).await), Some(0));
+    eventually("it is under way", Duration::from_secs(10), async || !sink.of("slow").is_empty()).await;
+    cluster.nodes[leader].signal("TERM");
+    let (mut taken, mut refused) = (Vec::new(), 0);
+    for n in 0.. {
+        let (id, began) = (format!("own-{n}"), now_ms());
+        let created = cluster.api.create(own, &once(&id, began + 3_600_000, "http://127.0.0.1:9/")).await;
+        let read = cluster.api.query(own, "slow").await;
+        let took = now_ms() - began;
+        assert!(took < 2 * AT_ONCE_MS, "{took} ms: {created:?} {read:?}");
+        match code(&created) {
+            Some(0) => taken.push(id),
+            Some(1050) | None => refused += 1,
+            Some(_) => panic!("{created:?}"),
+        }
+        assert!(matches!(code(&read), Some(0 | 1050) | None), "{read:?}");
+        if cluster.nodes[leader].has_ended() {
+            break;
+        }
+        sleep_ms(20).await;
+    }
+    println!("{} were taken, {refused} refused", taken.len());
+    assert_eq!(cluster.nodes[leader].exit(Duration::from_secs(1)).await.code(), Some(0));
+    assert!(taken.len() > 10, "it passed on {} calls", taken.len());
+    let other = cluster.nodes[(leader + 1) % 3].ports.http;
+    for id in &taken {
+        assert_eq!(code(&cluster.api.query(other, id).await), Some(0), "{id} was acknowledged");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_node_of_a_cluster_that_stops_waits_for_no_other() {
+    // Its lease outlives the others, so that it leads when it is told to stop.
+    let raft = "[raft]\nelection_timeout_min_ms = 5000\nelection_timeout_max_ms = 10000\n";
+    let mut cluster = Cluster::start(3, raft).await;
+    let (leader, _) = cluster.leader().await;
+    for at in (0..3).filter(|at| *at != leader) {
+        cluster.nodes[at].kill();
+    }
+    let began = now_ms();
+    assert_eq!(cluster.nodes[leader].stop().await, Some(0));
+    let (took, log) = (now_ms() - began, cluster.nodes[leader].log_text());
+    assert!(log.contains("no other node is there to take the lead"), "it did not lead any more:\n{log}");
+    assert!(took < 5000 && !log.contains("no other node has taken the lead"), "{took} ms:\n{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_of_the_leader_hands_over() {
     // A leader that merely fell silent would be missed after three seconds.
