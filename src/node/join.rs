@@ -131,20 +131,24 @@ impl Node {
     /// Makes this durable before anything is done in its name. What cannot be written now, since no descriptors or no room
     /// are left, say, is tried again.
     async fn write_identity(&self, identity: &Identity) {
-        while let Err(error) = self.replace_identity(identity) {
+        while let Err(error) = self.replace_identity(identity.clone()).await {
             self.note_wait(&Waits::Identity(error.to_string()));
             tokio::time::sleep(WRITE_AGAIN).await;
         }
     }
 
     /// Writes the file `identity` anew: another file is at its path then, which is this node's.
-    fn replace_identity(&self, identity: &Identity) -> Result<(), storage::Error> {
-        let dir = &self.0.config.raft_dir;
-        let mut file = self.0.identity_file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = identity.write(dir);
-        // Whether it is there says nothing of whether it is durable.
-        *file = Identity::anchor(dir).or(file.take());
-        written
+    async fn replace_identity(&self, identity: Identity) -> Result<(), storage::Error> {
+        let node = self.clone();
+        let written = seam::blocking(move || {
+            let dir = &node.0.config.raft_dir;
+            let mut file = node.0.identity_file.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = identity.write(dir);
+            // Whether it is there says nothing of whether it is durable.
+            *file = Identity::anchor(dir).or(file.take());
+            written
+        });
+        written.await.unwrap_or_else(|panic| Err(storage::Error::damaged(&self.0.config.raft_dir, panic)))
     }
 
     /// Counts this start of a node that had `starts` by its identity. The log knows of it first: so a log that knows of
@@ -308,7 +312,7 @@ impl Node {
                 }
                 (None, _) => {}
                 (Some(cluster), claimed) => {
-                    match self.remember_cluster(cluster) {
+                    match self.remember_cluster(cluster).await {
                         Ok(true) => {}
                         Ok(false) => {
                             tokio::time::sleep(WRITE_AGAIN).await;
@@ -338,21 +342,20 @@ impl Node {
     ///
     /// # Errors
     /// It is another one than the directory's.
-    fn remember_cluster(&self, cluster: Uuid) -> Result<bool, String> {
-        let mut identity = self.identity();
-        let Some(known) = identity.as_mut() else { return Ok(true) };
+    async fn remember_cluster(&self, cluster: Uuid) -> Result<bool, String> {
+        let Some(known) = self.identity().clone() else { return Ok(true) };
         match known.cluster {
             Some(known) if known == cluster => Ok(true),
             Some(known) => Err(format!("the directory is of the cluster {known}, and the peers are of {cluster}")),
             None => {
-                let new = Identity { cluster: Some(cluster), ..known.clone() };
+                let new = Identity { cluster: Some(cluster), ..known };
                 self.0.links.introduce(new.node, Some(cluster));
-                if let Err(error) = self.replace_identity(&new) {
+                if let Err(error) = self.replace_identity(new.clone()).await {
                     // No descriptors are left, say. Until it succeeds this store claims nothing.
                     tracing::error!(%error, "the identity of the cluster is not kept yet; it is tried again");
                     return Ok(false);
                 }
-                *known = new;
+                *self.identity() = Some(new);
                 Ok(true)
             }
         }

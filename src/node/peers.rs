@@ -13,7 +13,9 @@ use axum::Router;
 use super::{join, proposer, reads, rescue, selfcheck, Node};
 use crate::clock::monotonic;
 use crate::command::Encoded;
-use crate::raft::wire::{ClaimRequest, FetchRequest, ProposeRequest, Question, Refused, Status, TakeOver, UnderWay};
+use crate::raft::wire::{
+    ClaimRequest, FetchRequest, ProposeRequest, Question, Refused, Status, TakeOver, UnderWay, FAULT_STOPS,
+};
 use crate::raft::{self, receive, Rejection};
 use crate::view::TargetFilter;
 
@@ -82,8 +84,13 @@ impl Node {
             .with_state(self.clone());
         let inner = &self.0;
         let (log, machine, node) = (inner.log.clone(), inner.machine.clone(), self.clone());
+        let behind = machine.clone();
         let own = raft::Own {
             takes: Arc::new(move |bytes| log.takes(bytes)),
+            some_room: Arc::new(move || {
+                let behind = behind.clone();
+                Box::pin(async move { behind.some_room().await })
+            }),
             applied_instead_of: Arc::new(move |theirs| machine.applied_instead_of(theirs)),
             fail: Arc::new(move |reason| node.fail(reason)),
         };
@@ -97,10 +104,12 @@ impl Node {
     /// What this node tells of itself to a peer that asks.
     pub(super) fn own_status(&self) -> Status {
         let (node, cluster) = self.0.links.own();
-        let full = self.storage_shortage().is_some();
+        // One that takes no more entries has room for no task either.
+        let refuses = || self.faults().store.is_some() && self.0.machine.is_behind();
+        let full = self.storage_shortage().is_some() || refuses();
         // To a node that stops no other gives way: it will not lead.
         let stops = self.0.stopping.load(Ordering::SeqCst);
-        let fault = if stops { u8::MAX } else { self.faults().severity() };
+        let fault = if stops { FAULT_STOPS } else { self.faults().severity() };
         Status {
             node,
             store: self.0.store,

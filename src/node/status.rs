@@ -155,7 +155,7 @@ impl Node {
             ),
             (
                 "disk_fault",
-                "1 where this node's disk is full or slow, its store does not sync, or descriptors are used up",
+                "1 where this node's disk is full or slow, its store stands still, or descriptors are used up",
                 f64::from(u8::from(faults.disk())),
             ),
             ("raft_term", "The current term", term as f64),

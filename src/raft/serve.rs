@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::Router;
+use futures::future::BoxFuture;
 use openraft::raft::AppendEntriesRequest;
 use openraft::{LeaderId, Vote};
 use serde::de::DeserializeOwned;
@@ -69,6 +70,8 @@ pub(super) fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
 pub struct Own {
     /// Whether the log has room for so many bytes.
     pub takes: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Waits a little while too much is not stored that has been applied; whether there is room for more by then.
+    pub some_room: Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>,
     /// The entry that this node has applied, and so is committed, where a message has another one.
     pub applied_instead_of: Arc<dyn Fn(LogId) -> Option<LogId> + Send + Sync>,
     /// Ends the node, for this reason.
@@ -105,6 +108,8 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, own: Ow
     async fn append(State((slot, clock, heard, own)): State<Parts>, body: Bytes) -> Result<Response, Rejection> {
         let (raft, bytes) = (group(&slot)?, body.len() as u64);
         receive(body, |request: AppendEntriesRequest<TypeConfig>| async {
+            // Meanwhile the leader sends signs of life beside it.
+            let is_stored = request.entries.is_empty() || (own.some_room)().await;
             if let Some(reason) = own.contradicts(raft, &request).await {
                 (own.fail)(reason.clone());
                 return Err(Rejection::unavailable(&reason));
@@ -113,6 +118,11 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, own: Ow
                 // openraft ends where its log refuses an append. The leader is alive, and sends them again.
                 let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
                 return Err(Rejection::unavailable("the Raft log of this node has no room"));
+            }
+            if !is_stored {
+                // What is committed openraft keeps in memory until it is applied, and the state until it is stored.
+                let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
+                return Err(Rejection::unavailable("the store of this node is behind"));
             }
             Ok(heard.append(raft, &clock, request).await)
         })

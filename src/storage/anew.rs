@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 
 use super::checkpoint::Cut;
+use super::pace::Pace;
 use super::store::{Change, Ledger, Mark, Store, Sum, MARK_KEY};
 use super::Error;
 
@@ -31,14 +32,16 @@ pub(super) fn fill(
     expected: Sum,
     mut changes: Vec<Change>,
     cut: &Cut,
+    pace: &Pace,
 ) -> Result<(Ledger, Mark), Error> {
     // A key that comes twice counts as it comes last.
     changes.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut changes = changes.into_iter().peekable();
-    let mut out = Filling { store: new, ledger: Ledger::default(), batch: Vec::new(), bytes: 0 };
+    let mut out = Filling { store: new, pace, ledger: Ledger::default(), batch: Vec::new(), bytes: 0 };
     let mut sum = Sum::default();
     let _all = old.scan(None, |key, sealed| {
         sum.add(&key, &sealed);
+        pace.went_on();
         let mut changed = false;
         while let Some((changed_key, value)) = changes.next_if(|(k, _)| k.as_slice() <= &*key) {
             changed |= changed_key.as_slice() == &*key;
@@ -56,12 +59,15 @@ pub(super) fn fill(
     let Filling { ledger, batch, .. } = out;
     let mark = cut.mark(&ledger);
     new.write(batch, Some(&mark))?;
+    pace.went_on();
     new.sync()?;
+    pace.went_on();
     Ok((ledger, mark))
 }
 
 struct Filling<'a> {
     store: &'a Store,
+    pace: &'a Pace,
     ledger: Ledger,
     batch: Vec<Change>,
     bytes: usize,
@@ -78,6 +84,7 @@ impl Filling<'_> {
         if self.bytes >= BATCH_BYTES {
             self.bytes = 0;
             self.store.write(std::mem::take(&mut self.batch), None)?;
+            self.pace.went_on();
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::leaders::Leaders;
+use super::pace::Pace;
 use super::store::{Change, Ledger, Mark, Store, Sum};
 use super::{envelope, Error};
 use crate::command::Seq;
@@ -34,9 +35,9 @@ pub(super) type HotPages = Vec<(u64, Option<HotPage>)>;
 
 impl Cut {
     /// What it changes in a store whose ledger is this one.
-    pub fn records(&self, store: &Store, ledger: &Ledger) -> Result<Vec<Change>, Error> {
+    pub fn records(&self, store: &Store, ledger: &Ledger, pace: &Pace) -> Result<Vec<Change>, Error> {
         let hot = self.hot.get().map_or(&[][..], Vec::as_slice);
-        let mut out = Records { store, ledger, changes: Vec::with_capacity(hot.len()) };
+        let mut out = Records { store, ledger, pace, changes: Vec::with_capacity(hot.len()) };
         for (number, zone) in &self.changes.zones {
             out.put(Key::Zone(*number), zone.as_ref())?;
         }
@@ -65,6 +66,7 @@ struct Records<'a> {
     store: &'a Store,
     /// Of what the store has.
     ledger: &'a Ledger,
+    pace: &'a Pace,
     changes: Vec<Change>,
 }
 
@@ -78,11 +80,14 @@ impl Records<'_> {
             None => None,
         };
         self.changes.push((key.to_bytes(), sealed));
+        self.pace.went_on();
         Ok(())
     }
 
     fn read<T: serde::de::DeserializeOwned + Default>(&self, key: Key) -> Result<T, Error> {
-        match self.store.get(key)? {
+        let found = self.store.get(key)?;
+        self.pace.went_on();
+        match found {
             Some(payload) => record::decode(&payload).map_err(|e| bad(key, e)),
             None => Ok(T::default()),
         }

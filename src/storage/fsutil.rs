@@ -110,6 +110,15 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
+/// How many files a process that is not root may make on the file system of `path`; none: it does not count them.
+///
+/// # Errors
+/// Where it cannot be asked.
+pub fn free_files(path: &Path) -> io::Result<Option<u64>> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok((disk.f_files > 0).then_some(disk.f_favail))
+}
+
 /// Writes zeros over `from..to` of `file`, growing it where needed. Not durable until the caller syncs.
 ///
 /// # Errors

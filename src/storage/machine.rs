@@ -20,19 +20,17 @@ pub use read::Cause;
 pub use receive::Received;
 
 use std::path::PathBuf;
-#[cfg(feature = "sim")]
-use std::sync::atomic::Ordering;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{watch, Notify};
 
-use self::open::note_of;
 use super::checkpoint::Cut;
 use super::kept::{Kept, Snapshots};
 use super::leaders::Leaders;
 use super::note::NoteFile;
+use super::pace::Pace;
 use super::scan::Scan;
 use super::store::{Ledger, Mark, Store};
 #[cfg(any(test, feature = "sim"))]
@@ -73,8 +71,6 @@ pub struct Figures {
     pub snapshots_failed: u64,
     /// Snapshots of another node that took the place of the state.
     pub snapshots_installed: u64,
-    /// When the sync began that is under way.
-    pub sync_began: Option<tokio::time::Instant>,
     /// About how many bytes have changed and are not stored.
     pub unsaved_bytes: usize,
     /// Size of the store.
@@ -113,6 +109,8 @@ struct Shared {
     /// So much has changed that a checkpoint should not wait.
     full: Notify,
     figures: Mutex<Figures>,
+    /// The steps of the checkpoints.
+    pace: Pace,
     checks: check::Checks,
     /// Nothing is to be applied for now.
     held: watch::Sender<bool>,
@@ -143,7 +141,7 @@ struct Keeper {
     ledger: Ledger,
     /// Where the store stands.
     mark: Mark,
-    note: NoteFile,
+    note: Arc<Mutex<NoteFile>>,
     /// A snapshot's way through the store, while there is one.
     scan: Weak<tokio::sync::Mutex<Scan>>,
     /// Whether the store has what the last checkpoint was to write. After an error nobody knows.
@@ -263,10 +261,11 @@ impl Machine {
         figures
     }
 
-    /// When the sync of the store began that is under way, and about how many bytes are not stored.
-    pub fn unsynced(&self) -> (Option<tokio::time::Instant>, usize) {
-        let began = self.0.figures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).sync_began;
-        (began, self.unsaved_bytes())
+    /// Since when the checkpoint that is due has made no step, if one is, and about how many bytes are not stored. One for
+    /// which there is no room is not due, nor is one that waits until a snapshot is installed.
+    pub fn unstored(&self) -> (Option<tokio::time::Instant>, usize) {
+        let installs = self.0.installing.load(Ordering::Relaxed) > 0;
+        (self.0.pace.since().filter(|_| !installs), self.unsaved_bytes())
     }
 
     /// What has become of the store, where its path does not lead to it any more.

@@ -27,6 +27,7 @@ mod leaders;
 pub mod log;
 pub mod machine;
 mod note;
+mod pace;
 mod rescue;
 mod scan;
 mod snapshot;

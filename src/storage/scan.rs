@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::pace::Pace;
 use super::snapshot::{Header, Writer};
 use super::store::{Change, Sealed, Store, MARK_KEY};
 use super::Error;
@@ -36,11 +37,13 @@ pub(super) struct Scan {
     /// What failed while a checkpoint called.
     failed: Option<Error>,
     step_bytes: usize,
+    /// A checkpoint waits for each step.
+    pace: Pace,
 }
 
 impl Scan {
     /// Begins: what the store has now is what the file at `path` will have.
-    pub fn begin(store: Arc<Store>, header: &Header, path: &Path) -> Result<Scan, Error> {
+    pub fn begin(store: Arc<Store>, header: &Header, path: &Path, pace: Pace) -> Result<Scan, Error> {
         let out = Some(Writer::create(path, header)?);
         Ok(Scan {
             store,
@@ -51,6 +54,7 @@ impl Scan {
             out,
             failed: None,
             step_bytes: STEP_BYTES,
+            pace,
         })
     }
 
@@ -135,6 +139,7 @@ impl Scan {
             self.whole = true;
         }
         self.out = Some(out);
+        self.pace.went_on();
         Ok(())
     }
 }
@@ -199,7 +204,7 @@ mod tests {
 
             let path = dir.path().join("a.snap");
             let header = Header { meta: openraft::SnapshotMeta::default() };
-            let mut scan = Scan::begin(store.clone(), &header, &path).unwrap();
+            let mut scan = Scan::begin(store.clone(), &header, &path, Pace::default()).unwrap();
             scan.step_bytes = chance.random_range(1..1000);
             let kept_max = chance.random_range(0..5_000);
             let writer = loop {
@@ -233,7 +238,7 @@ mod tests {
         store.write((0..9).map(|n| record(n, n)).collect(), Some(&Mark::default())).unwrap();
         let sum = sum_of(&all(&store));
         let header = Header { meta: openraft::SnapshotMeta::default() };
-        let mut scan = Scan::begin(store.clone(), &header, &dir.path().join("a.snap")).unwrap();
+        let mut scan = Scan::begin(store.clone(), &header, &dir.path().join("a.snap"), Pace::default()).unwrap();
         scan.step_bytes = 50;
         assert!(scan.advance().unwrap().is_none());
         store.write(vec![record(8, 7)], Some(&Mark::default())).unwrap();
@@ -257,7 +262,7 @@ mod tests {
             return;
         }
         let header = Header { meta: openraft::SnapshotMeta::default() };
-        let mut scan = Scan::begin(store, &header, &dir.path().join("a.snap")).unwrap();
+        let mut scan = Scan::begin(store, &header, &dir.path().join("a.snap"), Pace::default()).unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(full).unwrap();
         scan.out = Some(Writer::over(file, full, &header).unwrap());
         assert!((0..3).find_map(|_| scan.advance().err()).unwrap().is_full());

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::api::{code, large, once};
-use crate::harness::{eventually, has_tool, holds_within, now_ms, run, Cluster, Node, READY_MAX};
-use crate::machine::{Inner, Slot};
+use crate::harness::{eventually, has_tool, holds_within, now_ms, run, sleep_ms, Cluster, Node, READY_MAX};
+use crate::machine::{Disk, Inner, Slot, MIB};
 use crate::skip::skipped;
 use crate::trial::turn;
 
@@ -122,6 +122,80 @@ async fn a_leader_whose_log_can_make_no_file_gives_way_and_takes_part_again() {
     drop((cluster, disks));
 }
 
+/// Whatever the checkpoint is in: here it is a write that hangs, and no sync is begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_store_cannot_be_written_gives_way_and_takes_part_again() {
+    let _turn = turn().await;
+    let dir = TempDir::new().expect("make a directory");
+    let Some((mut disks, data)) = Disk::several(dir.path(), 3, 128 * MIB) else { return };
+    // The logs are on disks of their own, which are well.
+    let logs: Option<Vec<FewFiles>> = data.iter().map(|data| FewFiles::new(&data.join("log"), 60)).collect();
+    let Some(logs) = logs else { return };
+    let more = "[storage]\nlog_segment_bytes = 1048576\nunsaved_bytes_max = 1048576\ncheckpoint_bytes = 65536\n";
+    let mut cluster = Cluster::with_data(dir, &data, more);
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    disks[leader].freeze();
+    assert!(another_leads(&cluster, leader, (leader + 1) % 3).await, "it leads on, and takes nothing any more");
+    writes_go_on(&cluster, "unwritten", &[0, 1, 2]).await;
+    assert!(!cluster.nodes[leader].is_ready(&cluster.api).await, "/readyz says that it is well");
+    assert!(disk_fault(&cluster, leader).await, "xcron_disk_fault says that it is well");
+    disks[leader].thaw();
+    assert!(cluster.all_ready(READY_MAX).await, "it does not take part again");
+    cluster.caught_up(Duration::from_secs(20)).await;
+    drop((cluster, logs, disks));
+}
+
+/// The value of a metric of this node.
+async fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
+    let text = cluster.api.text(cluster.nodes[at].ports.monitor, "/metrics").await.map(|answer| answer.1);
+    let text = text.expect("metrics");
+    let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+/// What it has not stored it has in memory, and what openraft has not applied as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_store_stands_still_takes_only_so_many_entries() {
+    let _turn = turn().await;
+    let more = "[storage]\nunsaved_bytes_max = 1048576\ncheckpoint_bytes = 65536\n";
+    let mut cluster = Cluster::new(3, more);
+    let base = cluster.path().to_owned();
+    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "state-")).collect();
+    let Some(inner) = inner else { return };
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    inner[behind].set(Slot::SyncUs, 600_000_000);
+    let mut last = Vec::new();
+    for n in 0..150 {
+        let task = large(&format!("held-{n}"), 100_000);
+        let answer = cluster.api.create(cluster.nodes[leader].ports.http, &task).await;
+        assert_eq!(code(&answer), Some(0), "the others go on: {answer:?}");
+        if n % 50 == 49 {
+            // As long as a message waits before it is refused, and longer.
+            sleep_ms(2500).await;
+            last.push(metric(&cluster, behind, "xcron_raft_last_log_index").await);
+        }
+    }
+    let (unsaved, of_leader) = (
+        metric(&cluster, behind, "xcron_unsaved_bytes").await,
+        metric(&cluster, leader, "xcron_raft_last_log_index").await,
+    );
+    println!("{last:?} of {of_leader} entries, {unsaved} bytes are not stored");
+    // Twice the bound, and a message.
+    assert!(unsaved < 3.0 * 1048576.0, "{unsaved} bytes are not stored");
+    assert!(last[0] == last[2] && last[2] + 60.0 < of_leader, "{last:?} of {of_leader}: its log goes on");
+    assert!(!cluster.nodes[behind].has_ended(), "it has ended");
+    cluster.nodes[behind].kill();
+    inner[behind].set(Slot::SyncUs, 0);
+    cluster.nodes[behind].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    cluster.caught_up(Duration::from_secs(20)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_store_does_not_sync_gives_way() {
     let _turn = turn().await;
@@ -138,7 +212,7 @@ async fn a_leader_whose_store_does_not_sync_gives_way() {
     writes_go_on(&cluster, "unsynced", &[0, 1, 2]).await;
     assert!(!cluster.nodes[leader].is_ready(&cluster.api).await, "/readyz says that it is well");
     assert!(disk_fault(&cluster, leader).await, "xcron_disk_fault says that it is well");
-    assert!(cluster.nodes[leader].log_text().contains("a sync of the store"), "the log does not tell");
+    assert!(cluster.nodes[leader].log_text().contains("the store has stood still for"), "the log does not tell");
     inner[leader].set(Slot::SyncUs, 0);
 }
 
@@ -234,4 +308,41 @@ async fn where_all_disks_are_slow_writes_are_slow_and_go_on() {
     }
     inner.iter().for_each(|inner| inner.set(Slot::SyncUs, 0));
     assert!(taken >= 5, "{taken} of 6 writes were taken");
+}
+
+/// sled that can make no file while it writes has to be given up, and the node with it. So it is asked for first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_for_which_no_file_can_be_made_waits_until_there_can() {
+    let _turn = turn().await;
+    let dir = TempDir::new().expect("make a directory");
+    let data = [dir.path().join("n1")];
+    let Some(disk) = FewFiles::new(&data[0], 100) else { return };
+    let mut cluster = Cluster::with_data(dir, &data, "[storage]\nlog_segment_bytes = 67108864\n");
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let http = cluster.nodes[0].ports.http;
+    assert_eq!(code(&cluster.api.create(http, &large("before", 900_000)).await), Some(0));
+    eventually("it is stored", READY_MAX, async || metric(&cluster, 0, "xcron_unsaved_bytes").await == 0.0).await;
+    disk.use_up();
+    // Each is a file of the store.
+    let mut kept = Vec::new();
+    for n in 0..3 {
+        let id = format!("without-{n}");
+        if code(&cluster.api.create(http, &large(&id, 900_000)).await) == Some(0) {
+            kept.push(id);
+        }
+    }
+    assert!(!kept.is_empty(), "the log has room");
+    eventually("it says so", READY_MAX, async || !cluster.nodes[0].is_ready(&cluster.api).await).await;
+    // Some checkpoints later.
+    sleep_ms(3000).await;
+    assert!(!cluster.nodes[0].has_ended(), "{}", cluster.nodes[0].log_text());
+    assert!(metric(&cluster, 0, "xcron_unsaved_bytes").await > 0.0);
+    disk.give_back();
+    assert!(cluster.all_ready(READY_MAX).await, "it does not take part again");
+    eventually("it is stored", READY_MAX, async || metric(&cluster, 0, "xcron_unsaved_bytes").await == 0.0).await;
+    for id in &kept {
+        assert_eq!(code(&cluster.api.query(http, id).await), Some(0));
+    }
+    drop((cluster, disk));
 }

@@ -19,9 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const HOLD: Duration = Duration::from_secs(5);
 /// As [`HOLD`], of room: whoever has made some waits for it.
 const ROOM_HOLD: Duration = Duration::from_secs(1);
-/// A store whose sync takes this many times the longest election timeout does not become durable. A disk that is only
-/// busy syncs within a second or two.
-const SYNC_TIMEOUTS: u32 = 5;
+/// A store of which one step of a checkpoint (a read, a write, a sync) takes this many times the longest election timeout
+/// stands still. A disk that is only busy syncs within a second or two.
+const STEP_TIMEOUTS: u32 = 5;
 
 pub(super) async fn watch(node: &Node) {
     let mut looks = Looks::new(node);
@@ -91,7 +91,7 @@ impl Looks {
         let too_long = Duration::from_millis(config.raft.election_timeout_max_ms);
         let slow = node.0.log.in_flight_since().filter(|pending| *pending > too_long);
         let slow = slow.map(|pending| format!("a write of the Raft log has taken {} ms", pending.as_millis()));
-        let store = unsynced(node.0.machine.unsynced(), config.storage.unsaved_bytes_max, too_long * SYNC_TIMEOUTS);
+        let store = unstored(node.0.machine.unstored(), config.storage.unsaved_bytes_max, too_long * STEP_TIMEOUTS);
         let reserve = config.storage.reserve_mb << 20;
         // A log that went on would take what the store needs to become durable, without which it is never purged.
         node.0.log.hold(node.0.machine.no_room());
@@ -127,16 +127,17 @@ fn nearly_full(dir: &Path, reserve: u64) -> Option<String> {
     })
 }
 
-/// Why the store is in the way of the work, if it is: its sync hangs, and half of what may be unsaved is.
-fn unsynced(
-    (began, unsaved): (Option<Instant>, usize),
+/// Why the store is in the way of the work, if it is: the checkpoint that is due stands still, and half of what may be
+/// unsaved is.
+fn unstored(
+    (still_since, unsaved): (Option<Instant>, usize),
     unsaved_bytes_max: usize,
     too_long: Duration,
 ) -> Option<String> {
-    let took = began?.elapsed();
-    (took > too_long && unsaved >= unsaved_bytes_max / 2).then(|| {
-        let (ms, kib) = (took.as_millis(), unsaved >> 10);
-        format!("a sync of the store has taken {ms} ms, and {kib} KiB are not stored")
+    let still = still_since?.elapsed();
+    (still > too_long && unsaved >= unsaved_bytes_max / 2).then(|| {
+        let (ms, kib) = (still.as_millis(), unsaved >> 10);
+        format!("the store has stood still for {ms} ms, and {kib} KiB are not stored")
     })
 }
 
@@ -145,15 +146,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_in_the_way_when_its_sync_hangs_and_much_is_unsaved() {
-        let hangs = |began_ms_ago: Option<u64>, unsaved| {
-            let began = began_ms_ago.map(|ms| monotonic() - Duration::from_millis(ms));
-            unsynced((began, unsaved), 1000, Duration::from_secs(3)).is_some()
+    fn a_store_is_in_the_way_when_it_stands_still_and_much_is_unsaved() {
+        let hangs = |still_ms: Option<u64>, unsaved| {
+            let since = still_ms.map(|ms| monotonic() - Duration::from_millis(ms));
+            unstored((since, unsaved), 1000, Duration::from_secs(3)).is_some()
         };
         assert!(hangs(Some(3100), 500));
         assert!(!hangs(Some(3100), 499), "there is time");
         assert!(!hangs(Some(2000), 1000), "the disk is busy");
-        assert!(!hangs(None, 1000), "what is not stored is being collected");
+        assert!(!hangs(None, 1000), "no checkpoint is due");
     }
 
     #[test]

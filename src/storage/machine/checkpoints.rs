@@ -60,6 +60,8 @@ impl Machine {
             }
             tokio::time::sleep(SPARE_PAUSE).await;
         }
+        // From before it has its turn: whatever stands still, be it a snapshot that is being written, holds it up.
+        let _due = self.0.pace.due();
         let mut keeper = self.0.keeper.lock().await;
         self.checkpoint_with(&mut keeper, false).await
     }
@@ -130,7 +132,6 @@ impl Machine {
         self.0.room.notify_waiters();
         self.count(|f| {
             f.checkpoints += 1;
-            f.sync_began = None;
             f.checkpoint_ms = began.elapsed().as_millis() as u64;
         });
         Ok(())
@@ -148,12 +149,21 @@ impl Machine {
         }
     }
 
+    /// Makes durable where the store stands.
+    pub(super) async fn note(&self, keeper: &Keeper, generation: u64, mark: &Mark) -> Result<(), Error> {
+        let (file, note) = (keeper.note.clone(), note_of(generation, mark));
+        let write = move || file.lock().unwrap_or_else(PoisonError::into_inner).write(note);
+        let written = seam::blocking(write).await.map_err(|panic| self.panicked(panic))?;
+        self.0.pace.went_on();
+        written
+    }
+
     async fn write_in_place(&self, keeper: &mut Keeper, cut: &Arc<Cut>) -> Result<(), Error> {
         keeper.sound = false;
         let (store, mut ledger) = (self.store(), std::mem::take(&mut keeper.ledger));
-        let (from, writing) = (store.clone(), cut.clone());
+        let (from, writing, pace) = (store.clone(), cut.clone(), self.0.pace.clone());
         let changed = seam::blocking(move || {
-            let changes = writing.records(&from, &ledger)?;
+            let changes = writing.records(&from, &ledger, &pace)?;
             changes.iter().for_each(|(key, value)| ledger.put(key, value.as_deref()));
             let mark = writing.mark(&ledger);
             Ok((changes, mark, ledger))
@@ -166,7 +176,8 @@ impl Machine {
             None => None,
         };
         let (new, kept_max) = (mark.clone(), self.0.options.unsaved_bytes_max);
-        let machine = self.clone();
+        let pace = self.0.pace.clone();
+        pace.went_on();
         let written = seam::blocking(move || {
             if let Some(scan) = &mut scan {
                 scan.keep(&changes, kept_max);
@@ -174,11 +185,13 @@ impl Machine {
             store.write(changes, Some(&new))?;
             // The scan may go on while this gets durable.
             drop(scan);
-            machine.count(|f| f.sync_began = Some(monotonic()));
-            store.sync()
+            pace.went_on();
+            store.sync()?;
+            pace.went_on();
+            Ok(())
         });
         written.await.map_err(|panic| self.panicked(panic))??;
-        keeper.note.write(note_of(keeper.generation, &mark))?;
+        self.note(keeper, keeper.generation, &mark).await?;
         keeper.mark = mark;
         keeper.sound = true;
         Ok(())
@@ -189,14 +202,14 @@ impl Machine {
         keeper.begun += 1;
         let generation = keeper.begun;
         let (old, expected, ledger) = (self.store(), keeper.mark.sum(), std::mem::take(&mut keeper.ledger));
-        let (from, writing, dir) = (old.clone(), cut.clone(), self.0.dir.clone());
+        let (from, writing, dir, pace) = (old.clone(), cut.clone(), self.0.dir.clone(), self.0.pace.clone());
         let cache_bytes = self.0.options.cache_bytes;
         keeper.sound = false;
         let filled = seam::blocking(move || {
             let fill = || {
-                let changes = writing.records(&from, &ledger)?;
+                let changes = writing.records(&from, &ledger, &pace)?;
                 let store = Store::open(&dir, generation, cache_bytes)?;
-                match anew::fill(&store, &from, expected, changes, &writing) {
+                match anew::fill(&store, &from, expected, changes, &writing, &pace) {
                     Ok((ledger, mark)) => Ok((store, ledger, mark)),
                     Err(error) => {
                         store.give_up();
@@ -218,7 +231,7 @@ impl Machine {
             }
         };
         // From here on the next start takes the new one.
-        keeper.note.write(note_of(generation, &mark))?;
+        self.note(keeper, generation, &mark).await?;
         let replaced = std::mem::replace(&mut keeper.generation, generation);
         // A snapshot that is being written goes on over the old store, which changes no more.
         keeper.scan = Weak::new();
@@ -248,6 +261,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::command::{Batch, Command};
     use crate::storage::belongs::alone;
+    use crate::storage::store::still;
     use crate::task::{Callback, TaskSpec, Timing};
 
     const NOW: Timestamp = Timestamp(1_790_000_000_000);
@@ -295,5 +309,110 @@ mod tests {
         drop(read);
         gone(1).await;
         assert!(is_there(4));
+    }
+
+    fn small(n: usize) -> Command {
+        let due = NOW.plus_ms(3_600_000);
+        let timing = Timing::At { format: due.0.to_string(), due };
+        let callback = Callback::post("http://127.0.0.1:9/", "1".to_owned());
+        Command::Create { id: format!("small-{n}").parse().unwrap(), spec: Box::new(TaskSpec::new(timing, callback)) }
+    }
+
+    /// Waits until the checkpoint that is due has made no step for some time.
+    async fn stands_still(machine: &Machine, what: &str) {
+        let seen = async {
+            while machine.unstored().0.is_none_or(|since| since.elapsed() < Duration::from_millis(300)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap_or_else(|_| panic!("not seen: {what}"));
+        assert!(machine.unstored().1 > 0, "{what}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_stands_still_is_seen_wherever_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = alone::open(dir.path(), NOW);
+        let mut index = 0;
+        let mut apply = async || {
+            index += 1;
+            alone::apply(&machine, index, &Batch::of(NOW, vec![small(index as usize)])).await;
+        };
+        let checkpoint = || {
+            tokio::spawn({
+                let machine = machine.clone();
+                async move { machine.checkpoint().await.unwrap() }
+            })
+        };
+        apply().await;
+        checkpoint().await.unwrap();
+        for (what, calls) in [("a read", still::READS), ("a write", still::WRITES), ("a sync", still::SYNCS)] {
+            apply().await;
+            assert_eq!(machine.unstored().0, None, "none is due");
+            let store = machine.store();
+            store.still.set(calls);
+            let made = checkpoint();
+            stands_still(&machine, what).await;
+            store.still.set(0);
+            made.await.unwrap();
+            assert_eq!(machine.unstored().0, None, "{what}");
+        }
+
+        apply().await;
+        let store = machine.store();
+        store.still.set(still::READS);
+        let anew = tokio::spawn({
+            let machine = machine.clone();
+            async move { machine.write_store_anew().await.unwrap() }
+        });
+        while machine.0.keeper.try_lock().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let made = checkpoint();
+        stands_still(&machine, "a store that is written anew").await;
+        store.still.set(0);
+        anew.await.unwrap();
+        made.await.unwrap();
+
+        let snapshot = tokio::spawn({
+            let machine = machine.clone();
+            async move { machine.write_snapshot().await.unwrap() }
+        });
+        machine.store().still.set(still::READS);
+        apply().await;
+        let made = checkpoint();
+        stands_still(&machine, "a snapshot's step").await;
+        let installing = machine.0.installing.fetch_add(1, Ordering::Relaxed);
+        assert_eq!((installing, machine.unstored().0), (0, None), "it waits for a snapshot to be installed");
+        machine.0.installing.fetch_sub(1, Ordering::Relaxed);
+        machine.store().still.set(0);
+        drop(snapshot.await.unwrap());
+        made.await.unwrap();
+        assert_eq!(machine.unstored().0, None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_is_only_slow_does_not_stand_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = alone::open(dir.path(), NOW);
+        alone::apply(&machine, 1, &Batch::of(NOW, (0..4000).map(small).collect())).await;
+        machine.checkpoint().await.unwrap();
+        // One of each page, which is read.
+        let one_of_each = (0..4000).step_by(64).map(|n| Command::Delete { id: format!("small-{n}").parse().unwrap() });
+        alone::apply(&machine, 2, &Batch::of(NOW, one_of_each.collect())).await;
+        let store = machine.store();
+        store.still.set(still::SLOW_READS);
+        let began = monotonic();
+        let made = tokio::spawn({
+            let machine = machine.clone();
+            async move { machine.checkpoint().await.unwrap() }
+        });
+        let mut longest = Duration::ZERO;
+        while !made.is_finished() {
+            longest = longest.max(machine.unstored().0.map_or(Duration::ZERO, |since| since.elapsed()));
+            tokio::task::yield_now().await;
+        }
+        assert!(began.elapsed() > Duration::from_millis(1200), "it is not slow: {:?}", began.elapsed());
+        assert!(longest < Duration::from_millis(600), "{longest:?}");
     }
 }

@@ -10,6 +10,7 @@ use super::{Core, Figures, Keeper, LogEnds, Machine, Options, Shared};
 use crate::clock::Clock;
 use crate::storage::kept::{Kept, Snapshots};
 use crate::storage::note::{Note, NoteFile};
+use crate::storage::pace::Pace;
 use crate::storage::snapshot;
 use crate::storage::store::{Loaded, Mark, Store};
 use crate::storage::{place, Error};
@@ -45,7 +46,8 @@ impl Machine {
         let state_bytes = AtomicU64::new(ledger.snapshot_bytes());
         let state_records = AtomicU64::new(ledger.sum().records);
         let (scan, begun) = (Weak::new(), generation);
-        let keeper = Keeper { generation, begun, ledger, mark, note: note_file, scan, sound: true };
+        let keeper =
+            Keeper { generation, begun, ledger, mark, note: Arc::new(Mutex::new(note_file)), scan, sound: true };
         Ok(Machine(Arc::new(Shared {
             dir: dir.to_owned(),
             options,
@@ -64,6 +66,7 @@ impl Machine {
             room: Notify::new(),
             full: Notify::new(),
             figures: Mutex::new(Figures::default()),
+            pace: Pace::default(),
             checks: super::check::Checks::default(),
             held: watch::Sender::new(false),
             state_bytes,

@@ -22,8 +22,9 @@ use crate::seam::bug::{self, Bug};
 
 type Entry = openraft::Entry<TypeConfig>;
 
-/// Entries wait at most this long for a checkpoint, each time that some are applied. A follower whose store stands still
-/// goes on slowly then, and must not stand still with it: it may have to lead.
+/// Entries wait at most this long for a checkpoint, each time that some are applied. Those that the log has must be applied
+/// however the store is: this node may have to lead. So before more are taken into the log they wait as long, and are
+/// refused then: openraft keeps in memory what waits to be applied.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 
 fn failed(verb: ErrorVerb, error: &Error) -> StorageError<u64> {
@@ -170,19 +171,28 @@ impl Machine {
         }
     }
 
-    /// Waits a little while twice as much has changed as new writes would wait for. Only the leader has those wait; what
-    /// a follower is sent comes however slow its store is.
-    async fn some_room(&self) {
+    /// Whether twice as much has changed as new writes would wait for. No checkpoint is made until a snapshot that waits
+    /// behind the entries is installed, so that they must be applied then.
+    pub fn is_behind(&self) -> bool {
         let max = self.0.options.unsaved_bytes_max.saturating_mul(2);
+        self.unsaved_bytes() > max && self.0.installing.load(Ordering::Relaxed) == 0
+    }
+
+    /// Waits a little while [`Machine::is_behind`]; whether it is not any more. Only the leader has new writes wait; what a
+    /// follower is sent comes however slow its store is.
+    pub async fn some_room(&self) -> bool {
         let until = monotonic() + ROOM_WAIT_MAX;
-        // No checkpoint is made until a snapshot that waits behind these entries is installed.
-        while self.unsaved_bytes() > max && self.0.installing.load(Ordering::Relaxed) == 0 {
+        while self.is_behind() {
             let notified = self.0.room.notified();
             self.0.full.notify_one();
-            if self.unsaved_bytes() <= max || tokio::time::timeout_at(until, notified).await.is_err() {
-                return;
+            if !self.is_behind() {
+                break;
+            }
+            if tokio::time::timeout_at(until, notified).await.is_err() {
+                return false;
             }
         }
+        true
     }
 }
 

@@ -13,6 +13,10 @@ use crate::storage::{anew, fsutil, Error};
 const MARGIN: u64 = 4 << 20;
 /// A leaf of sled's tree that holds small records.
 const LEAF_BYTES: u64 = 16 << 10;
+/// sled keeps a leaf that is larger in a file of its own.
+const FILE_BYTES: u64 = 512 << 10;
+/// Files that a checkpoint or a snapshot may make beside those: a store has four, and the log goes on.
+const FILES_MARGIN: u64 = 8;
 
 /// How a checkpoint is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,7 @@ impl Machine {
     }
 
     fn way_now(&self, keeper: &Keeper) -> Result<Way, Error> {
+        self.has_files("write a checkpoint in", &self.0.dir, self.files_wanted())?;
         let free = free(&self.0.dir)?;
         let in_place = self.in_place_room_wanted();
         if free >= in_place.saturating_add(anew::room_wanted(self.snapshot_bytes_next())) {
@@ -96,6 +101,24 @@ impl Machine {
         };
         let leaf = (4 * state / records).max(LEAF_BYTES);
         MARGIN + 2 * weight as u64 + (changed as u64).saturating_mul(leaf).min(state / 2)
+    }
+
+    /// How many files a checkpoint may make, whichever way it is written: there are no more leaves that have one than there
+    /// are bytes for.
+    fn files_wanted(&self) -> u64 {
+        FILES_MARGIN + 2 * self.snapshot_bytes_next() / FILE_BYTES
+    }
+
+    /// Whether so many files can be made.
+    fn has_files(&self, action: &'static str, path: &Path, needed: u64) -> Result<(), Error> {
+        let free = fsutil::free_files(path).map_err(Error::io("look at the disk of", path))?;
+        match free {
+            Some(free) if free < needed => {
+                let detail = format!("about {needed} files are needed and {free} can be made");
+                Err(Error::io(action, path)(std::io::Error::new(std::io::ErrorKind::StorageFull, detail)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// About how large a snapshot would be after the next checkpoint: less than now where definitions go.
@@ -133,6 +156,7 @@ impl Machine {
 
     /// Whether so many bytes are free on the disk.
     pub(super) fn has_room(&self, path: &Path, action: &'static str, needed: u64) -> Result<(), Error> {
+        self.has_files(action, path, FILES_MARGIN)?;
         let free = free(path)?;
         if free < needed {
             return Err(too_little(action, path, needed, free));

@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::receive::Prepared;
-use super::{note_of, Machine};
+use super::Machine;
 use crate::raft::LogId;
 use crate::seam;
 use crate::storage::kept::Kept;
@@ -105,11 +105,12 @@ impl Machine {
             let meta = openraft::SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id: id };
             let header = Header { meta };
             let temporary = self.0.snapshots.temporary();
-            let store = self.store();
+            let (store, pace) = (self.store(), self.0.pace.clone());
             let begun = seam::blocking(move || {
-                Scan::begin(store, &header, temporary.path()).map(|scan| (scan, header, temporary))
+                Scan::begin(store, &header, temporary.path(), pace).map(|scan| (scan, header, temporary))
             });
             let (scan, header, temporary) = begun.await.map_err(panicked)??;
+            self.0.pace.went_on();
             let scan = Arc::new(tokio::sync::Mutex::new(scan));
             keeper.scan = Arc::downgrade(&scan);
             (scan, header, sum, temporary, keeper.generation)
@@ -151,9 +152,7 @@ impl Machine {
             return Err(Error::damaged(&self.0.dir, "a snapshot is installed twice"));
         };
         let kept = self.kept(file).await?;
-        let note = note_of(generation, &loaded.mark);
-        let noted = seam::blocking(move || keeper.note.write(note).map(|()| keeper)).await;
-        let mut keeper = noted.map_err(|panic| self.panicked(panic))??;
+        self.note(&keeper, generation, &loaded.mark).await?;
         let replaced = std::mem::replace(&mut keeper.generation, generation);
         self.0.state_bytes.store(loaded.ledger.snapshot_bytes(), Ordering::Relaxed);
         let ledger = std::mem::replace(&mut keeper.ledger, loaded.ledger);
