@@ -127,3 +127,31 @@ async fn a_node_in_doubt_with_the_longest_log_passes_it_on_and_another_leads() {
         cluster.client(doubtful).task(&id).await;
     }
 }
+
+/// To serve nothing at all would be worse than to serve what may be wrong: both say so, and go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_majority_can_tell_which_state_is_right_both_say_so_and_serve() {
+    let mut cluster = compared().await;
+    let (leader, dead) = (cluster.leader().await, cluster.followers().await[0]);
+    let wrong = 3 - leader - dead;
+    cluster.crash(dead).await;
+    corrupt(&cluster, wrong);
+    for node in [leader, wrong] {
+        // The third is waited for before there is a verdict.
+        until("a difference that is told", || async { differs(&cluster, node).await.then_some(()) }).await;
+        let (status, _, told) = cluster.node(node).monitor.plain("/readyz").await;
+        assert!(
+            status == 200 && told.contains("no majority can tell which is right, at log entry"),
+            "{status}: {told}"
+        );
+        let id = cluster.client(node).create(&once(NOWHERE, FAR_MS)).await;
+        cluster.client(node).task(&id).await;
+        assert!(doubt::read(&cluster.path(node)).unwrap().is_none(), "nobody knows that it is this one");
+    }
+    // The third tells which is right.
+    cluster.start(dead).await;
+    replaced(&cluster, wrong).await;
+    until("no difference", || async { (!differs(&cluster, leader).await).then_some(()) }).await;
+    let (status, _, told) = cluster.node(leader).monitor.plain("/readyz").await;
+    assert!(status == 200 && !told.contains("majority"), "{status}: {told}");
+}

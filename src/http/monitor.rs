@@ -81,8 +81,13 @@ async fn ready(State(node): State<Starting>) -> Response {
     let mut body = Vec::new();
     Object::write(&mut body, |o| {
         o.number("ready", ready.is_ok());
-        if let Err(reason) = &ready {
-            o.text("reason", reason);
+        match &ready {
+            Err(reason) => o.text("reason", reason),
+            Ok(()) => {
+                if let Some(doubt) = node.0.node.get().and_then(Node::unclear) {
+                    o.text("doubt", &doubt);
+                }
+            }
         }
     });
     let status = if ready.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

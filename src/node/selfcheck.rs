@@ -139,7 +139,11 @@ async fn compare(node: &Node) {
                 );
                 node.note_difference(Some(what()));
             }
-            Verdict::OwnDiffers => node.doubt(format!("this node holds another state than most, {}", what())).await,
+            Verdict::OwnDiffers => {
+                // It is clear now. What was found before would be told on when this state has been replaced.
+                node.note_difference(None);
+                node.doubt(format!("this node holds another state than most, {}", what())).await;
+            }
         }
         node.0.comparison.compared.send_replace((mine.at, all));
     }
@@ -187,6 +191,12 @@ impl Node {
     pub fn difference(&self) -> Option<String> {
         let differs = || self.0.comparison.differs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.in_doubt().or_else(differs)
+    }
+
+    /// That the nodes hold different states, and nobody can tell which is right. They serve all the same.
+    pub fn unclear(&self) -> Option<String> {
+        let found = self.0.comparison.differs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found.map(|told| format!("the nodes hold different states, and no majority can tell which is right, {told}"))
     }
 
     fn note_difference(&self, found: Option<String>) {
