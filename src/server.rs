@@ -322,3 +322,37 @@ fn lock_directory(config: &Config) -> Result<DirLock, Error> {
     fsutil::close_to_others(dir, storage::is_part).map_err(failed)?;
     Ok(lock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that lacks one of these serves a part of its work, and lives.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_task_of_the_process_that_ends_ends_the_process() {
+        type Of = fn(&Server) -> tokio::task::AbortHandle;
+        let tasks: [(&str, Of); 5] = [
+            ("the node", |server| server.work.abort_handle()),
+            ("the scheduler", |server| server.scheduler.abort_handle()),
+            ("the service of a port", |server| server.ports[0].abort_handle()),
+            ("the service of a port", |server| server.ports[1].abort_handle()),
+            ("the service of a port", |server| server.ports[2].abort_handle()),
+        ];
+        for (what, task) in tasks {
+            let dir = tempfile::tempdir().unwrap();
+            let config = Config {
+                raft_dir: dir.path().to_owned(),
+                http_port: 0,
+                monitor_port: 0,
+                peer_port: 0,
+                ..Config::default()
+            };
+            let mut server = Server::start(config).await.unwrap();
+            task(&server).abort();
+            let failed = tokio::time::timeout(Duration::from_secs(20), server.failed()).await;
+            let said = failed.unwrap_or_else(|_| panic!("{what} has ended, and the process lives")).to_string();
+            assert!(said.starts_with(&format!("{what} has ended")), "{said}");
+            server.stop().await;
+        }
+    }
+}

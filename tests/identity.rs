@@ -229,7 +229,7 @@ async fn a_claim_that_was_granted_is_answered_without_a_leader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_directory_or_a_file_that_it_starts_from_is_moved_away_stops() {
-    for part in ["", "log", "log/meta", "snapshots", "identity"] {
+    for part in ["", "log", "log/meta", "log/*.seg", "snapshots", "identity", "state-1"] {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("data");
         // So that it is not a checkpoint that finds it.
@@ -239,9 +239,16 @@ async fn a_node_whose_directory_or_a_file_that_it_starts_from_is_moved_away_stop
         node.client.create(&once(NOWHERE, FAR_MS)).await;
         // Nor the note of the cluster.
         until("a node that knows its cluster", || async { Identity::read(&dir).unwrap()?.cluster }).await;
-        std::fs::rename(dir.join(part), base.path().join("elsewhere")).unwrap();
+        let part = match part.strip_suffix("/*.seg") {
+            Some(log) => {
+                let names = std::fs::read_dir(dir.join(log)).unwrap().map(|entry| entry.unwrap().path());
+                names.into_iter().find(|path| path.extension().is_some_and(|end| end == "seg")).unwrap()
+            }
+            None => dir.join(part),
+        };
+        std::fs::rename(&part, base.path().join("elsewhere")).unwrap();
         let error = node.failed().await.to_string();
-        assert!(error.contains("was removed while this node was using it"), "{error}");
+        assert!(error.contains("was removed while this node was using it"), "{}: {error}", part.display());
     }
 }
 

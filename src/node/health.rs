@@ -279,6 +279,12 @@ mod tests {
         assert!(Faults { best_peer: Some(slow.severity()), ..full.clone() }.bars_leading(), "a slow peer still writes");
         assert!(!Faults { best_peer: Some(full.severity()), ..slow }.bars_leading(), "one without room does not");
         let clock = faults(|f| f.clock = reason());
+        let uncompared = faults(|f| f.uncompared = true);
+        assert!(
+            uncompared.bars_leading() && uncompared.is_only_uncompared(),
+            "nobody knows whether its clock is right"
+        );
+        assert!(!faults(|f| (f.uncompared, f.clock) = (true, reason())).is_only_uncompared());
         assert!(clock.bars_leading(), "a wrong clock bars it whatever the others are like");
         assert!(!Faults { best_peer: Some(clock.severity()), ..full }.bars_leading());
         assert!(!faults(|f| f.best_peer = Some(0)).bars_leading(), "a sound node leads");

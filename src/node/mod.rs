@@ -264,18 +264,17 @@ impl Node {
 
     /// Serves the node's queues and keeps its books. Ends with the reason for which the node must stop.
     pub async fn work(&self, queues: Queues) -> String {
-        let proposer = tokio::spawn(proposer::run(self.clone(), queues.submissions));
-        let reader = tokio::spawn(reads::run(self.clone(), queues.readers));
-        let watcher = tokio::spawn(health::run(self.clone()));
-        let checker = tokio::spawn(selfcheck::run(self.clone()));
-        let elections = tokio::spawn(elections::run(self.clone()));
+        let tasks = [
+            ("the proposer", tokio::spawn(proposer::run(self.clone(), queues.submissions))),
+            ("the reader", tokio::spawn(reads::run(self.clone(), queues.readers))),
+            ("the watch on clock and disk", tokio::spawn(health::run(self.clone()))),
+            ("the check of the state", tokio::spawn(selfcheck::run(self.clone()))),
+            ("the watch on the leader", tokio::spawn(elections::run(self.clone()))),
+        ];
+        let ends = tasks.map(|(what, task)| Box::pin(async move { has_ended(what, task.await) }));
         let machine = self.0.machine.clone();
         let reason = tokio::select! {
-            ended = proposer => has_ended("the proposer", ended),
-            ended = reader => has_ended("the reader", ended),
-            ended = elections => has_ended("the watch on the leader", ended),
-            ended = watcher => has_ended("the watch on clock and disk", ended),
-            ended = checker => has_ended("the check of the state", ended),
+            (reason, ..) = futures::future::select_all(ends) => reason,
             error = machine.run_checkpoints() => format!("a checkpoint has failed: {error}"),
             reason = self.raft_failed() => reason,
             reason = self.snapshots() => reason,
@@ -416,5 +415,29 @@ impl Node {
     /// A record that cannot be read.
     pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
         self.read_result(self.0.machine.run(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that lacks one of its tasks does a part of its work, and looks well.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_task_of_the_node_that_ends_ends_the_node() {
+        for lacks in ["the proposer", "the reader"] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = Config { raft_dir: dir.path().to_owned(), ..Config::default() };
+            let own = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+            let (node, mut queues) = Node::open(config, own, "127.0.0.1:2".to_owned(), Clock::system()).unwrap();
+            // One to which nobody can send any more: whoever serves it ends.
+            match lacks {
+                "the proposer" => queues.submissions = mpsc::channel(1).1,
+                _ => queues.readers = mpsc::channel(1).1,
+            }
+            let reason = tokio::time::timeout(Duration::from_secs(20), node.work(queues)).await.unwrap();
+            assert_eq!(reason, format!("{lacks} has ended without a word"));
+            node.close().await;
+        }
     }
 }
