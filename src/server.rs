@@ -249,7 +249,8 @@ impl Server {
         }
         self.node.refuse_calls();
         self.close.send_replace(true);
-        for port in self.ports {
+        // One that has ended may be why it stops: its end was told then, and cannot be waited for again.
+        for port in self.ports.into_iter().filter(|port| !port.is_finished()) {
             let _ = port.await;
         }
         self.joining.iter().for_each(JoinHandle::abort);

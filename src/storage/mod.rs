@@ -32,6 +32,8 @@ mod rescue;
 mod scan;
 mod snapshot;
 mod spare;
+#[cfg(test)]
+mod still;
 mod store;
 
 pub use kept::Kept;

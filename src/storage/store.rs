@@ -152,39 +152,7 @@ pub(super) struct Store {
     /// An operation has failed.
     failed: AtomicBool,
     #[cfg(test)]
-    pub still: still::Still,
-}
-
-/// A disk that stands still, for the tests.
-#[cfg(test)]
-pub(super) mod still {
-    use std::sync::atomic::{AtomicU8, Ordering};
-    use std::time::Duration;
-
-    pub const READS: u8 = 1;
-    pub const WRITES: u8 = 2;
-    pub const SYNCS: u8 = 4;
-    /// Reads take a while.
-    pub const SLOW_READS: u8 = 8;
-
-    /// What does not return now.
-    #[derive(Default)]
-    pub struct Still(AtomicU8);
-
-    impl Still {
-        pub fn set(&self, calls: u8) {
-            self.0.store(calls, Ordering::SeqCst);
-        }
-
-        pub fn wait(&self, call: u8) {
-            if call == READS && self.0.load(Ordering::SeqCst) & SLOW_READS != 0 {
-                std::thread::sleep(Duration::from_millis(30));
-            }
-            while self.0.load(Ordering::SeqCst) & call != 0 {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-    }
+    pub still: super::still::Still,
 }
 
 impl Drop for Store {
@@ -237,7 +205,7 @@ impl Store {
             spare,
             failed: AtomicBool::new(false),
             #[cfg(test)]
-            still: still::Still::default(),
+            still: super::still::Still::default(),
         })
     }
 
@@ -270,7 +238,7 @@ impl Store {
     /// A record as it is stored, and the mark under [`MARK_KEY`].
     pub fn sealed(&self, key: &[u8]) -> Result<Option<Sealed>, Error> {
         #[cfg(test)]
-        self.still.wait(still::READS);
+        self.still.wait(super::still::READS);
         let read = || self.db.get(key);
         let found = match read() {
             Err(sled::Error::Io(error)) if super::is_exhausted(&error) => self.spare.lend(&self.file, read),
@@ -328,7 +296,7 @@ impl Store {
     /// it is synced.
     pub fn write(&self, changes: Vec<Change>, mark: Option<&Mark>) -> Result<(), Error> {
         #[cfg(test)]
-        self.still.wait(still::WRITES);
+        self.still.wait(super::still::WRITES);
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
@@ -347,7 +315,7 @@ impl Store {
     /// Makes what was written durable: sled's flush, and the fsync that it leaves out.
     pub fn sync(&self) -> Result<(), Error> {
         #[cfg(test)]
-        self.still.wait(still::SYNCS);
+        self.still.wait(super::still::SYNCS);
         self.spare.lend(&self.file, || self.db.flush()).map_err(self.sled_error("flush"))?;
         self.file.sync_data().map_err(Error::io("sync", &self.dir))?;
         #[cfg(feature = "sim")]
@@ -365,7 +333,7 @@ impl Store {
         let mut iter = self.db.range::<&[u8], _>((from, Bound::Unbounded));
         loop {
             #[cfg(test)]
-            self.still.wait(still::READS);
+            self.still.wait(super::still::READS);
             // sled can panic on what it reads back from a damaged file.
             let next = catch_unwind(AssertUnwindSafe(|| iter.next()));
             match next {

@@ -261,7 +261,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::command::{Batch, Command};
     use crate::storage::belongs::alone;
-    use crate::storage::store::still;
+    use crate::storage::still;
     use crate::task::{Callback, TaskSpec, Timing};
 
     const NOW: Timestamp = Timestamp(1_790_000_000_000);
