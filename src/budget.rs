@@ -55,6 +55,18 @@ impl<B: Deref<Target = Budget>> Hold<B> {
         self.budget.held.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
     }
+
+    /// How many it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds exactly so many from now on, whether there are so many left or not.
+    pub fn settle(&mut self, bytes: usize) {
+        self.grow_anyway(bytes.saturating_sub(self.bytes));
+        self.budget.held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
 }
 
 impl<B: Deref<Target = Budget>> Drop for Hold<B> {
@@ -78,6 +90,10 @@ mod tests {
         assert!(second.grow(10) && !second.grow(1) && !second.grow(usize::MAX));
         second.grow_anyway(5);
         assert_eq!(budget.held(), 15);
+        second.settle(3);
+        assert_eq!((budget.held(), second.bytes()), (3, 3));
+        second.settle(12);
+        assert_eq!((budget.held(), second.bytes()), (12, 12));
         drop(second);
         assert_eq!(budget.held(), 0);
     }

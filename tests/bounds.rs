@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{json, Value};
-use support::{config, node, node_with, once, pass, until, with, TestNode, PATIENCE};
+use support::{config, node, node_with, once, pass, until, with, Cluster, TestNode, PATIENCE};
 use xcron::clock::monotonic;
 
 const URL: &str = "http://127.0.0.1:9/never";
@@ -121,6 +121,48 @@ async fn answers_that_nobody_takes_are_bounded_together_and_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_answers_that_nobody_takes_posts_are_refused_before_anything_is_written() {
+    use tokio::io::AsyncReadExt;
+    let change = |c: &mut xcron::config::Config| {
+        (c.limits.buffered_bytes_max, c.limits.answer_timeout_ms) = (16 << 20, 60_000);
+    };
+    let (_dir, node) = node_with(change).await;
+    let client = &node.client;
+    let callback = json!({"url": URL, "headers": large_headers(64)});
+    client.create_all(&vec![with(once(URL, FAR_MS), json!({"callback": callback})); 61]).await;
+    // Four pages leave little: each ends within the size of a small task of what a page may have.
+    client.create_all(&vec![once(URL, FAR_MS); 900]).await;
+    let preview = json!({"type": 1, "format": "* * * * *", "count": 1000});
+    client.post("/xcron/previewSchedule", &preview).await.ok();
+    let (full, mut untaken) = ("the answers that wait", Vec::new());
+    loop {
+        let mut stream = connect(&node, b"GET /xcron/listTasks?limit=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        // From now on it waits to be taken.
+        stream.read_u8().await.expect("an answer begins");
+        untaken.push(stream);
+        let answer = client.post("/xcron/previewSchedule", &preview).await;
+        if answer.code != 0 {
+            answer.is(1070, 429, full);
+            break;
+        }
+        assert!(untaken.len() < 30, "{} answers found room", untaken.len());
+    }
+    let batch = |count: usize| -> Value {
+        let id = |n: usize| json!({"task_id": format!("{count}-{n}")});
+        json!({"tasks": (0..count).map(|n| with(once(URL, FAR_MS), id(n))).collect::<Vec<_>>()})
+    };
+    client.post("/xcron/createTasks", &batch(100)).await.is(1070, 429, full);
+    client.get("/xcron/queryTask?task_id=100-0").await.is(1040, 404, "no such task");
+    // What is answered in few words needs no room.
+    client.post("/xcron/createTasks", &batch(3)).await.ok();
+    client.get("/xcron/queryTask?task_id=3-0").await.ok();
+    drop(untaken);
+    until("room again", || async { (client.post("/xcron/createTasks", &batch(100)).await.code == 0).then_some(()) })
+        .await;
+    client.post("/xcron/previewSchedule", &preview).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_calls_compute_is_bounded_and_holds_up_no_other_call() {
     let (_dir, node) = node_with(|c| c.limits.request_timeout_ms = 60_000).await;
     let client = &node.client;
@@ -199,6 +241,71 @@ async fn more_writes_than_may_wait_are_1070_and_not_written() {
     assert!((1..500).contains(&taken), "{taken} of 500");
     assert_eq!(client.pages("/xcron/listTasks?limit=1000", "tasks").await.len(), taken);
     client.create(&once(URL, FAR_MS)).await;
+}
+
+/// The first of three nodes, without the others: no write that it takes can be sent anywhere.
+async fn without_a_leader(change: impl Fn(&mut xcron::config::Config)) -> Cluster {
+    let mut cluster = Cluster::new(3, change);
+    cluster.start(0).await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_wait_for_a_leader_hold_no_more_bytes_than_writes_may() {
+    let room = 64 << 20;
+    let cluster = without_a_leader(|c| {
+        (c.limits.queue_bytes_max, c.limits.request_timeout_ms) = (room, 10_000);
+    })
+    .await;
+    let client = cluster.client(0);
+    let large = with(once(URL, FAR_MS), json!({"callback": {"url": URL, "body": "x".repeat(1_000_000)}})).to_string();
+    let mut calls: futures::stream::FuturesUnordered<_> =
+        (0..90).map(|_| client.send("POST", "/xcron/createTask", large.clone())).collect();
+    let (mut waited, mut refused) = (0, 0);
+    while let Some(answer) = futures::StreamExt::next(&mut calls).await {
+        if answer.code == 1050 {
+            waited += 1;
+            continue;
+        }
+        answer.is(1070, 429, "too many writes wait");
+        assert!(answer.headers.contains_key("retry-after"));
+        assert_eq!(waited, 0, "it was not refused at once");
+        refused += 1;
+    }
+    assert_eq!((waited, refused), (room / 1_000_000, 90 - room / 1_000_000));
+    // They have given it back.
+    client.send("POST", "/xcron/createTask", large).await.is(1050, 503, "no leader");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_writes_wait_for_a_leader_than_may_wait() {
+    let cluster = without_a_leader(|c| (c.limits.queue_max, c.limits.request_timeout_ms) = (10, 1000)).await;
+    let data = cluster.client(0).post("/xcron/createTasks", &json!({"tasks": vec![once(URL, FAR_MS); 100]})).await.ok();
+    let codes = data["results"].as_array().unwrap().iter().map(|result| result["code"].as_u64().unwrap());
+    let (waited, refused): (Vec<_>, Vec<_>) = codes.partition(|code| *code == 1050);
+    assert_eq!((waited.len(), refused), (10, vec![1070; 90]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_waits_for_a_leader_holds_its_body() {
+    let cluster = without_a_leader(|c| {
+        (c.limits.buffered_bytes_max, c.limits.request_timeout_ms) = (16 << 20, 10_000);
+    })
+    .await;
+    let change = json!({"task_id": "any", "callback": {"body": "x".repeat(7 << 20)}}).to_string();
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let (client, change) = (cluster.client(0).clone(), change.clone());
+        calls.push(tokio::spawn(async move { client.send("POST", "/xcron/updateTask", change).await }));
+        // By then it has arrived.
+        pass(1500).await;
+    }
+    let mut codes = Vec::new();
+    for call in calls {
+        codes.push(call.await.unwrap().code);
+    }
+    codes.sort_unstable();
+    assert_eq!(codes, [1050, 1050, 1070]);
 }
 
 /// A log that cannot grow because its directory has gone: what a file system that fails looks like to a writer.

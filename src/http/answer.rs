@@ -249,13 +249,29 @@ pub(super) fn write_value(out: &mut Vec<u8>, value: &impl Serialize) {
 /// Answers up to this size are not counted: as many as there may be connections are no burden.
 const SMALL: usize = 4 << 10;
 
-/// Has `response` count against `budget` until its peer has taken it; none: there is no room for it, and whether it
-/// `must` be answered nevertheless was not said.
+/// That an answer is counted already.
+#[derive(Clone, Copy)]
+struct Counted;
+
+/// Takes the room of an answer that becomes at most `bytes` large, before what it tells of is done: afterwards it could not
+/// be refused any more.
+///
+/// # Errors
+/// 1070, where there is no room for it.
+pub(super) fn reserve(hold: &mut Hold<Arc<Budget>>, bytes: usize) -> Result<(), Error> {
+    if bytes <= SMALL || hold.grow(bytes) {
+        Ok(())
+    } else {
+        Err(Error::untaken())
+    }
+}
+
+/// Has `response` count against `budget` until its peer has taken it, unless it does already; none: there is no room for
+/// it, and whether it `must` be answered nevertheless was not said.
 pub(super) async fn counted(response: Response, budget: &Arc<Budget>, must: bool) -> Option<Response> {
-    let (head, mut body) = response.into_parts();
-    let size = HttpBody::size_hint(&body).exact().unwrap_or(0) as usize;
-    if size <= SMALL {
-        return Some(Response::from_parts(head, body));
+    let size = size(&response);
+    if size <= SMALL || response.extensions().get::<Counted>().is_some() {
+        return Some(response);
     }
     let mut hold = Hold::new(budget.clone());
     if must {
@@ -263,8 +279,31 @@ pub(super) async fn counted(response: Response, budget: &Arc<Budget>, must: bool
     } else if !hold.grow(size) {
         return None;
     }
+    held(response, hold).await
+}
+
+/// The same with what was [reserved](reserve) for it.
+pub(super) async fn with_reserved(response: Response, mut hold: Hold<Arc<Budget>>) -> Response {
+    let size = size(&response);
+    if size <= SMALL {
+        return response;
+    }
+    hold.settle(size);
+    match held(response, hold).await {
+        Some(response) => response,
+        None => answered(async { Err(Error::internal("an answer is not there as a whole")) }).await,
+    }
+}
+
+fn size(response: &Response) -> usize {
+    HttpBody::size_hint(response.body()).exact().unwrap_or(0) as usize
+}
+
+async fn held(response: Response, hold: Hold<Arc<Budget>>) -> Option<Response> {
+    let (mut head, mut body) = response.into_parts();
     // It is there as a whole, in one piece.
     let bytes = body.frame().await?.ok()?.into_data().ok()?;
+    head.extensions.insert(Counted);
     let bytes = Bytes::from_owner(Untaken { bytes, _hold: hold });
     Some(Response::from_parts(head, Body::from(bytes)))
 }

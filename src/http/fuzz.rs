@@ -98,7 +98,7 @@ fn change(body: &[u8]) -> Result<(), Error> {
         r#"{"type":1,"format":"*/5 * * * *","callback":{"url":"http://a/","headers":{"a":"b"}},"retry":{}}"#,
         r#"{"type":2,"delay_ms":5000,"callback":{"url":"http://a/","body":"x","content_type":"text/plain"}}"#,
     ];
-    let Distinct(sent): Distinct<Box<RawValue>> = json(body)?;
+    let Distinct(sent): Distinct<&RawValue> = json(body)?;
     for old in OLD {
         let old = rules().read(old, NOW)?.spec;
         let read = update::merged(&old, &sent).and_then(|merged| rules().read(&merged, NOW));

@@ -81,6 +81,9 @@ const READS_MAX: usize = 32;
 /// Those that wait for it.
 const READS_WAITING_MAX: usize = 4096;
 
+/// The one call by `POST` that writes nothing.
+const PREVIEW: &str = "/xcron/previewSchedule";
+
 type Shared = State<Arc<Api>>;
 
 impl Api {
@@ -166,8 +169,8 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
 async fn count(State(api): Shared, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let response = match api.origins.check(&request) {
         Ok(()) => {
-            // What a write has done is told whatever is held: that is bounded by the write's own size.
-            let must = request.method() != Method::GET;
+            // What a write has done is told whatever is held. Such an answer is small, or was given its room beforehand.
+            let must = request.method() != Method::GET && request.uri().path() != PREVIEW;
             let response = next.run(request).await;
             match answer::counted(response, &api.answers, must).await {
                 Some(response) => response,

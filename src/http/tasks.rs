@@ -9,12 +9,14 @@ use axum::response::Response;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::answer::{answered, Data, Items, Object};
+use super::answer::{answered, reserve, with_reserved, Data, Items, Object};
+
 use super::define::{known_type, NewTask, Rules};
 use super::error::Error;
 use super::extract::{body, json, Int, Read, Received};
 use super::query::Query;
 use super::{show, Api, Shared};
+use crate::budget::Hold;
 use crate::clock::Timestamp;
 use crate::command::{Command, Reply};
 use crate::id::{RunId, TaskId};
@@ -103,7 +105,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
 
 /// `POST /xcron/createTasks`
 pub(super) async fn create_many(State(api): Shared, request: Request) -> Response {
-    answered(async {
+    // Of its answer. After the write it would be too late to refuse it.
+    let mut room = Hold::new(api.answers.clone());
+    let response = answered(async {
         let body = api.body(request).await?;
         let (deadline, now) = (api.deadline(), api.node.now());
         let (mut results, commands) = if body.len() <= PARSED_AT_ONCE {
@@ -112,6 +116,7 @@ pub(super) async fn create_many(State(api): Shared, request: Request) -> Respons
             let (own, bytes) = (api.clone(), body.bytes());
             api.parsing.run(deadline, move || prepare(&own.rules, now, &bytes)).await?
         };
+        reserve(&mut room, answer_bytes_max(&results))?;
         drop(body);
         if !commands.is_empty() {
             let replies = api.node.propose_all(commands, deadline).await;
@@ -128,7 +133,27 @@ pub(super) async fn create_many(State(api): Shared, request: Request) -> Respons
         log_internal(&results);
         Ok(Data::object(|o| o.array("results", &results, result_item)))
     })
-    .await
+    .await;
+    with_reserved(response, room).await
+}
+
+/// More than what is told of one task that was proposed, whatever became of it.
+const WRITTEN_BYTES_MAX: usize = 512;
+/// More than what stands around all of them.
+const ENVELOPE_BYTES_MAX: usize = 256;
+
+/// How large the answer becomes at most.
+fn answer_bytes_max(results: &[Prepared]) -> usize {
+    let mut refused = Vec::new();
+    let item = |result: &Prepared| match result {
+        Ok(_) => WRITTEN_BYTES_MAX,
+        Err(_) => {
+            refused.clear();
+            result_item(&mut refused, result);
+            refused.len() + 1
+        }
+    };
+    results.iter().map(item).sum::<usize>() + ENVELOPE_BYTES_MAX
 }
 
 pub(super) type Prepared = Result<(TaskId, bool), Error>;
@@ -315,5 +340,46 @@ impl Api {
     pub(super) async fn body(&self, request: Request) -> Result<Received<'_>, Error> {
         Query::none(request.uri())?;
         body(request, self.request_bytes_max, self.timeout, &self.bodies).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::command::{Never, Refusal};
+    use crate::node::Error as Failed;
+
+    #[test]
+    fn what_is_told_of_a_write_fits_into_the_room_that_is_kept_for_it() {
+        let id: TaskId = "x".repeat(128).parse().unwrap();
+        let far = Timestamp(u64::MAX / 2);
+        let failed = [
+            Failed::Unknown(Duration::from_nanos(u64::MAX)),
+            Failed::TooLarge { bytes: usize::MAX, limit: usize::MAX },
+            Failed::Storage("x".repeat(2000)),
+            Failed::Damaged("x".repeat(2000)),
+            Failed::Busy,
+        ];
+        let refused = [
+            Refusal::Conflict,
+            Refusal::Cycle(id.clone()),
+            Refusal::ChainTooLong(usize::MAX),
+            Refusal::ChainsAtOnce,
+            Refusal::TooManyTasks(u64::MAX),
+            Refusal::Past { due: far, now: far },
+            Refusal::NeverFires(Never::Again),
+            Refusal::NeverFires(Never::FromStart { start: far }),
+            Refusal::NeverFires(Never::AfterEnd { first: far, end: far }),
+            Refusal::UnknownZone("America/Argentina/ComodRivadavia".into()),
+            Refusal::Unreadable("x".repeat(2000)),
+        ];
+        let replies = failed.into_iter().map(Err).chain(refused.into_iter().map(|refusal| Ok(Reply::Refused(refusal))));
+        for reply in replies.chain([Ok(Reply::Created { next: Some(far) })]) {
+            let mut told = Vec::new();
+            result_item(&mut told, &created(&id, true, reply).map(|_| (id.clone(), true)));
+            assert!(told.len() < WRITTEN_BYTES_MAX, "{} bytes: {}", told.len(), String::from_utf8_lossy(&told));
+        }
     }
 }

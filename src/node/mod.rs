@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
-use tokio::sync::{mpsc, watch, Notify, Semaphore};
+use tokio::sync::{mpsc, watch, Notify};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Timestamp};
@@ -129,8 +129,8 @@ struct Inner {
     /// The end of the log as it was opened.
     opened: Option<u64>,
     submissions: mpsc::Sender<proposer::Submission>,
-    /// For the bytes of what is submitted.
-    submission_room: Arc<Semaphore>,
+    /// For what is submitted, or is to be once there is a leader.
+    submission_room: proposer::Room,
     readers: mpsc::Sender<reads::Reader>,
     /// What the group tells of itself, from when there is one.
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
@@ -199,7 +199,7 @@ impl Node {
         let mut registry = prometheus_client::registry::Registry::with_prefix("xcron");
         metrics.register(&mut registry);
         let (submissions, submitted) = mpsc::channel(config.limits.queue_max);
-        let submission_room = proposer::room(config.limits.queue_bytes_max);
+        let submission_room = proposer::Room::new(config.limits.queue_max, config.limits.queue_bytes_max);
         let (readers, read) = mpsc::channel(config.limits.queue_max);
         // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
         let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_min_ms * 9 / 10));

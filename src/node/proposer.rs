@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
-use tokio::sync::{mpsc, oneshot, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{mpsc, oneshot, Semaphore};
 use tokio::time::Instant;
 
 use super::{zones, Error, Node};
+use crate::budget::{Budget, Hold};
 use crate::clock::monotonic;
 use crate::command::{Batch, Encoded, Limits, Reply};
 use crate::raft::wire::{ProposeAnswer, ProposeRequest, Refused};
@@ -42,8 +43,8 @@ const SUBMISSION_BYTES: usize = 256;
 /// A command, and who waits for its reply.
 pub(super) struct Submission {
     command: Encoded,
-    /// Its share of `limits.queue_bytes_max`, until it is replied to.
-    room: OwnedSemaphorePermit,
+    /// Kept until it is replied to, even if whoever waited for that is gone.
+    share: Arc<Share>,
     deadline: Instant,
     /// It came from a peer, and is for this node as the leader of this term alone.
     only_in: Option<u64>,
@@ -59,31 +60,55 @@ pub(super) struct Waiting {
     decided: Arc<AtomicBool>,
 }
 
-/// How many bytes of writes may wait, or be on their way.
-pub(super) fn room(queue_bytes_max: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(queue_bytes_max.min(Semaphore::MAX_PERMITS)))
+/// How many writes may wait on this node or be on their way, and how many bytes of them.
+pub(super) struct Room {
+    places: Arc<Budget>,
+    bytes: Arc<Budget>,
+}
+
+/// What one write has of the [`Room`]. It is held from when the write is encoded until it is answered: also between two
+/// tries, while there is no leader that it could be sent to.
+pub(super) struct Share {
+    place: Hold<Arc<Budget>>,
+    bytes: Hold<Arc<Budget>>,
+}
+
+impl Room {
+    /// For so many writes, and so many bytes.
+    pub fn new(writes_max: usize, bytes_max: usize) -> Room {
+        Room { places: Arc::new(Budget::new(writes_max)), bytes: Arc::new(Budget::new(bytes_max)) }
+    }
+
+    /// The share of this command.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], and [`Error::Busy`] where there is no room for it.
+    pub fn share(&self, command: &Encoded) -> Result<Arc<Share>, Error> {
+        let bytes = command.len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(Error::TooLarge { bytes, limit: COMMAND_BYTES_MAX });
+        }
+        let mut share = Share { place: Hold::new(self.places.clone()), bytes: Hold::new(self.bytes.clone()) };
+        // Its name is among what it takes beside its bytes.
+        if share.place.grow(1) && share.bytes.grow(bytes + SUBMISSION_BYTES) {
+            Ok(Arc::new(share))
+        } else {
+            Err(Error::Busy)
+        }
+    }
 }
 
 /// A command for the queue, and what to wait on.
-///
-/// # Errors
-/// [`Error::TooLarge`], and [`Error::Busy`] where there is no room for it.
 pub(super) fn submission(
     command: Encoded,
-    room: &Arc<Semaphore>,
+    share: Arc<Share>,
     deadline: Instant,
     only_in: Option<u64>,
-) -> Result<(Submission, Waiting), Error> {
-    let bytes = command.len();
-    if bytes > COMMAND_BYTES_MAX {
-        return Err(Error::TooLarge { bytes, limit: COMMAND_BYTES_MAX });
-    }
-    let weight = (bytes + SUBMISSION_BYTES) as u32;
-    let room = room.clone().try_acquire_many_owned(weight).map_err(|_| Error::Busy)?;
+) -> (Submission, Waiting) {
     let (sender, reply) = oneshot::channel();
     let decided = Arc::new(AtomicBool::new(false));
-    let submission = Submission { command, room, deadline, only_in, reply: sender, decided: decided.clone() };
-    Ok((submission, Waiting { deadline, reply, decided }))
+    let submission = Submission { command, share, deadline, only_in, reply: sender, decided: decided.clone() };
+    (submission, Waiting { deadline, reply, decided })
 }
 
 impl Submission {
@@ -228,10 +253,10 @@ async fn send(node: &Node, batch: Vec<Submission>) {
     let (Some(first), Some(deadline)) = (deadlines().min(), deadlines().max()) else { return };
     let mut commands = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());
-    let mut rooms = Vec::with_capacity(batch.len());
-    for Submission { command, room, reply, .. } in batch {
+    let mut shares = Vec::with_capacity(batch.len());
+    for Submission { command, share, reply, .. } in batch {
         commands.push(command);
-        rooms.push(room);
+        shares.push(share);
         waiting.push(reply);
     }
     let result = match node.leader() {
@@ -256,7 +281,7 @@ async fn send(node: &Node, batch: Vec<Submission>) {
         Ok(replies) => waiting.into_iter().zip(replies).for_each(|(reply, result)| drop(reply.send(Ok(result)))),
         Err(error) => waiting.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
     }
-    drop(rooms);
+    drop(shares);
 }
 
 /// Writes commands as one entry of the log of this node, the leader of this term.

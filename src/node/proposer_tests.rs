@@ -86,14 +86,25 @@ async fn a_command_that_no_entry_can_hold_is_refused_and_the_node_goes_on() {
 async fn the_queue_of_writes_is_bounded_by_bytes() {
     let (_dir, node) = leading(|_| {}).await;
     let least: usize = 64 << 20;
-    let room = room(least);
-    let submit = || submission(Encoded::of(&create(1 << 20)).unwrap(), &room, monotonic() + PATIENCE, None);
+    let room = Room::new(1000, least);
+    let submit = || {
+        let command = Encoded::of(&create(1 << 20)).unwrap();
+        let share = room.share(&command)?;
+        Ok::<_, Error>(submission(command, share, monotonic() + PATIENCE, None))
+    };
     let waiting: Vec<_> = std::iter::from_fn(|| submit().ok()).take(100).collect();
     assert!((62..64).contains(&waiting.len()), "{}", waiting.len());
     assert_eq!(submit().err(), Some(Error::Busy));
     drop(waiting);
     assert!(submit().is_ok(), "what is replied to, or given up, leaves its room");
     drop(node);
+}
+
+/// A small command that waits for the proposer.
+fn submit(room: &Room, only_in: Option<u64>) -> (Submission, Waiting) {
+    let command = Encoded::of(&create(10)).unwrap();
+    let share = room.share(&command).unwrap();
+    submission(command, share, monotonic() + PATIENCE, only_in)
 }
 
 /// A state whose room is taken by one large task, until a checkpoint is made.
@@ -128,8 +139,7 @@ async fn a_command_for_the_leader_of_one_term_that_waits_for_room_is_not_written
     fill(&node).await;
     let term = node.may_write().unwrap();
     let before = entries(&node).await.len();
-    let room = room(64 << 20);
-    let submit = || submission(Encoded::of(&create(10)).unwrap(), &room, monotonic() + PATIENCE, Some(term)).unwrap();
+    let submit = || submit(&node.0.submission_room, Some(term));
     let (waits, reply) = submit();
     let mut sending = std::pin::pin!(send(&node, vec![waits]));
     assert!(futures::poll!(sending.as_mut()).is_pending(), "there is room, and the test shows nothing");
@@ -161,8 +171,8 @@ fn an_entry_that_was_cut_off_is_known_not_to_be_written_among_three_voters_alone
 
 #[tokio::test]
 async fn a_command_that_is_let_go_of_without_a_word_is_unknown_if_it_was_taken() {
-    let room = room(64 << 20);
-    let submit = || submission(Encoded::of(&create(10)).unwrap(), &room, monotonic() + PATIENCE, None).unwrap();
+    let room = Room::new(2, 64 << 20);
+    let submit = || submit(&room, None);
     let (waits, reply) = submit();
     drop(waits);
     assert_eq!(reply.reply().await, Err(Error::NoLeader), "nobody can have sent it");

@@ -1,13 +1,15 @@
 //! The way of a write: by whichever node leads, once, and answered.
 
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ServerState;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{proposer, Error, Node};
+use super::proposer::{self, Share};
+use super::{Error, Node};
 use crate::clock::monotonic;
 use crate::command::{Command, Encoded, Refusal, Reply, WriteId};
 
@@ -34,7 +36,12 @@ impl Node {
         if let Some(reason) = self.in_doubt() {
             return Err(Error::Storage(reason));
         }
-        let mut command = Encoded::of(&command).map_err(|e| Error::Damaged(e.to_string()))?;
+        let encoded = Encoded::of(&command).map_err(|e| Error::Damaged(e.to_string()))?;
+        // It may wait for long, and once.
+        drop(command);
+        let mut command = encoded;
+        // Until it is answered, through all tries: what waits for a leader takes as much memory as what is on its way.
+        let share = self.0.submission_room.share(&command).map_err(|error| self.count_refused(error))?;
         let began = monotonic();
         let unknown = || self.count_failed(Error::Unknown(began.elapsed()), "unknown");
         let mut ambiguous = false;
@@ -48,7 +55,7 @@ impl Node {
             if command.wants_name() && !self.knows_its_entries() {
                 command = command.named(Some(self.name_write()));
             }
-            let error = match self.submit(command.clone(), deadline, None).await {
+            let error = match self.submit_with(share.clone(), command.clone(), deadline, None).await {
                 Ok(Reply::Refused(Refusal::Forgotten { .. })) if ambiguous => return Err(unknown()),
                 Ok(Reply::Refused(Refusal::Forgotten { before })) => {
                     // This node is far behind the leader, and the write is not written.
@@ -64,7 +71,7 @@ impl Node {
                 // That this one was not written says nothing of the one before.
                 _ if ambiguous => return Err(unknown()),
                 Error::Unknown(waited) => return Err(self.count_failed(Error::Unknown(waited), "unknown")),
-                other => return Err(other),
+                other => return Err(self.count_refused(other)),
             }
             // A change of who leads ends the wait early; a short one tries again anyway.
             let pause = (monotonic() + Duration::from_millis(50)).min(deadline);
@@ -83,6 +90,13 @@ impl Node {
         error
     }
 
+    fn count_refused(&self, error: Error) -> Error {
+        match error {
+            Error::Busy => self.count_failed(error, "busy"),
+            other => other,
+        }
+    }
+
     /// Whether the task that this command creates is there already.
     pub(super) fn exists(&self, command: &Encoded) -> bool {
         command.created().is_some_and(|id| self.0.machine.with_state(|s| s.find(&id)).is_some())
@@ -94,7 +108,18 @@ impl Node {
         deadline: Instant,
         only_in: Option<u64>,
     ) -> Result<Reply, Error> {
-        let (submission, waiting) = proposer::submission(command, &self.0.submission_room, deadline, only_in)?;
+        let share = self.0.submission_room.share(&command)?;
+        self.submit_with(share, command, deadline, only_in).await
+    }
+
+    async fn submit_with(
+        &self,
+        share: Arc<Share>,
+        command: Encoded,
+        deadline: Instant,
+        only_in: Option<u64>,
+    ) -> Result<Reply, Error> {
+        let (submission, waiting) = proposer::submission(command, share, deadline, only_in);
         match self.0.submissions.try_send(submission) {
             Ok(()) => waiting.reply().await,
             Err(mpsc::error::TrySendError::Full(_)) => Err(Error::Busy),
