@@ -9,8 +9,8 @@ use support::{assert_distinct, keys, named, node, now, once, periodic, until, wi
 use xcron::clock::{monotonic, Timestamp};
 use xcron::command::{Command, Reply, Steering, Verdict};
 use xcron::id::RunKey;
-use xcron::run::Attempt;
-use xcron::view::{RunFilter, RunView};
+use xcron::run::{Attempt, RunState};
+use xcron::view::{RunFilter, RunView, TaskFilter, TaskView};
 
 const URL: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
@@ -302,4 +302,63 @@ async fn runs_that_are_going_are_listed_once_each_also_where_they_end_meanwhile(
     assert_eq!(of.list_runs(&RunFilter::default(), 100, None, &mut take), Ok(Some(None)));
     assert_eq!(seen.len(), RUNS);
     assert_distinct(seen);
+}
+
+/// The look for what passes and the look at each of them are two moments.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_between_two_rows_of_a_list_is_a_row_only_if_it_still_passes() {
+    let (_dir, node) = node().await;
+    let (client, hanging) = (&node.client, Sink::saying(|_| Say::nothing()).await);
+    let due = now().as_secs() + 2;
+    let callback = json!({"url": hanging.url("/"), "timeout_ms": 60_000});
+    let alert = json!({"url": hanging.url("/alert"), "on": ["failed"]});
+    let task = json!({"type": 2, "format": due.to_string(), "callback": callback, "alert": alert});
+    client.create_all(&vec![task; 3]).await;
+    let filter = RunFilter { state: Some(RunState::Running), ..RunFilter::default() };
+    let of = node.server().node();
+    let found = |take: &mut dyn FnMut(&RunView) -> bool| of.list_runs(&filter, 100, None, take).unwrap().unwrap();
+    until("runs that are going", || {
+        let mut count = 0;
+        found(&mut |_| {
+            count += 1;
+            true
+        });
+        std::future::ready((count == 3).then_some(()))
+    })
+    .await;
+    let mut all: Vec<RunView> = Vec::new();
+    found(&mut |run| {
+        all.push(run.clone());
+        true
+    });
+    let end = |run: &RunView, verdict: Verdict, steering: Steering| {
+        let seq = of.machine().with_state(|state| state.find(&run.task)).expect("it is there");
+        let Command::RunEnded { seq, key, attempt, term, .. } = ended_run(seq, run.due) else { unreachable!() };
+        let ended = Command::RunEnded { seq, key, attempt, term, verdict, steering };
+        let ended = of.propose(ended, monotonic() + PATIENCE);
+        let reply = xcron::seam::handed_over(|| tokio::runtime::Handle::current().block_on(ended));
+        assert_eq!(reply, Ok(Reply::Done));
+    };
+    let mut rows = Vec::new();
+    found(&mut |run| {
+        if rows.is_empty() {
+            end(&all[1], Verdict::Retry { at: run.due.plus_ms(FAR_MS) }, Steering::default());
+        }
+        rows.push(run.id);
+        true
+    });
+    assert_eq!(rows, [all[0].id, all[2].id], "the second one waits by then");
+    // One that an answer deletes is there for its alert alone.
+    let mut rows = Vec::new();
+    let mut take = |task: &TaskView| {
+        if rows.is_empty() {
+            let other = all.iter().rfind(|run| run.id != all[1].id && run.task != task.id).expect("another one");
+            let steering = Steering { delete: true, ..Steering::default() };
+            end(other, Verdict::Failed { reason: "no".into() }, steering);
+        }
+        rows.push(task.id.clone());
+        true
+    };
+    assert_eq!(of.list_tasks(&TaskFilter::default(), 100, None, &mut take), Ok(None));
+    assert_eq!(rows.len(), 2, "{rows:?}");
 }

@@ -123,7 +123,7 @@ impl Node {
         let machine = &self.0.machine;
         let Some(seq) = machine.with_state(|state| state.find(task)) else { return Ok(None) };
         // Run ids begin with the due time: their order is the order of the runs.
-        let mut runs = self.read_result(machine.runs(seq))?.unwrap_or_default();
+        let Some(mut runs) = self.read_result(machine.runs(seq))? else { return Ok(None) };
         runs.retain(|run| {
             filter.state.is_none_or(|s| s == run.state)
                 && filter.from.is_none_or(|t| run.due >= t)
@@ -189,7 +189,8 @@ impl Node {
         places.sort_unstable_by_key(|(id, ..)| Reverse(*id));
         let mut last = after;
         for (id, seq, key) in places {
-            if let Some(run) = machine.open_run(seq, key) {
+            // Asked again: it may have gone on since it was found.
+            if let Some(run) = machine.open_run(seq, key, passes) {
                 if !part.push(&run) {
                     return Next::Part(Place::Within(from, below, last));
                 }

@@ -5,6 +5,7 @@ use super::read::layers;
 use super::Machine;
 use crate::command::Seq;
 use crate::id::RunKey;
+use crate::run::OpenRun;
 use crate::state::record::{self, IndexHead, Indexed, Key, INDEXED_PER_CHUNK};
 use crate::view::{RunFilter, RunView};
 
@@ -83,17 +84,20 @@ impl Machine {
     /// # Errors
     /// A record that cannot be read.
     pub fn ended_run(&self, entry: &Indexed) -> Result<Option<RunView>, Error> {
-        let task = self.with_state(|state| state.task(entry.seq).map(|task| (task.id.clone(), task.is_once())));
+        let task = self.with_state(|state| {
+            let task = state.task(entry.seq).filter(|task| !task.past.deleted)?;
+            Some((task.id.clone(), task.is_once()))
+        });
         let Some((id, once)) = task else { return Ok(None) };
         let mut runs = self.recorded(entry.seq, once, entry.number, entry.number + 1)?;
         Ok(runs.pop_first().map(|(_, run)| RunView::of_ended(&id, &run)))
     }
 
-    /// A run that is going; none: it is no longer.
-    pub fn open_run(&self, seq: Seq, key: RunKey) -> Option<RunView> {
+    /// A run that is going and passes; none: it is no longer, or does not.
+    pub fn open_run(&self, seq: Seq, key: RunKey, passes: impl Fn(&OpenRun) -> bool) -> Option<RunView> {
         self.with_state(|state| {
             let task = state.task(seq)?;
-            task.runs().find(|run| run.key == key).map(|run| RunView::of_open(&task.id, run))
+            task.runs().find(|run| run.key == key && passes(run)).map(|run| RunView::of_open(&task.id, run))
         })
     }
 

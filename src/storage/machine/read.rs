@@ -141,6 +141,9 @@ impl Machine {
             Some(open) => Some(RunView::of_open(&known.id, open)),
             None => {
                 let runs = known.newest.map(|(_, n)| self.recorded(seq, known.once, n, n + 1)).transpose()?;
+                if runs.is_some() && !self.has(seq) {
+                    return Ok(None);
+                }
                 runs.and_then(|mut runs| runs.pop_last()).map(|(_, run)| RunView::of_ended(&known.id, &run))
             }
         };
@@ -148,12 +151,18 @@ impl Machine {
         Ok(Some(TaskView { id, spec, created, state, next, run_count, last_run }))
     }
 
-    /// What is known of a task and its definition, both at the same moment; none: there is no such task.
+    /// Whether the task is there. Of one that was deleted while the store was read, a part may have been read.
+    fn has(&self, seq: Seq) -> bool {
+        self.core().state.task(seq).is_some_and(|task| !task.past.deleted)
+    }
+
+    /// What is known of a task and its definition, both at the same moment; none: there is no such task. One that is kept
+    /// for its alerts alone is there for nobody else.
     fn known_with_spec(&self, seq: Seq) -> Result<Option<(Known, Arc<TaskSpec>)>, Error> {
         loop {
             let (known, digest, spec) = {
                 let core = self.core();
-                let Some(task) = core.state.task(seq) else { return Ok(None) };
+                let Some(task) = core.state.task(seq).filter(|task| !task.past.deleted) else { return Ok(None) };
                 (Known::with_last_run(task), task.digest, spec_in_memory(&core, seq))
             };
             if let Some(spec) = spec {
@@ -175,6 +184,12 @@ impl Machine {
     /// # Errors
     /// A record that cannot be read.
     pub fn runs(&self, seq: Seq) -> Result<Option<Vec<RunView>>, Error> {
+        let runs = self.all_runs(seq)?;
+        Ok(runs.filter(|_| self.has(seq)))
+    }
+
+    /// The same, also of a task that is there for its alerts alone.
+    fn all_runs(&self, seq: Seq) -> Result<Option<Vec<RunView>>, Error> {
         let Some(known) = self.core().state.task(seq).map(Known::of) else { return Ok(None) };
         self.runs_of(seq, &known).map(Some)
     }
@@ -199,7 +214,8 @@ impl Machine {
             seq.and_then(|seq| core.state.task(seq).map(|task| (seq, Course::of(task), Known::of(task))))
         };
         let Some((seq, course, known)) = found else { return Ok(None) };
-        Ok(Some((course, self.runs_of(seq, &known)?)))
+        let runs = self.runs_of(seq, &known)?;
+        Ok(self.has(seq).then_some((course, runs)))
     }
 
     /// One run; none: there is none with this id.
@@ -208,7 +224,8 @@ impl Machine {
     /// A record that cannot be read.
     pub fn run(&self, id: RunId) -> Result<Option<RunView>, Error> {
         let seq = self.core().state.find_by_run(id);
-        seq.map_or(Ok(None), |seq| self.run_of(seq, id))
+        let run = seq.map_or(Ok(None), |seq| self.run_of(seq, id))?;
+        Ok(run.filter(|_| seq.is_some_and(|seq| self.has(seq))))
     }
 
     /// One run of this task, which may be there for its alerts alone.
@@ -216,7 +233,7 @@ impl Machine {
     /// # Errors
     /// A record that cannot be read.
     pub fn run_of(&self, seq: Seq, id: RunId) -> Result<Option<RunView>, Error> {
-        Ok(self.runs(seq)?.and_then(|runs| runs.into_iter().find(|run| run.id == id)))
+        Ok(self.all_runs(seq)?.and_then(|runs| runs.into_iter().find(|run| run.id == id)))
     }
 
     /// Ended runs from the number `from` on to, not including, `to`.
