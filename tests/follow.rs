@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{json, Value};
-use support::{named, node, node_with, once, periodic, until, with, Client, Cluster, Say, Sink};
+use support::{eventually, named, node, node_with, now, once, periodic, until, with, Client, Cluster, Say, Sink};
 
 const EVERY_SECOND: &str = "* * * * * *";
 const RARELY: &str = "0 0 29 2 *";
@@ -45,6 +45,34 @@ async fn what_is_sent_at_most_once_is_sent_once_whatever_the_answer() {
         assert_eq!(node.client.task(id).await["delivery"], "at_most_once");
     }
     assert!(sink.by_run().values().all(|count| *count == 1), "{:?}", sink.by_run());
+}
+
+/// The log is slow: the change and then the start of the attempt are in it, and neither is applied yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_at_most_once_goes_where_a_change_says_that_came_while_it_was_recorded() {
+    let (_dir, node) = node().await;
+    let (before, after) = (Sink::saying(|_| Say::ok()).await, Sink::saying(|_| Say::ok()).await);
+    let task = with(named(once(&before.url("/"), 2000), "moved"), json!({"delivery": "at_most_once"}));
+    node.client.create(&task).await;
+    let due = now().plus_ms(2000);
+    let of = node.server().node();
+    let appended = || of.watch().borrow().as_ref().and_then(|metrics| metrics.last_log_index);
+    let more_than = |what: &'static str, before: Option<u64>| eventually(what, move || appended() > before);
+    let begun = appended();
+    of.machine().hold(true);
+    let (client, change) = (node.client.clone(), json!({"task_id": "moved", "callback": {"url": after.url("/")}}));
+    let changed = tokio::spawn(async move { client.post("/xcron/updateTask", &change).await });
+    more_than("the change in the log", begun).await;
+    let with_change = appended();
+    assert!(now() < due, "too slow: the change must come before the attempt");
+    eventually("its due time", || now() > due.plus_ms(300)).await;
+    more_than("the start in the log", with_change).await;
+    of.machine().hold(false);
+    changed.await.expect("no panic").ok();
+    let run = ended(&node.client, "moved").await;
+    assert_eq!((before.count(), after.count()), (0, 1), "{run}");
+    assert_eq!((run["state"].as_str(), attempts(&run)), (Some("succeeded"), 2), "{run}");
+    assert!(run["attempts"][0]["error"].as_str().unwrap().starts_with("not sent"), "{run}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

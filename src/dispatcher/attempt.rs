@@ -141,7 +141,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
                 None => return Step::NotSent(Outcome::Done),
             }
             if at_most_once && !bug::is_planted(Bug::OnceUnrecorded) {
-                match commit(dispatcher, &job, &start).await {
+                match commit(dispatcher, &job, &start, digest).await {
                     Commit::Sendable => {}
                     Commit::NotSent => return Step::NotSent(Outcome::Done),
                     Commit::Unrecorded => return Step::NotSent(Outcome::Undone),
@@ -270,8 +270,8 @@ enum Commit {
     Unrecorded,
 }
 
-/// Has the attempt recorded before it is sent.
-async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> Commit {
+/// Has the attempt recorded before it is sent, under the definition of its task with this fingerprint.
+async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command, digest: u128) -> Commit {
     let node = &dispatcher.0.node;
     let Command::RunStarted { node: id, term, .. } = *start else { return Commit::NotSent };
     let Job { seq, key, attempt: number, .. } = *job;
@@ -288,8 +288,9 @@ async fn commit(dispatcher: &Dispatcher, job: &Job, start: &Command) -> Commit {
             return Commit::Unrecorded;
         }
     }
-    let stands = has_started();
-    if stands && node.may_fire() == Some(term) {
+    // A change that was acknowledged meanwhile counts: nothing is sent any more as the task was before.
+    let stands = node.machine().with_state(|state| wanted(state, job, Some((id, term)))) == Some(digest);
+    if stands && has_started() && node.may_fire() == Some(term) {
         return Commit::Sendable;
     }
     not_sent(dispatcher, start, NOT_SENDABLE.to_owned()).await;
