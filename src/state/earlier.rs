@@ -199,12 +199,13 @@ impl State {
                 return;
             }
             let last = last_due_time(from, course.upto, |after| task.due_after(after));
-            let then = course.then;
+            let (spec, then) = (course.spec.clone(), course.then);
             task.next = then;
             task.past.latest = task.past.latest.max(Some(last));
             let reason = "the task was changed again and again before it could fire";
             let run = Run::unfired(RunKey::scheduled(from), RunState::Missed, reason, now);
             self.record(seq, Run { upto: Some(last).filter(|last| *last > from), ..run });
+            self.follow(now, seq, RunKey::scheduled(from), RunState::Missed, spec);
         }
     }
 }

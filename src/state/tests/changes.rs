@@ -1,7 +1,7 @@
 //! Changes of a task while due times of it have come, and while its runs are going.
 
 use super::*;
-use crate::task::{Misfire, MisfirePolicy, Options, Overlap};
+use crate::task::{Alert, AlertEvent, Misfire, MisfirePolicy, Options, Overlap};
 
 fn secondly() -> Timing {
     Timing::Periodic { format: "* * * * * *".into(), timezone: "UTC".into() }
@@ -177,6 +177,33 @@ fn a_task_that_is_changed_without_end_while_it_is_paused_stays_small() {
     assert!(state.task(1).unwrap().past.earlier.len() <= 16);
     let missed: Vec<_> = state.changes().runs[&1].added.iter().map(|(_, run)| run.key.due.ms_since(T0)).collect();
     assert_eq!(missed[..2], [1000, 2000], "accounted for all the same");
+    state.check();
+}
+
+/// As any other due time that is missed: someone may be told, and the next success is a recovery.
+#[test]
+fn due_times_for_which_a_task_has_no_room_any_more_are_told_under_the_definition_they_were_of() {
+    let alert = |n: u64| {
+        let (url, on) = (format!("http://127.0.0.1:2/{n}"), vec![AlertEvent::Missed]);
+        with(Options { alert: Some(Alert { url, on }), ..Options::default() })
+    };
+    let mut state = State::new(T0);
+    let mut old = alert(0);
+    make(&mut state, &old);
+    state.apply(T0, Command::Pause { id: id("a") });
+    let alerts = |state: &State| state.task(1).unwrap().past.open.alerts();
+    for n in 1..=16 {
+        let new = alert(n);
+        update(&mut state, T0.plus_ms(n * 1000 + 500), &old, &new);
+        old = new;
+    }
+    assert_eq!((alerts(&state), state.task(1).unwrap().past.failing), (0, false));
+    update(&mut state, T0.plus_ms(17_500), &old, &alert(17));
+    assert_eq!((alerts(&state), state.task(1).unwrap().past.failing), (1, true));
+    let told = state.task(1).unwrap().past.open.iter().find(|run| run.key.is_alert()).unwrap();
+    let of = told.spec.as_ref().and_then(|spec| spec.options.alert.as_ref());
+    assert_eq!(of.map(|alert| alert.url.as_str()), Some("http://127.0.0.1:2/0"));
+    assert_eq!(told.key.due, T0.plus_ms(1000), "the record that it is about");
     state.check();
 }
 
