@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{json, Value};
 use support::{named, node, now, once, pass, periodic, until, with, Client, Say, Sink};
+use xcron::clock::Timestamp;
 
 /// A schedule that is not due while a test lasts.
 const RARELY: &str = "0 0 29 2 *";
@@ -249,4 +250,48 @@ async fn an_outcome_for_which_there_is_no_room_is_recorded_later_and_its_run_not
     // The leader looks every 2 s for runs that nobody sends.
     pass(2_500).await;
     assert_eq!((sink.count(), sink.by_run().len()), (RUNS, RUNS), "each was sent once");
+}
+
+/// A leader that cannot record what it has to tries again after a pause, whatever it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_recorded_is_proposed_a_few_times_each_second() {
+    let (_dir, node) = support::node_with(|config| {
+        config.limits.queue_max = 1;
+        config.limits.request_timeout_ms = 60_000;
+        config.callback.timeout_ms = 60_000;
+    })
+    .await;
+    let sink = Sink::saying(|hit| if hit.task() == "hangs" { Say::nothing() } else { Say::ok() }).await;
+    let start = now().as_secs() + 2;
+    let each = json!({"overlap": "skip", "start_time": start});
+    node.client.create(&named(with(periodic(&sink.url("/"), "* * * * * *"), each), "hangs")).await;
+    let due = Timestamp::from_secs(start + 4);
+    let first = json!({"type": 2, "format": (start + 4).to_string(), "callback": {"url": sink.url("/")}});
+    node.client.create(&named(with(first, json!({"delivery": "at_most_once"})), "first")).await;
+    node.client.await_task("hangs", "a run that goes", |task| task["last_run"]["state"] == "running").await;
+    let of = node.server().node();
+    let refused = || of.metrics().failed_writes.get_or_create(&vec![("error", "busy".to_owned())]).get();
+    // One write waits, and there is room for no other.
+    of.machine().hold(true);
+    let client = node.client.clone();
+    let waits = tokio::spawn(async move {
+        until("a place", || async {
+            let answer = client.post("/xcron/pauseTask", &json!({"task_id": "hangs"})).await;
+            if answer.code == 1070 {
+                pass(400).await;
+                return None;
+            }
+            Some(answer)
+        })
+        .await
+    });
+    until("a due time that cannot be recorded", || std::future::ready((refused() > 0).then_some(()))).await;
+    until("the other one", || std::future::ready((now() > due.plus_ms(500)).then_some(()))).await;
+    let before = refused();
+    pass(1000).await;
+    let tries = refused() - before;
+    assert!((1..60).contains(&tries), "{tries} tries in a second");
+    of.machine().hold(false);
+    waits.await.unwrap().ok();
+    sink.await_of("first", 1).await;
 }

@@ -108,6 +108,61 @@ async fn method_headers_and_body_are_as_the_task_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_name_of_a_content_type_has_no_case() {
+    let (_dir, node) = node().await;
+    let (client, sink) = (&node.client, Sink::start().await);
+    for (id, sent, kind, body) in [
+        ("json", "Application/JSON", "application/json", json!({"a": 1})),
+        ("form", "application/X-WWW-form-urlencoded", "application/x-www-form-urlencoded", json!({"a": 1})),
+        ("text", "TEXT/plain", "text/plain", json!("a")),
+    ] {
+        client.create(&named(calling(once(&sink.url("/x"), 0), json!({"content_type": sent, "body": body})), id)).await;
+        let shown = client.task(id).await["callback"]["content_type"].clone();
+        // The default is as if it were left out.
+        assert_eq!(shown.as_str().unwrap_or("application/json"), kind);
+        assert_eq!(sink.await_of(id, 1).await[0].header("content-type"), kind);
+    }
+}
+
+/// Whichever definition a caller is shown, the next due time beside it is one of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_shown_with_the_next_due_time_of_the_schedule_that_is_shown() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    let schedules = ["0 0 1 1 *", "0 0 1 7 *"];
+    let mut next = std::collections::BTreeMap::new();
+    client.create(&named(periodic(NOWHERE, schedules[0]), "a")).await;
+    for format in schedules {
+        let answer = client.post("/xcron/updateTask", &json!({"task_id": "a", "format": format})).await.ok();
+        next.insert(format, answer["next_time"].as_u64().unwrap());
+    }
+    let (other, stop) = (client.clone(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let changes = tokio::spawn(async move {
+        let mut count = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let change = json!({"task_id": "a", "format": schedules[count % 2]});
+            other.post("/xcron/updateTask", &change).await.ok();
+            count += 1;
+        }
+        count
+    });
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..400 {
+        let mut list = client.get("/xcron/listTasks?consistency=local").await.ok();
+        let alone = client.get("/xcron/queryTask?task_id=a&consistency=local").await.ok();
+        for task in [list["tasks"][0].take(), alone] {
+            let format = task["format"].as_str().unwrap().to_owned();
+            assert_eq!(task["next_time"].as_u64(), Some(next[format.as_str()]), "{task}");
+            seen.insert(format);
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let count = changes.await.unwrap();
+    assert_eq!(seen.len(), 2, "of {count} changes only one was seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn options_that_cannot_be_meant_are_refused_by_every_call_that_takes_them() {
     let (_dir, node) = node().await;
     let client = &node.client;
