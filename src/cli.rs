@@ -4,11 +4,13 @@ mod signals;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 
 use crate::bench::{self, Bench};
 use crate::config::Config;
+use crate::schedule::ZoneData;
 use crate::server::{self, Server};
 use crate::storage::fsutil;
 use crate::telemetry;
@@ -21,9 +23,13 @@ const EXIT_CONFIGURATION: u8 = 2;
 /// Anything else is.
 const EXIT_FAILURE: u8 = 1;
 
+/// This program's version, and that of the rules of time zones that it brings.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (zone data {})", env!("CARGO_PKG_VERSION"), ZoneData::default().version()));
+
 /// A distributed cron: calls back over HTTP at a time or on a crontab schedule.
 #[derive(Parser)]
-#[command(name = "xcron_server", version, about)]
+#[command(name = "xcron_server", version = VERSION.as_str(), about)]
 struct Arguments {
     /// The configuration file.
     #[arg(short = 'c', long = "conf", value_name = "FILE", default_value = "./xcron.toml")]

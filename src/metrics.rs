@@ -20,6 +20,8 @@ pub struct Outcome {
 /// What a node counts; clones share it.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    /// 1, with the version of the program and that of its zone data.
+    pub build: Family<Labels, Gauge>,
     /// Attempts that ended, by `outcome`.
     pub attempts: Family<Outcome, Counter>,
     /// Attempts to deliver an alert that ended, by `outcome`.
@@ -56,6 +58,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.0005, 2.0, 20));
         Metrics {
+            build: Family::default(),
             attempts: Family::default(),
             alerts: Family::default(),
             alerts_dropped: Counter::default(),
@@ -78,6 +81,8 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers everything that is counted here.
     pub fn register(&self, registry: &mut Registry) {
+        let build = "The version of this program, and that of the rules of time zones that it brings";
+        registry.register("build_info", build, self.build.clone());
         registry.register("attempts", "Attempts that ended", self.attempts.clone());
         registry.register("alert_attempts", "Attempts to deliver an alert that ended", self.alerts.clone());
         let dropped = "Alerts that no receiver took, dropped with their task when its retention ended";

@@ -69,6 +69,9 @@ async fn the_monitor_port_answers_in_the_forms_that_monitors_read() {
 
     let samples = Samples::of(&node).await;
     let value = |name: &str| samples.get(name);
+    let zone_data = xcron::schedule::ZoneData::default();
+    let build = ("version", env!("CARGO_PKG_VERSION"), "zone_data", zone_data.version());
+    assert_eq!(value(&format!("xcron_build_info{{{}=\"{}\",{}=\"{}\"}}", build.0, build.1, build.2, build.3)), 1.0);
     assert_eq!(value("xcron_tasks"), 1.0);
     assert_eq!((value("xcron_leader"), value("xcron_ready")), (1.0, 1.0));
     assert_eq!(value("xcron_attempts_total{outcome=\"succeeded\"}"), 1.0);

@@ -198,6 +198,9 @@ impl Node {
         let metrics = Metrics::default();
         let mut registry = prometheus_client::registry::Registry::with_prefix("xcron");
         metrics.register(&mut registry);
+        let version = |name, version: &str| (name, version.to_owned());
+        let build = [version("version", env!("CARGO_PKG_VERSION")), version("zone_data", config.zone_data.version())];
+        metrics.build.get_or_create(&build.to_vec()).set(1);
         let (submissions, submitted) = mpsc::channel(config.limits.queue_max);
         let submission_room = proposer::Room::new(config.limits.queue_max, config.limits.queue_bytes_max);
         let (readers, read) = mpsc::channel(config.limits.queue_max);

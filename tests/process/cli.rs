@@ -32,7 +32,9 @@ fn the_version_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let output = server(&["--version"], dir.path());
     assert!(output.status.success());
-    assert!(said(&output).contains(env!("CARGO_PKG_VERSION")), "{}", said(&output));
+    let zone_data = xcron::schedule::ZoneData::default();
+    let told = format!("xcron_server {} (zone data {})", env!("CARGO_PKG_VERSION"), zone_data.version());
+    assert_eq!(said(&output).trim(), told);
     refused(&server(&["--no-such-option"], dir.path()), &["--no-such-option"]);
 }
 
