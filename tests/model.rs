@@ -72,6 +72,9 @@ fn seeds() -> Vec<u64> {
 async fn round(script: &Script) -> (Vec<Found>, BTreeMap<&'static str, u64>) {
     let story = play::play(script).await;
     let mut checked = check(script, &story);
+    if let (None, Some((from, to))) = (script.kill_ms, story.away) {
+        println!("seed {}: a leader was not to be had from {} to {}", script.seed, story.ms(from), story.ms(to));
+    }
     let mut tasks: Vec<&str> = checked.found.iter().map(|found| found.task.as_str()).collect();
     tasks.dedup();
     for task in tasks.into_iter().take(TASKS_SHOWN) {

@@ -18,6 +18,8 @@ const SETTLE_MS: u64 = 12_000;
 const REMOVED_MS: u64 = 25_000;
 /// A call is sent again for this long.
 const PATIENCE_MS: u64 = 15_000;
+/// A leader that was lost may have been lost this long before a call was sent that tells of it.
+const BEFORE_MS: u64 = 500;
 /// A port at which nobody listens.
 const DEAD: &str = "127.0.0.1:9";
 
@@ -79,7 +81,7 @@ pub async fn play(script: &Script) -> Story {
         cluster.nodes[leader].spawn();
         cluster.leader().await;
         assert!(cluster.all_ready(Duration::from_secs(30)).await, "the nodes are ready again");
-        stage.write(|story| story.away = Some((from, now_ms())));
+        stage.write(|story| story.was_away((from, now_ms())));
     }
     for task in actors.into_iter().chain([opened]).chain(readers) {
         task.await.expect("a part of the round");
@@ -139,6 +141,11 @@ async fn at_the_limit(cluster: &Cluster, places: usize) -> Limit {
 impl Stage {
     fn write(&self, change: impl FnOnce(&mut Story)) {
         change(&mut self.story.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A machine that stood still has lost its leader for a while, whatever the script says.
+    fn was_unanswered(&self, sent_ms: u64) {
+        self.write(|story| story.was_away((sent_ms.saturating_sub(BEFORE_MS), now_ms())));
     }
 
     /// How long it is until this moment of the round.
@@ -222,9 +229,13 @@ impl Stage {
         let from = now_ms();
         let mut tries = 0;
         loop {
+            let sent_ms = now_ms();
             let answer = self.api.post(self.port(n + tries), &format!("/xcron/{path}"), &body).await;
             tries += 1;
             let known = code(&answer).filter(|code| !matches!(code, 1050 | 1051));
+            if known.is_none() {
+                self.was_unanswered(sent_ms);
+            }
             let is_written_perhaps = call == Call::Trigger && code(&answer) != Some(1050);
             if known.is_none() && !is_written_perhaps && now_ms() < from + PATIENCE_MS {
                 sleep_ms(30).await;
@@ -245,10 +256,12 @@ impl Stage {
         let (mut all, mut cursor) = (Vec::new(), String::new());
         let end = now_ms() + PATIENCE_MS;
         loop {
+            let sent_ms = now_ms();
             let answer: Answer = self.api.get(self.port(n), &format!("/xcron/{path}{cursor}")).await;
             let data = match (code(&answer), answer) {
                 (Some(0), Ok((_, answer))) => answer["data"].clone(),
                 (None | Some(1050), _) if now_ms() < end => {
+                    self.was_unanswered(sent_ms);
                     sleep_ms(50).await;
                     continue;
                 }

@@ -38,6 +38,11 @@ impl Story {
         format!("{}", at as i64 - self.start_ms as i64)
     }
 
+    /// In this time, too, no leader need have been there.
+    pub fn was_away(&mut self, span: Span) {
+        self.away = Some(self.away.map_or(span, |away| (away.0.min(span.0), away.1.max(span.1))));
+    }
+
     /// Whether the leader can have taken the answer to a callback with it.
     pub fn may_be_lost(&self, hit: &Hit) -> bool {
         self.away.is_some_and(|away| hit.span.1.saturating_add(ARRIVES_MS) > away.0 && hit.span.0 < away.1)
