@@ -157,8 +157,10 @@ pub(super) struct Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // sled flushes as it is dropped, and after a failed write it waits for that for ever: the process would not end.
-        if self.failed.load(Ordering::Relaxed) {
+        // sled flushes and syncs as it is dropped. After a failed write it waits for that for ever, and the process would
+        // not end; where the sync fails it panics.
+        let flush = || self.spare.lend(&self.file, || self.db.flush());
+        if self.failed.load(Ordering::Relaxed) || flush().is_err() || self.file.sync_data().is_err() {
             std::mem::forget(self.db.clone());
         }
     }

@@ -208,6 +208,33 @@ async fn a_failing_sync_of_the_store_stops_the_node_and_loses_nothing() {
     a_failing_sync("state-").await;
 }
 
+/// sled syncs once more as it is dropped, and panics where that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_whose_disks_fail_at_the_very_end_of_a_stop_do_not_panic() {
+    let _turn = turn().await;
+    let Some((mut trial, inner)) = faulty(3, "state-").await else { return };
+    for (at, inner) in inner.iter().enumerate() {
+        sleep_ms(1500).await;
+        // Slow, so that the last sync is still going on when it begins to fail.
+        inner.set(Slot::SyncUs, 300_000);
+        let node = &mut trial.cluster.nodes[at];
+        let stops = node.log_text().matches("\"stopped\"").count();
+        node.signal("TERM");
+        eventually("all but the store is closed", READY_MAX, async || {
+            node.log_text().matches("\"stopped\"").count() > stops
+        })
+        .await;
+        inner.set(Slot::SyncErrno, EIO);
+        assert_eq!(node.exit(READY_MAX).await.code(), Some(0));
+        assert!(!node.log_text().contains("\"panic\""), "{}", node.log_text());
+        inner.set(Slot::SyncUs, 0);
+        inner.set(Slot::SyncErrno, 0);
+        node.spawn();
+        assert!(trial.cluster.all_ready(READY_MAX).await);
+    }
+    trial.load.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_with_a_failing_disk_stops_and_the_others_go_on() {
     let _turn = turn().await;
