@@ -31,8 +31,8 @@ struct Going {
 struct Life {
     /// It may end with an error: its disk has failed since it was started.
     may_fail: bool,
-    /// SIGTERM was sent.
-    is_told: bool,
+    /// How often SIGTERM was sent; a second one ends it at once.
+    told: usize,
     /// A write was to be torn.
     is_torn: bool,
     /// It has ended by itself, at this time.
@@ -149,7 +149,7 @@ impl Havoc {
             let (node, life) = (&mut cluster.nodes[at], &mut self.lives[at]);
             match fault.kind {
                 Kind::Kill => node.kill(),
-                Kind::Term => life.is_told = true,
+                Kind::Term => life.told += 1,
                 Kind::TornWrite { thousandths } => {
                     self.inner.as_ref().expect("it has them")[at].set(Slot::Torn, thousandths)
                 }
@@ -173,7 +173,7 @@ impl Havoc {
             let disk = self.disks.as_mut().map(|disks| &mut disks[at]);
             match (ended.fault.kind, disk) {
                 // It has had its time.
-                (Kind::Term, _) if life.is_told => node.kill(),
+                (Kind::Term, _) if life.told > 0 => node.kill(),
                 (Kind::Stop, _) if !still && node.runs() => node.signal("CONT"),
                 (Kind::TornWrite { .. }, _) => self.inner.as_ref().expect("it has them")[at].set(Slot::Torn, 0),
                 (Kind::PowerCut, Some(disk)) if !still => {
@@ -269,8 +269,8 @@ impl Havoc {
 fn may_end(life: &Life, status: ExitStatus) -> bool {
     match (status.signal(), status.code()) {
         (Some(SIGKILL), _) => life.is_torn,
-        (_, Some(0)) => life.is_told,
-        (_, Some(1)) => life.may_fail,
+        (_, Some(0)) => life.told > 0,
+        (_, Some(1)) => life.may_fail || life.told > 1,
         _ => false,
     }
 }

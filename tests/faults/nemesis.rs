@@ -16,7 +16,7 @@ use xcron::clock::monotonic;
 
 use crate::beside::{Churn, Ticks};
 use crate::check::agree;
-use crate::harness::{sleep_ms, Cluster, Node, READY_MAX};
+use crate::harness::{panic_line, sleep_ms, Cluster, Node, READY_MAX};
 use crate::havoc::Havoc;
 use crate::plan::{nodes_of, Plan};
 use crate::trial::{turn, Trial};
@@ -102,8 +102,9 @@ async fn round(seed: u64, shown: &mut Shown) {
     shown.ticks += ticks.check(&trial.cluster, &trial.sink, &name).await;
     assert!(havoc.wrong.is_empty(), "{name}: {:#?}", havoc.wrong);
     let logs: Vec<String> = trial.cluster.nodes.iter().map(Node::log_text).collect();
-    for line in logs.iter().flat_map(|log| log.lines()) {
-        assert!(!line.contains(DIFFERS), "{name}: {line}");
+    for log in &logs {
+        assert_eq!(panic_line(log), None, "{name}");
+        assert_eq!(log.lines().find(|line| line.contains(DIFFERS)), None, "{name}");
     }
     let lines = |words: &str| logs.iter().map(|log| log.matches(words).count()).sum::<usize>();
     shown.rounds += 1;

@@ -70,7 +70,7 @@ impl Kind {
     }
 
     fn draw(rng: &mut StdRng, means: Means) -> Kind {
-        let mut kinds = vec![Kind::Kill, Kind::Kill, Kind::Term, Kind::Stop];
+        let mut kinds = vec![Kind::Kill, Kind::Kill, Kind::Term, Kind::Stop, Kind::Stop];
         let (hears, is_heard) = *[(false, false), (true, false), (false, true)].choose(rng).expect("there are some");
         if means.links {
             let cut = Kind::Cut { hears, is_heard };

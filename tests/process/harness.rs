@@ -256,10 +256,22 @@ impl Drop for Node {
             for line in &lines[from..] {
                 eprintln!("{line}");
             }
-        } else if let Some(line) = log.lines().find(|line| line.to_lowercase().contains("panic")) {
+        } else if let Some(line) = panic_line(&log) {
             panic!("{} has panicked: {line}", self.name);
         }
     }
+}
+
+/// The line of a panic in a node's log; none: there is none that counts. sled panics as it opens a store of which a power cut
+/// has left a part: the store is rebuilt then, and the next line says so.
+pub fn panic_line(log: &str) -> Option<&str> {
+    let lines: Vec<&str> = log.lines().collect();
+    let is_got_over = |line: &&str| line.contains("the store is in doubt and is rebuilt");
+    let counts = |at: &usize| {
+        let line = lines[*at];
+        line.to_lowercase().contains("panic") && !is_got_over(&line) && !lines.get(at + 1).is_some_and(is_got_over)
+    };
+    (0..lines.len()).find(counts).map(|at| lines[at])
 }
 
 /// Sends a signal to a process by the system's `kill`.
