@@ -151,6 +151,12 @@ impl Plan {
             let at_ms = rng.random_range(0..window_ms - for_ms);
             faults.push(Fault { at_ms, for_ms, whom: whom(&mut rng, kind, nodes, &wrong_clocks), kind });
         }
+        // A node that is away until the others have purged what it lacks.
+        if rng.random_bool(0.5) {
+            let (at_ms, for_ms) =
+                (rng.random_range(0..window_ms / 4), rng.random_range(window_ms / 2..window_ms * 3 / 4));
+            faults.push(Fault { at_ms, for_ms, whom: Whom::These(vec![rng.random_range(0..nodes)]), kind: Kind::Kill });
+        }
         // Another fault while a node is being started.
         for restarted in faults.clone() {
             if restarted.kind.holds_down() && rng.random_bool(0.6) {
