@@ -192,6 +192,49 @@ async fn a_byte_that_flips_in_the_store_is_never_silently_served() {
     assert!(rebuilt > 0, "no flip has hit anything ({whole} opened as they were)");
 }
 
+/// Files of the store that end too early or are not there, as after a power cut on a disk that was full: sled says that it
+/// cannot read them, as of a disk that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_files_end_too_early_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = open(dir.path());
+    let last = fill(&machine).await;
+    let large: Vec<Command> = (0..3).map(|n| create(&format!("large-{n}"), 100_000)).collect();
+    apply(&machine, vec![entry(last + 1, large)]).await;
+    let last = last + 1;
+    // With a checkpoint of all of it.
+    let complete = records(&machine).await;
+    drop(machine);
+    // sled takes note of what is where as it opens.
+    drop(open_at(dir.path(), ends(0, last)).unwrap());
+    let whole = dir.path().join("state-1");
+    let listed = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let blobs = listed(&whole.join("blobs"));
+    assert!(!blobs.is_empty(), "no record is large");
+    let mut rebuilt = 0;
+    for path in blobs.into_iter().chain([whole.join("db"), whole.join("conf")]) {
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        let cuts = (0..8).map(|part| Some(bytes * part / 8));
+        for cut in cuts.chain([None]) {
+            let broken = tempfile::tempdir().unwrap();
+            copy(dir.path(), broken.path());
+            let path = broken.path().join(path.strip_prefix(dir.path()).unwrap());
+            match cut {
+                Some(bytes) => std::fs::File::options().write(true).open(&path).unwrap().set_len(bytes).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            // The log has all of it, or what a snapshot has not.
+            let told = || format!("{} cut to {cut:?} of {bytes} bytes", path.display());
+            let machine = open_at(broken.path(), ends(0, last)).unwrap_or_else(|error| panic!("{}: {error}", told()));
+            if machine.applied() == Some(id(last)) {
+                assert!(records(&machine).await == complete, "{}", told());
+            }
+            rebuilt += usize::from(!broken.path().join("state-1").exists());
+        }
+    }
+    assert!(rebuilt > 0, "no cut has hit anything");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_was_set_back_is_noticed_by_the_note() {
     let dir = tempfile::tempdir().unwrap();

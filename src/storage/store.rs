@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::{Bound, ControlFlow, RangeInclusive};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -188,8 +189,7 @@ impl Store {
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let db = match opened {
             Ok(Ok(db)) => db,
-            Ok(Err(sled::Error::Io(e))) => return Err(Error::io("open", &dir)(e)),
-            Ok(Err(e)) => return Err(Error::damaged(&dir, e)),
+            Ok(Err(error)) => return Err(of_sled(error, "open", &dir)),
             Err(_) => return Err(Error::damaged(&dir, "opening it panicked")),
         };
         let path = dir.join("db");
@@ -230,10 +230,7 @@ impl Store {
     fn sled_error(&self, action: &'static str) -> impl FnOnce(sled::Error) -> Error + '_ {
         move |error| {
             self.failed.store(true, Ordering::Relaxed);
-            match error {
-                sled::Error::Io(e) => Error::io(action, &self.dir)(e),
-                other => Error::damaged(&self.dir, other),
-            }
+            of_sled(error, action, &self.dir)
         }
     }
 
@@ -428,6 +425,17 @@ impl<'a> Loading<'a> {
     }
 }
 
+/// What sled says of its files. Where one of them ends too early, or is not there, no disk has refused anything: they are
+/// not what was written.
+fn of_sled(error: sled::Error, action: &'static str, dir: &Path) -> Error {
+    match error {
+        sled::Error::Io(error) if ![ErrorKind::UnexpectedEof, ErrorKind::NotFound].contains(&error.kind()) => {
+            Error::io(action, dir)(error)
+        }
+        damage => Error::damaged(dir, damage),
+    }
+}
+
 /// Half-written files of sled's own, which make it refuse to open.
 fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -438,4 +446,20 @@ fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_ends_too_early_is_damage_and_a_disk_that_fails_is_none() {
+        let of = |kind: ErrorKind| of_sled(sled::Error::Io(kind.into()), "read", Path::new("x"));
+        for kind in [ErrorKind::UnexpectedEof, ErrorKind::NotFound] {
+            assert!(matches!(of(kind), Error::Damaged { .. }), "{kind}");
+        }
+        for kind in [ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::Other] {
+            assert!(matches!(of(kind), Error::Io { .. }), "{kind}");
+        }
+    }
 }

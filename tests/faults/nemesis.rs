@@ -127,10 +127,15 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number: {text}")))
 }
 
+/// Of a round of three nodes and one of five.
+const SHORT_SEED: u64 = 1;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rounds_of_faults_at_once_lose_nothing() {
     let (given, seconds) = (number("XCRON_NEMESIS_SEED"), number("XCRON_NEMESIS_SECONDS"));
-    let first = given.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    // A short round is the same each time that it is run: what is new is looked for in the long ones.
+    let drawn = || seconds.map_or(SHORT_SEED, |_| u64::from(rand::random::<u32>()));
+    let first = given.unwrap_or_else(drawn);
     let end = seconds.map(|seconds| monotonic() + Duration::from_secs(seconds));
     let mut shown = Shown::default();
     // Three nodes and five, in turns.
