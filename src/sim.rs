@@ -19,6 +19,7 @@ pub mod elections;
 pub mod faults;
 pub mod history;
 pub mod linear;
+pub mod records;
 mod registers;
 mod target;
 mod transport;

@@ -10,6 +10,7 @@ use xcron::sim::checker::{check, Bounds, Violation};
 use xcron::sim::day::{self, DayOptions};
 use xcron::sim::elections::{play, Outcome, Scene};
 use xcron::sim::history::History;
+use xcron::sim::records;
 use xcron::sim::{run, Options};
 
 fn memory() -> &'static Path {
@@ -120,6 +121,7 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::OwnZones => &["doubt", "replica"],
         // Scenes of their own show these.
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions | Bug::TakesOthersMail => &[],
+        Bug::SentUnrecorded => &[],
         // Its records are not what its mark says: the node finds it, says so and writes another, which breaks no rule.
         Bug::SnapshotTorn => &[],
         // Neither its store nor a snapshot reaches back to where its log begins.
@@ -209,4 +211,33 @@ fn messages_that_are_meant_for_others_make_no_majority() {
     assert_eq!(sound.wrote_after_ms, None, "two nodes of five are no majority: {sound:?}");
     let bug = scene(Scene::AddressesChangeHands, Some(Bug::TakesOthersMail));
     assert!(bug.wrote_after_ms.is_some(), "a node that takes what is meant for others was not found: {bug:?}");
+}
+
+fn records(scene: records::Scene, seed: u64, bug: Option<Bug>) -> records::Outcome {
+    let dir = tempfile::tempdir_in(memory()).unwrap();
+    records::play(scene, seed, bug, dir.path()).unwrap()
+}
+
+const RECORDS_SEEDS: std::ops::RangeInclusive<u64> = 1..=4;
+
+#[test]
+fn what_is_in_flight_while_nothing_can_be_recorded_is_recorded_later() {
+    use records::Scene;
+
+    for scene in [Scene::MajorityAway, Scene::LeaderDies] {
+        for seed in RECORDS_SEEDS {
+            let sound = records(scene, seed, None);
+            assert!(sound.answered > 0 && sound.succeeded == sound.answered, "{scene:?} {seed}: {sound:?}");
+            assert_eq!(sound.again, 0, "{scene:?} {seed}: {sound:?}");
+            assert_eq!((sound.once.1, sound.unrecorded), (sound.once.0, 0), "{scene:?} {seed}: {sound:?}");
+            assert!(sound.once_sent_max <= 1, "{scene:?} {seed}: {sound:?}");
+            // The majority is back after 7 s, and each of these tasks is due each 5 s.
+            assert!(sound.next_ms_max < 11_000, "{scene:?} {seed}: {sound:?}");
+        }
+    }
+    // A leader that writes nothing any more sends nothing of what must be recorded first.
+    let bug = records(Scene::MajorityAway, 1, Some(Bug::SentUnrecorded));
+    assert!(bug.unrecorded > 0, "what is sent unrecorded was not found: {bug:?}");
+    let twice = |seed| records(Scene::LeaderDies, seed, Some(Bug::SentUnrecorded)).once_sent_max > 1;
+    assert!(RECORDS_SEEDS.into_iter().any(twice), "what is sent twice was not found");
 }

@@ -16,6 +16,8 @@ pub enum Bug {
     UnderWayForgotten,
     /// The outcome of an attempt is not recorded.
     OutcomeDropped,
+    /// An attempt that may be made at most once is sent though it could not be recorded before.
+    SentUnrecorded,
     /// A delete does not stop the attempts that are waiting.
     DeleteKeepsRetry,
     /// A node that leads answers a read without asking a majority whether it still does.

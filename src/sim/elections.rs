@@ -73,8 +73,9 @@ pub fn play(scene: Scene, seed: u64, bug: Option<Bug>, dir: &Path) -> Result<Out
     played.map(|(outcome, _)| outcome)
 }
 
-struct Stage<'a> {
-    cluster: Cluster<'a>,
+/// What a scene is played on.
+pub(super) struct Stage<'a> {
+    pub cluster: Cluster<'a>,
     world: Arc<World>,
     /// Those that the clients call.
     called: Vec<usize>,
@@ -82,8 +83,13 @@ struct Stage<'a> {
     clients: usize,
 }
 
-impl Stage<'_> {
-    fn pass(&mut self, ms: u64) -> Result<(), String> {
+impl<'a> Stage<'a> {
+    /// With a cluster of so many nodes.
+    pub fn new(cluster: Cluster<'a>, nodes: usize, world: Arc<World>) -> Stage<'a> {
+        Stage { cluster, world, called: (1..=nodes).collect(), clients: 0 }
+    }
+
+    pub fn pass(&mut self, ms: u64) -> Result<(), String> {
         let end = self.cluster.now_ms() + ms;
         while self.cluster.now_ms() < end {
             self.cluster.step()?;
@@ -91,7 +97,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
+    pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
         let end = self.cluster.now_ms() + PATIENCE_MS;
         while !holds(self) {
             if self.cluster.now_ms() > end {
@@ -102,17 +108,22 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Has a client make these tasks with one call, through whichever node takes it; the time that it took.
+    /// Has a client make some tasks that come due much later; the time that it took.
     fn make(&mut self, prefix: &'static str, count: usize) -> Result<Option<u64>, String> {
-        let done: Arc<AtomicBool> = Arc::default();
-        let (called, made) = (self.called.clone(), done.clone());
         let task = |n: usize| {
             json!({
                 "task_id": format!("{prefix}{n}"), "type": 2, "delay_ms": 3_600_000,
                 "callback": {"url": "http://target/hook", "body": {}},
             })
         };
-        let tasks = json!({"tasks": (0..count).map(task).collect::<Vec<_>>()});
+        self.make_all((0..count).map(task).collect())
+    }
+
+    /// Has a client make these tasks with one call, through whichever node takes it; the time that it took.
+    pub fn make_all(&mut self, tasks: Vec<Value>) -> Result<Option<u64>, String> {
+        let done: Arc<AtomicBool> = Arc::default();
+        let (called, made) = (self.called.clone(), done.clone());
+        let tasks = json!({"tasks": tasks});
         self.clients += 1;
         self.cluster.client(format!("c{}", self.clients), async move {
             for node in called.iter().cycle() {
@@ -200,7 +211,7 @@ fn simulate(scene: Scene, seed: u64, nodes: usize, dir: &Path, world: &Arc<World
     if let Scene::FarApart(round_trip_ms) = scene {
         cluster.part(Duration::from_millis(round_trip_ms / 2));
     }
-    let mut stage = Stage { cluster, world: world.clone(), called: (1..=nodes).collect(), clients: 0 };
+    let mut stage = Stage::new(cluster, nodes, world.clone());
     stage.make("before", TASKS)?.ok_or("the cluster took no task")?;
     stage.until("replicas that are level", |stage| stage.cluster.is_level())?;
     let leader = stage.cluster.leader().ok_or("no leader")?;

@@ -36,8 +36,10 @@ async fn called(State(world): State<Arc<World>>, uri: Uri, headers: HeaderMap) -
     let (refused, wait_ms) =
         chance::draw(|c| (c.random_bool(0.1), if c.random_bool(0.2) { c.random_range(0..600) } else { 0 }))
             .unwrap_or_default();
-    let steady = uri.path() == "/steady";
-    let (refused, wait_ms) = (refused && !steady, if steady { 0 } else { wait_ms });
+    // Some paths say how long the answer takes: `/after/<ms>`.
+    let after = uri.path().strip_prefix("/after/").and_then(|ms| ms.parse().ok());
+    let steady = after.or((uri.path() == "/steady").then_some(0));
+    let (refused, wait_ms) = steady.map_or((refused, wait_ms), |ms| (false, ms));
     let status = if fails || refused { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let hit =
         Hit { at: simulated_ms(), task: text("xcron-task-id"), run: text("xcron-run-id"), status: status.as_u16() };

@@ -17,6 +17,7 @@ pub const NAMES: &[(&str, Bug)] = &[
     ("lease-asked-early", Bug::LeaseAskedEarly),
     ("under-way-forgotten", Bug::UnderWayForgotten),
     ("outcome-dropped", Bug::OutcomeDropped),
+    ("sent-unrecorded", Bug::SentUnrecorded),
     ("delete-keeps-retry", Bug::DeleteKeepsRetry),
     ("stale-read", Bug::StaleRead),
     ("apply-differs", Bug::ApplyDiffers),
