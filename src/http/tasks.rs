@@ -10,7 +10,6 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::answer::{answered, reserve, with_reserved, Data, Items, Object};
-
 use super::define::{known_type, NewTask, Rules};
 use super::error::Error;
 use super::extract::{body, json, Int, Read, Received};

@@ -159,7 +159,7 @@ async fn take(raft: Raft, node: Own, machine: Machine, piece: Piece) -> PieceAns
         (node.fail)(reason.clone());
         PieceAnswer::Refused(reason)
     };
-    if let Some((theirs, ours)) = meta.last_log_id.and_then(|id| Some((id, (node.applied_instead_of)(id)?))) {
+    if let Some((theirs, ours)) = meta.last_log_id.and_then(|id| Some((id, machine.applied_instead_of(id)?))) {
         return refuse(theirs, ours);
     }
     // All that is in it this node has, perhaps by an earlier transfer whose answer was lost.

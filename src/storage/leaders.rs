@@ -15,12 +15,9 @@ const REMEMBERED_MAX: usize = 1024;
 pub(super) struct Leaders(Vec<LogId>);
 
 impl Leaders {
-    /// The leaders up to the entry `applied`, of a state that may not tell them.
-    pub fn known(mut self, applied: Option<LogId>) -> Leaders {
-        if self.0.is_empty() {
-            self.0.extend(applied);
-        }
-        self
+    /// What is known of a state that does not tell its leaders: who wrote the last entry that was applied.
+    pub fn of_last(applied: Option<LogId>) -> Leaders {
+        Leaders(applied.into_iter().collect())
     }
 
     /// Takes note of the entry that is applied next.
@@ -115,7 +112,7 @@ mod tests {
         assert_eq!(own.instead_of(entry(9000, 10)), None, "of the first five terms nothing is known");
         assert_eq!(own.instead_of(entry(9000, 11)), Some(entry(6, 11)));
         // A state of an earlier version: known from its last entry on.
-        let mut own = Leaders::default().known(Some(entry(4, 100)));
+        let mut own = Leaders::of_last(Some(entry(4, 100)));
         own.take(entry(4, 101));
         own.take(entry(6, 102));
         assert_eq!((own.instead_of(entry(3, 99)), own.instead_of(entry(3, 101))), (None, Some(entry(4, 101))));
@@ -128,7 +125,7 @@ mod tests {
         assert_eq!(Mark::decode(&record::encode(&mark).unwrap()).unwrap(), mark);
         let earlier = (mark.applied, &mark.membership, &mark.globals, mark.records, mark.digest);
         let read = Mark::decode(&record::encode(&earlier).unwrap()).unwrap();
-        assert_eq!(read, Mark { leaders: Leaders::default(), ..mark });
+        assert_eq!(read, Mark { leaders: Leaders::of_last(Some(applied)), ..mark });
         assert!(Mark::decode(&[]).is_err());
     }
 }

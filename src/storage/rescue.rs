@@ -43,7 +43,7 @@ impl Rescue {
         let Rescue { snapshots, temporary, file } = self;
         file.sync_all().map_err(Error::io("sync", temporary.path()))?;
         let mark = snapshot::verify(temporary.path())?;
-        if let Some(theirs) = mark.leaders.known(mark.applied).instead_of(committed) {
+        if let Some(theirs) = mark.leaders.instead_of(committed) {
             return Err(Error::OtherHistory { ours: committed, theirs });
         }
         let header = snapshot::header(temporary.path())?;

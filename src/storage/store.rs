@@ -87,13 +87,13 @@ impl Sum {
 }
 
 impl Mark {
-    /// From what a store or a snapshot has under [`MARK_KEY`]. One of an earlier version tells no leaders.
+    /// From what a store or a snapshot has under [`MARK_KEY`]. One of an earlier version tells no leaders but the last.
     pub fn decode(payload: &[u8]) -> Result<Mark, record::DecodeError> {
         record::decode(payload).or_else(|error| {
             let Ok((applied, membership, globals, records, digest)) = record::decode(payload) else {
                 return Err(error);
             };
-            Ok(Mark { applied, membership, globals, records, digest, leaders: Leaders::default() })
+            Ok(Mark { applied, membership, globals, records, digest, leaders: Leaders::of_last(applied) })
         })
     }
 
@@ -410,7 +410,7 @@ impl<'a> Loading<'a> {
     /// All records are in: does the mark agree with them?
     pub fn finish(mut self) -> Result<Loaded, Error> {
         let found = self.ledger.sum();
-        let mut mark = match self.mark {
+        let mark = match self.mark {
             Some(mark) => mark,
             None if found.records == 0 => Mark::default(),
             None => return Err(Error::damaged(self.path, "it has records and no mark")),
@@ -420,7 +420,6 @@ impl<'a> Loading<'a> {
         }
         let globals = self.state.restore_globals(mark.globals.clone());
         globals.map_err(|detail| Error::damaged(self.path, detail))?;
-        mark.leaders = mark.leaders.known(mark.applied);
         Ok(Loaded { state: self.state, ledger: self.ledger, mark })
     }
 }
