@@ -10,9 +10,7 @@ use crate::trial::{rounds, turn, Trial};
 async fn a_leader_whose_clock_jumps_by_an_hour_lets_another_lead() {
     let _turn = turn().await;
     let mut cluster = Cluster::new(3, "");
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "none")).collect();
-    let Some(inner) = inner else { return };
+    let Some(inner) = Inner::of_all(&mut cluster, "none") else { return };
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
     let mut trial = Trial::start(cluster, Sink::start().await);

@@ -11,14 +11,11 @@ use serde_json::{json, Value};
 
 use crate::api::{code, once, Api};
 use crate::check::CATCH_UP_MAX;
-use crate::harness::{eventually, holds_within, now_ms, sleep_ms, Cluster, Node, READY_MAX};
+use crate::harness::{eventually, holds_within, now_ms, sleep_ms, Cluster, Node, READY_MAX, SMALL};
 use crate::machine::{Inner, Slot};
 use crate::power::missing;
 use crate::sink::Sink;
 use crate::trial::{rounds, turn, Trial};
-
-/// Small files, so that a copy of all of them takes no time and a snapshot is soon taken.
-const SMALL: &str = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_torn_in_the_middle_loses_nothing_that_was_acknowledged() {

@@ -164,9 +164,7 @@ async fn acknowledged(trial: &Trial, more: usize, than: usize) -> usize {
 /// Nodes whose disks can be made to fail; what counts are their files below `part`.
 async fn faulty(nodes: usize, part: &str) -> Option<(Trial, Vec<Inner>)> {
     let mut cluster = Cluster::new(nodes, "");
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, part)).collect();
-    let inner = inner?;
+    let inner = Inner::of_all(&mut cluster, part)?;
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
     Some((Trial::start(cluster, Sink::start().await), inner))

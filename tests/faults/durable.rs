@@ -8,11 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::api::{code, large};
-use crate::harness::{eventually, Cluster, Node, READY_MAX};
+use crate::harness::{eventually, Cluster, Node, READY_MAX, SMALL};
 use crate::machine::{Inner, Slot, EIO};
 use crate::trial::turn;
-
-const SMALL: &str = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
 
 /// What is durable of a node's files, as `tests/data/preload.c` keeps it.
 pub struct Durable {
@@ -135,8 +133,7 @@ async fn whatever_a_node_has_stored_is_durable() {
     let Some((mut cluster, inner, leader)) = three().await else { return };
     let away = (leader + 1) % 3;
     cluster.nodes[away].kill();
-    let first = |name: &str| name.starts_with("0000000001.");
-    let is_purged = |at: usize| !has_file(&cluster.nodes[at], "log", first);
+    let is_purged = |at: usize| !cluster.nodes[at].log_has_first();
     let mut taken = 0;
     for round in 0.. {
         assert!(round < 40, "the log is never purged");

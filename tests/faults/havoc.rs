@@ -70,7 +70,7 @@ impl Havoc {
         );
         let places: Vec<_> = places.into_iter().zip(data).collect();
         let mut cluster = Cluster::in_places(dir, &places, more);
-        let inner = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "")).collect();
+        let inner = Inner::of_all(&mut cluster, "");
         let lives = vec![Life::default(); count];
         let (going, counts, wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
         (cluster, Havoc { inner, disks, net, lives, going, counts, restarts: 0, wrong })

@@ -84,9 +84,7 @@ async fn writes_go_on(cluster: &Cluster, name: &str, through: &[usize]) {
 }
 
 async fn disk_fault(cluster: &Cluster, at: usize) -> bool {
-    let text =
-        cluster.api.text(cluster.nodes[at].ports.monitor, "/metrics").await.map_or_else(|e| e, |answer| answer.1);
-    text.lines().any(|line| line == "xcron_disk_fault 1")
+    cluster.metric(at, "xcron_disk_fault").await == Some(1.0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,24 +147,25 @@ async fn a_leader_whose_store_cannot_be_written_gives_way_and_takes_part_again()
 
 /// The value of a metric of this node.
 async fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
-    let text = cluster.api.text(cluster.nodes[at].ports.monitor, "/metrics").await.map(|answer| answer.1);
-    let text = text.expect("metrics");
-    let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+    cluster.metric(at, name).await.unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// Three nodes that are ready, the faults of their stores, of which little may be unsaved, and who leads; none where there is
+/// no compiler.
+async fn with_frail_stores() -> Option<(Cluster, Vec<Inner>, usize)> {
+    let mut cluster = Cluster::new(3, "[storage]\nunsaved_bytes_max = 1048576\ncheckpoint_bytes = 65536\n");
+    let inner = Inner::of_all(&mut cluster, "state-")?;
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    Some((cluster, inner, leader))
 }
 
 /// What it has not stored it has in memory, and what openraft has not applied as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_whose_store_stands_still_takes_only_so_many_entries() {
     let _turn = turn().await;
-    let more = "[storage]\nunsaved_bytes_max = 1048576\ncheckpoint_bytes = 65536\n";
-    let mut cluster = Cluster::new(3, more);
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "state-")).collect();
-    let Some(inner) = inner else { return };
-    cluster.nodes.iter_mut().for_each(Node::spawn);
-    assert!(cluster.all_ready(READY_MAX).await);
-    let (leader, _) = cluster.leader().await;
+    let Some((mut cluster, inner, leader)) = with_frail_stores().await else { return };
     let behind = (leader + 1) % 3;
     inner[behind].set(Slot::SyncUs, 600_000_000);
     let mut last = Vec::new();
@@ -199,14 +198,7 @@ async fn a_follower_whose_store_stands_still_takes_only_so_many_entries() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_store_does_not_sync_gives_way() {
     let _turn = turn().await;
-    let more = "[storage]\nunsaved_bytes_max = 1048576\ncheckpoint_bytes = 65536\n";
-    let mut cluster = Cluster::new(3, more);
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "state-")).collect();
-    let Some(inner) = inner else { return };
-    cluster.nodes.iter_mut().for_each(Node::spawn);
-    assert!(cluster.all_ready(READY_MAX).await);
-    let (leader, _) = cluster.leader().await;
+    let Some((cluster, inner, leader)) = with_frail_stores().await else { return };
     inner[leader].set(Slot::SyncUs, 60_000_000);
     assert!(another_leads(&cluster, leader, (leader + 1) % 3).await, "it leads on, and takes nothing any more");
     writes_go_on(&cluster, "unsynced", &[0, 1, 2]).await;
@@ -291,9 +283,7 @@ async fn a_leader_without_descriptors_gives_way_and_takes_part_again() {
 async fn where_all_disks_are_slow_writes_are_slow_and_go_on() {
     let _turn = turn().await;
     let mut cluster = Cluster::new(3, "");
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "log")).collect();
-    let Some(inner) = inner else { return };
+    let Some(inner) = Inner::of_all(&mut cluster, "log") else { return };
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
     let (leader, _) = cluster.leader().await;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::durable::Durable;
-use crate::harness::{eventually, has_tool, run, sparse_file, Node};
+use crate::harness::{eventually, has_tool, run, sparse_file, Cluster, Node};
 use crate::skip::skipped;
 
 pub const MIB: u64 = 1 << 20;
@@ -75,6 +75,12 @@ impl Inner {
         ];
         let file = File::options().read(true).write(true).open(&control).expect("open the control file");
         Some(Inner(file))
+    }
+
+    /// The same of all nodes of a cluster.
+    pub fn of_all(cluster: &mut Cluster, part: &str) -> Option<Vec<Inner>> {
+        let base = cluster.path().to_owned();
+        cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, part)).collect()
     }
 
     /// The same; besides, what is durable of all that the node stores is kept apart.

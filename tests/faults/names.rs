@@ -11,8 +11,7 @@ use crate::trial::turn;
 /// Three nodes that know each other by name; none where there is no compiler.
 fn named(more: &str) -> Option<(Cluster, Vec<Inner>)> {
     let mut cluster = Cluster::new(3, more);
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "none")).collect();
+    let inner = Inner::of_all(&mut cluster, "none")?;
     let peers: Vec<u16> = cluster.nodes.iter().map(|node| node.ports.peer).collect();
     for node in &cluster.nodes {
         let mut text = std::fs::read_to_string(&node.conf).expect("read the configuration");
@@ -21,7 +20,7 @@ fn named(more: &str) -> Option<(Cluster, Vec<Inner>)> {
         }
         std::fs::write(&node.conf, text).expect("write the configuration");
     }
-    Some((cluster, inner?))
+    Some((cluster, inner))
 }
 
 /// A write through each of these nodes takes no longer than a call may.

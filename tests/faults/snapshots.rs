@@ -71,9 +71,7 @@ async fn a_snapshot_that_cannot_be_synced_ends_nothing_and_a_later_one_can() {
 async fn a_kill_while_a_received_snapshot_is_synced_loses_nothing() {
     let _turn = turn().await;
     let mut cluster = Cluster::new(3, SMALL);
-    let base = cluster.path().to_owned();
-    let inner: Option<Vec<Inner>> = cluster.nodes.iter_mut().map(|node| Inner::of(node, &base, "snapshots/")).collect();
-    let Some(inner) = inner else { return };
+    let Some(inner) = Inner::of_all(&mut cluster, "snapshots/") else { return };
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
     let (leader, _) = cluster.leader().await;

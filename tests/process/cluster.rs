@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::api::{code, large, once};
 use crate::check::{agree, first_fire_after, sample, CATCH_UP_MAX, SETTLE_MAX};
-use crate::harness::{eventually, now_ms, sleep_ms, Cluster, READY_MAX};
+use crate::harness::{eventually, now_ms, sleep_ms, Cluster, READY_MAX, SMALL};
 use crate::load::{Load, Shape};
 use crate::sink::Sink;
 
@@ -290,8 +290,7 @@ async fn a_follower_whose_directory_was_wiped_does_not_come_back_as_its_old_self
 
 /// Three nodes, and which of them is down: the others' logs no longer reach back to what it has missed.
 async fn away_while_the_log_was_purged() -> (Cluster, usize) {
-    let more = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
-    let mut cluster = Cluster::start(3, more).await;
+    let mut cluster = Cluster::start(3, SMALL).await;
     let (leader, _) = cluster.leader().await;
     let (away, http) = ((leader + 1) % 3, cluster.nodes[leader].ports.http);
     let create = async |cluster: &Cluster, name: &str, count: usize| {
@@ -303,11 +302,7 @@ async fn away_while_the_log_was_purged() -> (Cluster, usize) {
     };
     create(&cluster, "present", 10).await;
     cluster.caught_up(CATCH_UP_MAX).await;
-    let snapshots = async |cluster: &Cluster| {
-        let text = cluster.api.text(cluster.nodes[leader].ports.monitor, "/metrics").await.map_or_else(|e| e, |a| a.1);
-        let line = text.lines().find(|line| line.starts_with("xcron_snapshots ")).map(str::to_owned);
-        line.and_then(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).unwrap_or(0.0)
-    };
+    let snapshots = async |cluster: &Cluster| cluster.metric(leader, "xcron_snapshots").await.unwrap_or(0.0);
     let before = snapshots(&cluster).await;
     cluster.nodes[away].kill();
     // One load before a snapshot and one after it, so that the log behind the first is purged.
@@ -317,10 +312,7 @@ async fn away_while_the_log_was_purged() -> (Cluster, usize) {
     create(&cluster, "second", 250).await;
     eventually("another is taken", Duration::from_secs(20), async || snapshots(&cluster).await > between).await;
     let running = || (0..3).filter(|at| *at != away);
-    let has_first = |at: usize| {
-        let mut files = std::fs::read_dir(cluster.nodes[at].data.join("log")).expect("a log");
-        files.any(|file| file.expect("an entry").file_name().to_string_lossy().starts_with("0000000001."))
-    };
+    let has_first = |at: usize| cluster.nodes[at].log_has_first();
     eventually("their logs are purged", Duration::from_secs(20), async || !running().any(has_first)).await;
     (cluster, away)
 }

@@ -74,9 +74,8 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-fn metric(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-    line.unwrap_or_else(|| panic!("no {name} in {text}"))
+async fn metric(cluster: &Cluster, name: &str) -> f64 {
+    cluster.metric(0, name).await.unwrap_or_else(|| panic!("no {name}"))
 }
 
 async fn create(cluster: &Cluster, tasks: &[Value]) {
@@ -98,8 +97,7 @@ async fn more_targets_than_descriptors_are_all_called_and_end_no_node() {
     let (mut most_files, mut most_links) = (0, 0.0);
     eventually("all targets are called", Duration::from_secs(30), async || {
         most_files = most_files.max(open_files(node.pid()));
-        let metrics = cluster.api.text(node.ports.monitor, "/metrics").await.expect("the metrics").1;
-        most_links = f64::max(most_links, metric(&metrics, "xcron_target_connections"));
+        most_links = f64::max(most_links, metric(&cluster, "xcron_target_connections").await);
         targets.called() == 2 * TARGETS as usize
     })
     .await;
@@ -127,8 +125,7 @@ async fn a_node_without_a_descriptor_waits_says_so_once_a_second_and_lives_on() 
     eventually("all targets are called", Duration::from_secs(30), async || targets.called() == TARGETS as usize).await;
     let calls = targets.calls.lock().unwrap().clone();
     assert!(calls.iter().all(|(_, attempt)| attempt == "1"), "what never left has counted as an attempt: {calls:?}");
-    let metrics = cluster.api.text(node.ports.monitor, "/metrics").await.expect("the metrics").1;
-    assert!(metric(&metrics, "xcron_attempts_without_descriptor_total") > 0.0);
+    assert!(metric(&cluster, "xcron_attempts_without_descriptor_total").await > 0.0);
     let log = std::fs::read_to_string(&node.log).unwrap();
     let lines = log.lines().filter(|line| line.contains("no descriptor left for a connection")).count();
     assert!((1..=8).contains(&lines), "{lines} lines");

@@ -17,6 +17,8 @@ use crate::api::Api;
 const LOG_LINES_SHOWN: usize = 60;
 /// A node of an idle machine is ready within a fraction of this.
 pub const READY_MAX: Duration = Duration::from_secs(30);
+/// Small files, so that a snapshot is soon taken, and the log soon purged.
+pub const SMALL: &str = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
 
 /// The server: the one that was built with these tests, or another one, a release build perhaps.
 pub fn binary() -> PathBuf {
@@ -243,6 +245,12 @@ impl Node {
     pub async fn is_ready(&self, api: &Api) -> bool {
         api.status(self.ports.monitor, "/readyz").await == Some(200)
     }
+
+    /// Whether its log still begins with its first entry.
+    pub fn log_has_first(&self) -> bool {
+        let mut files = std::fs::read_dir(self.data.join("log")).expect("a log");
+        files.any(|file| file.expect("an entry").file_name().to_string_lossy().starts_with("0000000001."))
+    }
 }
 
 impl Drop for Node {
@@ -357,6 +365,12 @@ impl Cluster {
     /// What a node says of the cluster.
     pub async fn view(&self, at: usize) -> Option<Value> {
         Some(self.api.get(self.nodes[at].ports.http, "/xcron/cluster").await.ok()?.1["data"].clone())
+    }
+
+    /// The value of a metric of a node; none: it does not tell.
+    pub async fn metric(&self, at: usize, name: &str) -> Option<f64> {
+        let text = self.api.text(self.nodes[at].ports.monitor, "/metrics").await.ok()?.1;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Which node leads, and its term, once a node that runs says that a running one does.

@@ -4,12 +4,9 @@
 use std::time::Duration;
 
 use crate::api::{code, large, once};
-use crate::harness::{copy, eventually, now_ms, Cluster, READY_MAX};
+use crate::harness::{copy, eventually, now_ms, Cluster, READY_MAX, SMALL};
 
 const TOLD_MAX: Duration = Duration::from_secs(20);
-
-/// Logs that are purged after a hundred of the large tasks.
-const SMALL: &str = "[raft]\nsnapshot_log_bytes = 1048576\n[storage]\nlog_segment_bytes = 1048576\n";
 
 /// Creates so many tasks, by the node `at`, each of so many bytes.
 async fn create(cluster: &Cluster, at: usize, name: &str, (count, bytes): (usize, usize)) {
@@ -18,12 +15,6 @@ async fn create(cluster: &Cluster, at: usize, name: &str, (count, bytes): (usize
         let task = if bytes == 0 { once(&id, now_ms() + 3_600_000, "http://127.0.0.1:9/") } else { large(&id, bytes) };
         assert_eq!(code(&cluster.api.create(cluster.nodes[at].ports.http, &task).await), Some(0), "{id}");
     }
-}
-
-/// Whether the log of a node still begins with its first entry.
-fn has_first(cluster: &Cluster, at: usize) -> bool {
-    let mut files = std::fs::read_dir(cluster.nodes[at].data.join("log")).expect("a log");
-    files.any(|file| file.expect("an entry").file_name().to_string_lossy().starts_with("0000000001."))
 }
 
 /// Of three nodes one is put back, and one was away: they are a majority that lacks what the third one has. How many tasks
@@ -42,7 +33,7 @@ async fn put_back(more: &str, lost: (usize, usize), after: (usize, usize), purge
     cluster.nodes[follower].spawn();
     eventually("two are ready", READY_MAX, async || cluster.nodes[follower].is_ready(&cluster.api).await).await;
     create(&cluster, leader, "lost", lost).await;
-    eventually("its log", TOLD_MAX, async || has_first(&cluster, leader) != purged.1).await;
+    eventually("its log", TOLD_MAX, async || cluster.nodes[leader].log_has_first() != purged.1).await;
     for at in [leader, follower] {
         cluster.nodes[at].kill();
     }
@@ -52,7 +43,7 @@ async fn put_back(more: &str, lost: (usize, usize), after: (usize, usize), purge
     }
     eventually("they are ready", READY_MAX, async || cluster.nodes[follower].is_ready(&cluster.api).await).await;
     create(&cluster, follower, "after", after).await;
-    let is_purged = async || [follower, away].iter().all(|at| has_first(&cluster, *at) != purged.0);
+    let is_purged = async || [follower, away].iter().all(|at| cluster.nodes[*at].log_has_first() != purged.0);
     eventually("their logs", TOLD_MAX, is_purged).await;
 
     // Each time that it is started, since what it has is left as it is.
