@@ -102,6 +102,48 @@ async fn a_node_in_doubt_serves_nothing_until_it_has_the_state_of_another_node()
     assert_eq!(doubt::read(&cluster.path(0)).unwrap(), None);
 }
 
+/// What a node does not apply, openraft keeps in memory once it is committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_applies_nothing_takes_only_so_many_entries_and_goes_on_later() {
+    const BODY: usize = 100_000;
+    const MAX: usize = 1 << 20;
+    let cluster = Cluster::three_with(|config| {
+        config.storage.checkpoint_bytes = MAX / 4;
+        config.storage.unsaved_bytes_max = MAX;
+    })
+    .await;
+    let (leader, held) = (cluster.leader().await, cluster.followers().await[0]);
+    let machine = cluster.node(held).server().node().machine();
+    let last_log =
+        |node: usize| cluster.node(node).server().node().watch().borrow().as_ref().and_then(|m| m.last_log_index);
+    let before = last_log(held).unwrap();
+    machine.hold(true);
+    let create = async |count: usize| {
+        for _ in 0..count {
+            let mut task = once(NOWHERE, FAR_MS);
+            task["callback"]["body"] = "x".repeat(BODY).into();
+            cluster.client(leader).create(&task).await;
+        }
+    };
+    create(50).await;
+    let lag = || last_log(leader).unwrap() - last_log(held).unwrap();
+    until("messages that are refused", || async { (lag() > 20).then_some(()) }).await;
+    create(20).await;
+    until("that the leader tells it", || async { (last_log(leader).unwrap() >= before + 70).then_some(()) }).await;
+    let bytes = (last_log(held).unwrap() - before) as usize * BODY;
+    assert!((MAX..2 * MAX).contains(&bytes), "{bytes} bytes wait in memory");
+
+    machine.hold(false);
+    cluster.level().await;
+    until("the same end", || async { (lag() == 0).then_some(()) }).await;
+    // Held again, it takes as much again.
+    machine.hold(true);
+    create(1).await;
+    until("an entry that is taken", || async { (last_log(held) > Some(before + 70) && lag() == 0).then_some(()) })
+        .await;
+    machine.hold(false);
+}
+
 /// Neither can lead otherwise: one misses entries, and the other must not act as a leader.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_in_doubt_with_the_longest_log_passes_it_on_and_another_leads() {

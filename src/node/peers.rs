@@ -87,9 +87,9 @@ impl Node {
         let behind = machine.clone();
         let own = raft::Own {
             takes: Arc::new(move |bytes| log.takes(bytes)),
-            some_room: Arc::new(move || {
+            some_room: Arc::new(move |bytes| {
                 let behind = behind.clone();
-                Box::pin(async move { behind.some_room().await })
+                Box::pin(async move { behind.takes(bytes).await })
             }),
             applied_instead_of: Arc::new(move |theirs| machine.applied_instead_of(theirs)),
             fail: Arc::new(move |reason| node.fail(reason)),

@@ -70,8 +70,9 @@ pub(super) fn group(slot: &GroupSlot) -> Result<&Raft, Rejection> {
 pub struct Own {
     /// Whether the log has room for so many bytes.
     pub takes: Arc<dyn Fn(u64) -> bool + Send + Sync>,
-    /// Waits a little while too much is not stored that has been applied; whether there is room for more by then.
-    pub some_room: Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>,
+    /// Waits a little while too much is not applied, or not stored that has been applied; whether entries of so many bytes
+    /// can be taken by then.
+    pub some_room: Arc<dyn Fn(u64) -> BoxFuture<'static, bool> + Send + Sync>,
     /// The entry that this node has applied, and so is committed, where a message has another one.
     pub applied_instead_of: Arc<dyn Fn(LogId) -> Option<LogId> + Send + Sync>,
     /// Ends the node, for this reason.
@@ -109,7 +110,7 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, own: Ow
         let (raft, bytes) = (group(&slot)?, body.len() as u64);
         receive(body, |request: AppendEntriesRequest<TypeConfig>| async {
             // Meanwhile the leader sends signs of life beside it.
-            let is_stored = request.entries.is_empty() || (own.some_room)().await;
+            let has_room = request.entries.is_empty() || (own.some_room)(bytes).await;
             if let Some(reason) = own.contradicts(raft, &request).await {
                 (own.fail)(reason.clone());
                 return Err(Rejection::unavailable(&reason));
@@ -119,10 +120,10 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, own: Ow
                 let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
                 return Err(Rejection::unavailable("the Raft log of this node has no room"));
             }
-            if !is_stored {
+            if !has_room {
                 // What is committed openraft keeps in memory until it is applied, and the state until it is stored.
                 let _ = heard.append(raft, &clock, sign_of_life(request.vote)).await;
-                return Err(Rejection::unavailable("the store of this node is behind"));
+                return Err(Rejection::unavailable("the state or the store of this node is behind"));
             }
             Ok(heard.append(raft, &clock, request).await)
         })

@@ -114,6 +114,8 @@ struct Shared {
     checks: check::Checks,
     /// Nothing is to be applied for now.
     held: watch::Sender<bool>,
+    /// Bytes of the entries that were taken into the log since then.
+    held_bytes: AtomicU64,
     /// About how large a snapshot of what the store has is.
     state_bytes: AtomicU64,
     /// How many records the store has.

@@ -9,6 +9,7 @@
 //! another node to take the place of its state.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
@@ -83,7 +84,9 @@ impl Machine {
 
     /// Has nothing more be applied until another state is installed, or whatever was held is to go on.
     pub fn hold(&self, held: bool) {
-        self.0.held.send_replace(held);
+        if !self.0.held.send_replace(held) {
+            self.0.held_bytes.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Whether nothing may be applied.

@@ -69,6 +69,7 @@ impl Machine {
             pace: Pace::default(),
             checks: super::check::Checks::default(),
             held: watch::Sender::new(false),
+            held_bytes: AtomicU64::new(0),
             state_bytes,
             state_records,
             no_room: Mutex::default(),

@@ -178,6 +178,23 @@ impl Machine {
         self.unsaved_bytes() > max && self.0.installing.load(Ordering::Relaxed) == 0
     }
 
+    /// Waits a little while entries of so many bytes must not be taken into the log: while [`Machine::is_behind`], and while
+    /// nothing may be applied and as much as may be unsaved was taken since. Whether they may be taken by then.
+    pub async fn takes(&self, bytes: u64) -> bool {
+        if !self.some_room().await {
+            return false;
+        }
+        // A message that is sent again counts again: it is a bound, and no measure.
+        let is_enough = self.0.held_bytes.load(Ordering::Relaxed) >= self.0.options.unsaved_bytes_max as u64;
+        if is_enough && tokio::time::timeout(ROOM_WAIT_MAX, self.may_apply()).await.is_err() {
+            return false;
+        }
+        if self.is_held() {
+            self.0.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        true
+    }
+
     /// Waits a little while [`Machine::is_behind`]; whether it is not any more. Only the leader has new writes wait; what a
     /// follower is sent comes however slow its store is.
     pub async fn some_room(&self) -> bool {
