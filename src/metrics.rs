@@ -1,5 +1,6 @@
 //! What a node counts, in Prometheus' terms. One set per node: there are no globals.
 
+use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -108,11 +109,41 @@ impl Metrics {
     }
 }
 
-/// Gauges that are read at the moment they are asked for, as lines of Prometheus text.
-pub fn gauge_lines(gauges: &[(&str, &str, f64)]) -> String {
-    let mut text = String::new();
-    for (name, help, value) in gauges {
-        text.push_str(&format!("# HELP xcron_{name} {help}.\n# TYPE xcron_{name} gauge\nxcron_{name} {value}\n"));
+/// All that is registered, in Prometheus' text format. The encoder writes OpenMetrics, where a counter is described by its
+/// name without `_total`: a reader of the text format would take its samples for those of a metric that nobody describes.
+pub fn registry_lines(registry: &Registry) -> String {
+    let mut encoded = String::new();
+    // Writing into a string does not fail.
+    let _ = encode(&mut encoded, registry);
+    let (mut text, mut help) = (String::new(), None);
+    for line in encoded.lines() {
+        match line.strip_prefix("# ").map(|comment| comment.splitn(3, ' ').collect::<Vec<_>>()).as_deref() {
+            Some(["HELP", _, words]) => help = Some(*words),
+            Some(["TYPE", name, kind]) => {
+                let total = if *kind == "counter" { "_total" } else { "" };
+                describe(&mut text, &format!("{name}{total}"), help.take().unwrap_or_default(), kind);
+            }
+            // The unit is a part of the name, and the text ends with its last line.
+            Some(_) => {}
+            None => text.push_str(&format!("{line}\n")),
+        }
     }
     text
+}
+
+/// Values that are read at the moment they are asked for, as lines of Prometheus' text format. Those whose name ends in
+/// `_total` are counters, and the others gauges.
+pub fn value_lines(values: &[(&str, &str, f64)]) -> String {
+    let mut text = String::new();
+    for (name, help, value) in values {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        let name = format!("xcron_{name}");
+        describe(&mut text, &name, &format!("{help}."), kind);
+        text.push_str(&format!("{name} {value}\n"));
+    }
+    text
+}
+
+fn describe(text: &mut String, name: &str, help: &str, kind: &str) {
+    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
 }

@@ -2,26 +2,31 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde_json::json;
 use support::{named, node, node_with, once, until, Cluster, Say, Sink, TestNode};
 
 const NOWHERE: &str = "http://127.0.0.1:9/never";
 
-/// The samples of a text in Prometheus' format, each line of which is held against it.
+/// The samples of a text in Prometheus' format, each line of which is held against it: each metric is described once before
+/// its samples, has a help and a type, and is a counter if and only if its name ends in `_total`.
 fn prometheus(text: &str) -> Vec<(String, f64)> {
-    let mut typed = BTreeSet::new();
+    let mut types: BTreeMap<&str, &str> = BTreeMap::new();
     let mut samples = Vec::new();
-    for line in text.lines().filter(|l| *l != "# EOF") {
+    let mut helped = None;
+    for line in text.lines() {
         if let Some(comment) = line.strip_prefix("# ") {
-            let words: Vec<&str> = comment.split(' ').collect();
-            match words[0] {
-                "TYPE" => {
-                    assert!(["counter", "gauge", "histogram"].contains(&words[2]), "{line}");
-                    assert!(typed.insert(words[1].to_owned()), "typed twice: {line}");
+            match comment.splitn(3, ' ').collect::<Vec<_>>()[..] {
+                ["HELP", name, help] => {
+                    assert!(!help.is_empty() && helped.replace(name).is_none(), "{line}");
                 }
-                "HELP" | "UNIT" => {}
+                ["TYPE", name, kind] => {
+                    assert_eq!(helped.take(), Some(name), "no help: {line}");
+                    assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+                    assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                    assert!(types.insert(name, kind).is_none(), "typed twice: {line}");
+                }
                 _ => panic!("{line}"),
             }
             continue;
@@ -29,8 +34,11 @@ fn prometheus(text: &str) -> Vec<(String, f64)> {
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
         let name = series.split('{').next().unwrap_or_default();
         assert!(name.starts_with("xcron_") && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
-        let family = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
-        assert!(typed.contains(family) || typed.contains(name), "not typed before: {line}");
+        let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        match of_histogram {
+            Some(family) => assert_eq!(types.get(family), Some(&"histogram"), "{line}"),
+            None => assert!(types.get(name).is_some_and(|kind| *kind != "histogram"), "not typed before: {line}"),
+        }
         samples.push((series.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}"))));
     }
     let mut names: Vec<&String> = samples.iter().map(|(n, _)| n).collect();
@@ -46,7 +54,7 @@ impl Samples {
     async fn of(node: &TestNode) -> Samples {
         let (status, kind, text) = node.monitor.plain("/metrics").await;
         assert_eq!(status, 200);
-        assert!(kind.starts_with("text/plain"), "{kind}");
+        assert_eq!(kind, "text/plain; version=0.0.4", "the format of the lines below");
         Samples(prometheus(&text))
     }
 
@@ -77,6 +85,12 @@ async fn the_monitor_port_answers_in_the_forms_that_monitors_read() {
     assert_eq!(value("xcron_attempts_total{outcome=\"succeeded\"}"), 1.0);
     assert_eq!(value("xcron_lateness_seconds_count"), 1.0);
     assert!(value("xcron_raft_applied_index") > 0.0 && value("xcron_log_disk_bytes") > 0.0);
+    // What only grows is a counter.
+    let grown =
+        ["log_syncs", "checkpoints", "snapshots", "snapshots_failed", "snapshots_installed", "commands", "batches"];
+    let is_there = |name: &str| samples.0.iter().any(|(series, _)| series.as_str() == format!("xcron_{name}_total"));
+    assert_eq!(grown.iter().filter(|name| !is_there(name)).collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert!(value("xcron_log_syncs_total") > 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

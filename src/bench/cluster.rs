@@ -129,7 +129,8 @@ impl Cluster {
             usage.disk_bytes += size_of(&node.dir.join("data"));
             let metrics = client.get(&format!("{}/metrics", node.monitor)).await.unwrap_or_default();
             let metrics = String::from_utf8_lossy(&metrics);
-            let syncs = metrics.lines().find_map(|line| line.strip_prefix("xcron_log_syncs")?.split(' ').next_back());
+            let syncs =
+                metrics.lines().find_map(|line| line.strip_prefix("xcron_log_syncs_total")?.split(' ').next_back());
             usage.syncs += syncs.and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0);
         }
         (!self.nodes.is_empty()).then_some(usage)

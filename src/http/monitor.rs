@@ -16,7 +16,7 @@ use axum::Router;
 use super::answer::{answered, Object};
 use super::origin::Origins;
 use crate::config::Config;
-use crate::metrics::gauge_lines;
+use crate::metrics::value_lines;
 use crate::node::Node;
 
 /// A node, once what it stores is open; cheap to clone.
@@ -52,7 +52,7 @@ impl Starting {
     }
 
     fn metrics_text(&self) -> String {
-        self.0.node.get().map_or_else(|| format!("{}# EOF\n", gauge_lines(&[READY])), Node::metrics_text)
+        self.0.node.get().map_or_else(|| value_lines(&[READY]), Node::metrics_text)
     }
 }
 

@@ -4,11 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
-use prometheus_client::encoding::text::encode;
 
 use super::leadership::NotLeading;
 use super::Node;
-use crate::metrics::gauge_lines;
+use crate::metrics::{registry_lines, value_lines};
 use crate::raft::wire::Status;
 use crate::view::{ClusterView, NodeView};
 
@@ -125,12 +124,8 @@ impl Node {
         !matches!(self.leadership(), Err(NotLeading::NotElected | NotLeading::GivenUp | NotLeading::NoLease))
     }
 
-    /// What the node counts, as Prometheus text.
+    /// What the node counts, in Prometheus' text format.
     pub fn metrics_text(&self) -> String {
-        let mut text = String::new();
-        // Writing into a string does not fail.
-        let _ = encode(&mut text, &self.0.registry);
-        let text = text.trim_end().trim_end_matches("# EOF").to_owned();
         let machine = self.0.machine.figures();
         let log = self.0.log.status();
         let (tasks, waiting, due, open) =
@@ -140,7 +135,7 @@ impl Node {
         let leads = self.may_fire().is_some();
         let applied = self.applied_index();
         let faults = self.faults().clone();
-        let gauges = [
+        let values = [
             ("tasks", "Tasks that are kept", tasks as f64),
             ("tasks_waiting", "Tasks that wait for their time", waiting as f64),
             ("tasks_due", "Tasks that are due and that this node does not act on", due as f64),
@@ -163,20 +158,20 @@ impl Node {
             ("raft_last_log_index", "The last log entry", last_log.max(applied) as f64),
             ("raft_applied_index", "The last log entry that is applied", applied as f64),
             ("log_disk_bytes", "Size of the Raft log's files", log.disk_bytes as f64),
-            ("log_syncs", "Writes of the Raft log that were synced since the start", log.writes_total as f64),
+            ("log_syncs_total", "Writes of the Raft log that were synced since the start", log.writes_total as f64),
             ("log_sync_seconds", "Duration of the last synced write of the Raft log", log.last_sync.as_secs_f64()),
             ("store_disk_bytes", "Size of the embedded store", machine.disk_bytes as f64),
             ("unsaved_bytes", "Bytes changed since the last checkpoint", machine.unsaved_bytes as f64),
-            ("checkpoints", "Checkpoints since the start", machine.checkpoints as f64),
+            ("checkpoints_total", "Checkpoints since the start", machine.checkpoints as f64),
             ("checkpoint_seconds", "Duration of the last checkpoint", machine.checkpoint_ms as f64 / 1000.0),
             ("snapshot_bytes", "Size of the newest snapshot", self.0.machine.snapshot_bytes() as f64),
             ("disk_free_bytes", "Free bytes on the disk of raft_dir", self.0.machine.disk_free_bytes() as f64),
             ("disk_kept_bytes", "New tasks are refused while fewer bytes than this are free", self.room_kept() as f64),
-            ("snapshots", "Snapshots written since the start", machine.snapshots as f64),
-            ("snapshots_failed", "Attempts at a snapshot that failed", machine.snapshots_failed as f64),
-            ("snapshots_installed", "Snapshots of other nodes installed", machine.snapshots_installed as f64),
+            ("snapshots_total", "Snapshots written since the start", machine.snapshots as f64),
+            ("snapshots_failed_total", "Attempts at a snapshot that failed", machine.snapshots_failed as f64),
+            ("snapshots_installed_total", "Snapshots of other nodes installed", machine.snapshots_installed as f64),
         ];
-        format!("{text}{}# EOF\n", gauge_lines(&gauges))
+        registry_lines(&self.0.registry) + &value_lines(&values)
     }
 
     /// Waits until the Raft group, or the log under it, has failed for good; why.

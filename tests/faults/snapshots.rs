@@ -114,7 +114,7 @@ async fn on_a_small_disk(reserve_mb: u64) -> Option<(Cluster, Disk)> {
 async fn checkpoints(cluster: &Cluster) -> Option<(f64, f64)> {
     let metrics = cluster.api.text(cluster.nodes[0].ports.monitor, "/metrics").await.unwrap_or_default().1;
     let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-    of("xcron_checkpoints ").zip(of("xcron_unsaved_bytes "))
+    of("xcron_checkpoints_total ").zip(of("xcron_unsaved_bytes "))
 }
 
 /// Deletes these tasks: each delete is taken.

@@ -302,7 +302,7 @@ async fn away_while_the_log_was_purged() -> (Cluster, usize) {
     };
     create(&cluster, "present", 10).await;
     cluster.caught_up(CATCH_UP_MAX).await;
-    let snapshots = async |cluster: &Cluster| cluster.metric(leader, "xcron_snapshots").await.unwrap_or(0.0);
+    let snapshots = async |cluster: &Cluster| cluster.metric(leader, "xcron_snapshots_total").await.unwrap_or(0.0);
     let before = snapshots(&cluster).await;
     cluster.nodes[away].kill();
     // One load before a snapshot and one after it, so that the log behind the first is purged.
