@@ -125,8 +125,7 @@ impl Server {
     pub async fn start(config: Config) -> Result<Server, Error> {
         let clock = Clock::system();
         let mut callback = config.callback.clone();
-        let Shares { targets, callbacks, .. } = Shares::of(&config, descriptors::limit());
-        (callback.in_flight_max, callback.idle_connections_max) = (callbacks, targets - callbacks);
+        Shares::of(&config, descriptors::limit()).lower(&mut callback);
         let transport = Http::new(&callback, guard(&config)?)?;
         Self::start_with(config, clock, transport).await
     }
@@ -156,7 +155,7 @@ impl Server {
         let (api, monitor) = (address(&ports.api, config.http_port), address(&ports.monitor, config.monitor_port));
         let http_address = format!("{}:{}", own.host, api.port());
         let shares = Shares::of(&config, descriptors::limit());
-        config.callback.in_flight_max = shares.callbacks;
+        shares.lower(&mut config.callback);
         let (close, closing) = watch::channel(false);
         let closed = || {
             let mut closing = closing.clone();

@@ -117,7 +117,7 @@ impl Dispatcher {
             held: HashSet::new(),
             elsewhere: BTreeMap::new(),
         };
-        let policy = Policy::from(&settings.retry);
+        let (policy, probes) = (Policy::from(&settings.retry), Probes::new(settings));
         let shared = Arc::new(Shared {
             node,
             transport,
@@ -128,7 +128,7 @@ impl Dispatcher {
             fences: Fences::default(),
             exhausted: Exhausted::default(),
             active: watch::Sender::new(0),
-            probes: Probes::default(),
+            probes,
             gaps: Gaps::default(),
             has_left: AtomicBool::new(false),
         });

@@ -1,44 +1,50 @@
 //! Looking whether a target that is held can be reached again: by a connection, and by a TLS handshake where its callbacks
 //! begin with one. A target is one or the other, so that a URL with the wrong scheme holds up no task with the right one.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{oneshot, Semaphore};
 
 use super::health::Probe;
 use super::transport::Failure;
 use super::{hold, Dispatcher};
+use crate::config::Callback;
 use crate::state::Job;
 
-/// Probes at once, each for as long as `SOON`.
-const PLACES: usize = 64;
 /// Most hosts answer within this, or never. Those that take longer are waited for in places of their own.
 const SOON: Duration = Duration::from_millis(200);
-/// Probes at once that take longer. Where all of these are taken, a probe has failed when it takes longer.
-const LONG_PLACES: usize = 192;
+/// Probes at once that have not taken longer yet, however many connections there may be.
+const PLACES_MAX: usize = 64;
+/// Probes at once that have.
+const LONG_PLACES_MAX: usize = 192;
 
-/// Places of probes: hosts that do not answer must not delay the probe of one that does by now.
+/// Places of probes: hosts that do not answer must not delay the probe of one that does by now. This is the only bound on
+/// probes, so that none of them waits in front of another one.
 pub(super) struct Probes {
-    all: Semaphore,
-    long: Semaphore,
-}
-
-impl Default for Probes {
-    fn default() -> Self {
-        Probes { all: Semaphore::new(PLACES), long: Semaphore::new(LONG_PLACES) }
-    }
+    soon: Semaphore,
+    long_max: usize,
+    /// The probes that take longer, the oldest first: each gives way when the other end is dropped.
+    long: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
 impl Probes {
+    /// As many as can have a connection without taking that of an attempt.
+    pub fn new(settings: &Callback) -> Probes {
+        let many = settings.idle_connections_max.clamp(2, PLACES_MAX + LONG_PLACES_MAX);
+        let soon = (many / 2).min(PLACES_MAX);
+        Probes { soon: Semaphore::new(soon), long_max: many - soon, long: Mutex::default() }
+    }
+
     /// Makes a probe, once there is a place for it and if it is still wanted then.
     async fn make(
         &self,
         wanted: impl FnOnce() -> bool,
         reach: impl Future<Output = Result<(), Failure>>,
     ) -> Option<Result<(), Failure>> {
-        let place = self.all.acquire().await.ok()?;
+        let place = self.soon.acquire().await.ok()?;
         if !wanted() {
             return None;
         }
@@ -46,9 +52,25 @@ impl Probes {
         if let Ok(reached) = tokio::time::timeout(SOON, &mut reach).await {
             return Some(reached);
         }
-        let Ok(_long) = self.long.try_acquire() else { return Some(Err(Failure::Timeout(SOON))) };
+        let gives_way = self.takes_long();
         drop(place);
-        Some(reach.await)
+        tokio::select! {
+            biased;
+            reached = reach => Some(reached),
+            _ = gives_way => Some(Err(Failure::Connect("no connection in time, and other targets wait to be probed".to_owned()))),
+        }
+    }
+
+    /// Lets a probe take longer: where too many do, the one that has taken longest gives way. Ends when this one has to.
+    fn takes_long(&self) -> oneshot::Receiver<()> {
+        let (keeps, gives_way) = oneshot::channel();
+        let mut long = self.long.lock().unwrap_or_else(PoisonError::into_inner);
+        long.retain(|probe| !probe.is_closed());
+        if long.len() >= self.long_max {
+            long.pop_front();
+        }
+        long.push_back(keeps);
+        gives_way
     }
 }
 
@@ -138,33 +160,5 @@ fn sweep(dispatcher: &Dispatcher, target: &Arc<str>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::monotonic;
-
-    #[tokio::test]
-    async fn hosts_that_do_not_answer_do_not_delay_the_probe_of_one_that_does() {
-        let probes = Arc::new(Probes::default());
-        let began = monotonic();
-        for _ in 0..300 {
-            let probes = probes.clone();
-            tokio::spawn(async move { drop(probes.make(|| true, std::future::pending()).await) });
-        }
-        while probes.all.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(matches!(probes.make(|| true, std::future::ready(Ok(()))).await, Some(Ok(()))));
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    }
-
-    #[tokio::test]
-    async fn a_host_that_takes_long_is_waited_for() {
-        let probes = Probes::default();
-        let slow = async {
-            tokio::time::sleep(2 * SOON).await;
-            Ok(())
-        };
-        assert!(matches!(probes.make(|| true, slow).await, Some(Ok(()))));
-        assert!(probes.make(|| false, std::future::ready(Ok(()))).await.is_none(), "nobody wants it any more");
-    }
-}
+#[path = "probe_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@
 
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
-use crate::config::Config;
+use crate::config::{Callback, Config};
 
 /// What the store, the snapshots, calls to the peers, the runtime and the standard streams need.
 const FILES: usize = 128;
@@ -45,6 +45,11 @@ impl Shares {
         let api = config.limits.connections_max.min(rest.saturating_sub(targets + peers + monitor));
         let [api, monitor, peers, callbacks] = [api, monitor, peers, callbacks].map(|share| share.max(1));
         Shares { api, monitor, peers, targets, callbacks }
+    }
+
+    /// Lowers what callbacks may have to this.
+    pub fn lower(&self, callback: &mut Callback) {
+        (callback.in_flight_max, callback.idle_connections_max) = (self.callbacks, self.targets - self.callbacks);
     }
 
     /// What is lowered, with both numbers.

@@ -15,7 +15,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at, Instant};
 use tokio_rustls::TlsConnector;
 use url::Host;
@@ -35,8 +34,6 @@ use crate::task::OVER_TLS;
 
 /// The head start of one address of a name before the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// One of so many connections may be a probe.
-const PROBES_PART: usize = 8;
 
 /// The real transport.
 pub struct Http(Arc<Inner>);
@@ -46,8 +43,6 @@ struct Inner {
     book: Book,
     tls: TlsConnector,
     pool: Arc<Pool>,
-    /// Connections of probes.
-    probes: Semaphore,
     places: Places,
     connect_timeout: Duration,
     answer_bytes_max: usize,
@@ -85,7 +80,6 @@ impl Http {
             book: Book::new(lookup, connect_timeout * 9 / 10),
             tls: TlsConnector::from(Arc::new(tls)),
             pool: Pool::new(open_max, settings.in_flight_per_host_max),
-            probes: Semaphore::new((open_max / PROBES_PART).max(1)),
             places: Places::default(),
             connect_timeout,
             answer_bytes_max: settings.answer_bytes_max,
@@ -307,8 +301,6 @@ impl Transport for Http {
         let (inner, place) = (self.0.clone(), self.0.places.get(&format!("{scheme}{target}/")));
         Box::pin(async move {
             let place = place.map_err(Failure::Broken)?;
-            // It is never closed.
-            let _probe = inner.probes.acquire().await;
             let reaching = async {
                 inner.admit(&place).await?;
                 inner.stream(&place).await
