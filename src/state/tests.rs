@@ -10,6 +10,7 @@ mod index;
 mod missed;
 mod odd;
 mod outcomes;
+mod steps;
 mod writes;
 mod zones;
 

@@ -4,12 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::choices::Choices;
-use crate::schedule::{Schedule, Zone};
 use crate::state::audit::{Course, Period};
 use crate::task::{Misfire, MisfirePolicy, Overlap};
 use crate::view::{DueState, RunView};
 
-const FORMATS: [&str; 5] = ["* * * * * *", "0/10 * * * * *", "*/7 * * * * ?", "@every 3s", "* * * * *"];
+const FORMATS: [&str; 6] =
+    ["* * * * * *", "0/10 * * * * *", "*/7 * * * * ?", "@every 3s", "* * * * *", "0/20 30-45 * * * ?"];
+const ZONES: [(&str, u64); 2] = [("UTC", 0), ("Asia/Kolkata", 5 * 3600 + 1800)];
+
+/// Whether a schedule is due at a time in ms, by this file's own arithmetic. An interval counts from `anchor`.
+fn is_due(format: &str, zone: &str, anchor: u64, ms: u64) -> bool {
+    if format == "@every 3s" {
+        return ms >= anchor && (ms - anchor).is_multiple_of(3000);
+    }
+    let (_, offset) = ZONES.into_iter().find(|(name, _)| *name == zone).unwrap();
+    let local = ms / 1000 + offset;
+    let (second, minute) = (local % 60, local / 60 % 60);
+    let is_second = match format {
+        "* * * * * *" => true,
+        "0/10 * * * * *" => second % 10 == 0,
+        "*/7 * * * * ?" => second % 7 == 0,
+        "* * * * *" => second == 0,
+        "0/20 30-45 * * * ?" => second % 20 == 0 && (30..=45).contains(&minute),
+        _ => panic!("{format} is none of this file's"),
+    };
+    ms.is_multiple_of(1000) && is_second
+}
 
 struct History {
     state: State,
@@ -17,6 +37,10 @@ struct History {
     spec: TaskSpec,
     /// Since when it says when the task is due.
     since: Timestamp,
+    /// What the clock has shown at most.
+    reached: Timestamp,
+    /// The last time that an answer has named, or somewhat later.
+    named: Timestamp,
     /// What has come, and under which definition.
     come: BTreeMap<Timestamp, String>,
     ended: Vec<RunView>,
@@ -31,7 +55,8 @@ impl History {
         let spec = definition(choices, T0);
         let (ended, jobs, told) = Default::default();
         let (state, come) = (State::new(T0), BTreeMap::new());
-        let mut history = History { state, now: T0, spec, since: T0, come, ended, jobs, told };
+        let (since, reached, named) = (T0, T0, T0);
+        let mut history = History { state, now: T0, spec, since, reached, named, come, ended, jobs, told };
         let spec = Box::new(history.spec.clone());
         history.apply(Command::Create { id: id("a"), spec });
         history
@@ -50,28 +75,24 @@ impl History {
         reply
     }
 
-    /// The due times of the definition that is in force, as its schedule says and nothing else.
+    /// The due times of the definition that is in force, later than `from`: nothing of the state, nor of the code that
+    /// reads schedules, has a say in them.
     fn due_between(&self, from: Timestamp, upto: Timestamp) -> Vec<Timestamp> {
-        let options = &self.spec.options;
-        let from = options.start.map_or(from, |start| from.max(Timestamp(start.0 - 1)));
-        let due: Vec<Timestamp> = match &self.spec.timing {
-            Timing::Periodic { format, timezone } => {
-                let (schedule, zone) = (Schedule::parse(format).unwrap(), Zone::get(timezone).unwrap());
-                let anchor = options.start.unwrap_or(T0);
-                let after = |after: &Timestamp| schedule.next_after(&zone, anchor, *after);
-                std::iter::successors(after(&from), after).take_while(|due| *due <= upto).collect()
-            }
-            _ => Vec::new(),
-        };
-        due.into_iter().filter(|due| options.end.is_none_or(|end| *due <= end)).collect()
+        let Timing::Periodic { format, timezone } = &self.spec.timing else { return Vec::new() };
+        let (start, end) = (self.spec.options.start, self.spec.options.end);
+        let anchor = start.unwrap_or(T0).0;
+        let step = if format.starts_with('@') { 3000 } else { 1000 };
+        let first = if format.starts_with('@') { anchor % step } else { 0 };
+        let all = (from.0 / step..=upto.0 / step).map(|n| n * step + first).filter(|ms| from.0 < *ms && *ms <= upto.0);
+        let bounded = all.filter(|ms| start.is_none_or(|start| start.0 <= *ms) && end.is_none_or(|end| *ms <= end.0));
+        bounded.filter(|ms| is_due(format, timezone, anchor, *ms)).map(Timestamp).collect()
     }
 
     fn pass_time(&mut self, by: u64) {
         let to = self.now.plus_ms(by);
         let task = self.state.task(1).unwrap();
         let next = task.next;
-        // What a schedule had already, or what an answer has put off, is not due once more.
-        let begin = self.since.max(self.now).max(Timestamp(next.map_or(u64::MAX, |next| next.0 - 1)));
+        let begin = self.since.max(self.now);
         let bounded = self.spec.options.max_runs.is_some();
         let due = if bounded || begin >= to { Vec::new() } else { self.due_between(begin, to) };
         let under = format!("{:?} {:?}", self.spec.timing, self.spec.options);
@@ -79,6 +100,7 @@ impl History {
             self.come.entry(due).or_insert(under.clone());
         }
         self.now = to;
+        self.reached = self.reached.max(to);
     }
 
     /// What a clock has said that was wrong has not come, and will come yet.
@@ -118,6 +140,10 @@ impl History {
         let next_at = choices.one_in(6).then(|| Timestamp(self.now.0 + choices.below(40_000) - 5000));
         let steering = Steering { next_at, pause: choices.one_in(12), ..Steering::default() };
         let (attempt, key) = (attempt(job.attempt, 200), job.key);
+        if let Some(at) = next_at {
+            // It is later than all that has come, and than what was named before.
+            self.named = at.max(self.reached.max(self.named).max(key.due).plus_ms(1));
+        }
         self.apply(Command::RunEnded { seq: 1, key, attempt, term: 1, verdict, steering });
     }
 
@@ -133,7 +159,7 @@ impl History {
                     if times(&new) != times(&self.spec) {
                         // Later than now where a clock was set back, or an answer has put due times off: it begins
                         // after what has come and what has a record.
-                        self.since = self.state.task(1).unwrap().since();
+                        self.since = self.reached.max(self.named);
                     }
                     self.spec = new;
                 }
@@ -187,7 +213,7 @@ fn changed(choices: &mut Choices<'_>, old: &TaskSpec, now: Timestamp) -> TaskSpe
     let some = choices.flag();
     match choices.below(9) {
         0 => {
-            let (format, zone) = (choices.pick(&FORMATS), choices.pick(&["UTC", "Asia/Kolkata"]));
+            let (format, zone) = (choices.pick(&FORMATS), choices.pick(&ZONES).0);
             new.timing = Timing::Periodic { format: format.to_owned(), timezone: zone.to_owned() };
         }
         1 => new.options.start = some.then(|| Timestamp(now.0 + choices.below(40_000) - 20_000)),
