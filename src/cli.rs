@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::{self, Bench};
 use crate::config::Config;
 use crate::schedule::ZoneData;
+use crate::seam;
 use crate::server::{self, Server};
 use crate::storage::fsutil;
 use crate::telemetry;
@@ -114,7 +115,8 @@ fn act() -> u8 {
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {
     has_threads()?;
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let built =
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(seam::BLOCKING_MAX).enable_all().build();
     built.map_err(|error| format!("the runtime cannot be started: {error}"))
 }
 

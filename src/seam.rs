@@ -47,6 +47,9 @@ pub fn bound(usual: u64, simulated: u64) -> u64 {
     usual
 }
 
+/// Threads for what may block, over all of its kinds.
+pub const BLOCKING_MAX: usize = 512;
+
 /// Runs what may block where it holds up nothing else; an error: it panicked. In a simulation time passes before and
 /// after it, in which the node can be killed.
 ///

@@ -10,6 +10,43 @@ use tokio::time::Instant;
 
 use super::error::{Code, Error};
 use crate::budget::{Budget, Hold};
+use crate::seam::BLOCKING_MAX;
+
+/// Lists, audits and previews that are made at once, and large bodies that are parsed: two for each core, up to this.
+const COMPUTED_MAX: usize = 64;
+/// Lists and the like, or bodies, that wait for a place.
+const COMPUTED_WAITING_MAX: usize = 256;
+/// Tasks and runs that are read at once. They wait for the disk, if for anything.
+const READS_MAX: usize = 32;
+/// Those that wait for it.
+const READS_WAITING_MAX: usize = 4096;
+/// What stays free for the node's own work, where all lanes are full: checkpoints, snapshots, reads of the log for each
+/// peer, and threads of the runtime for those that sync a file.
+const OWN_MIN: usize = 256;
+const _: () = assert!(2 * COMPUTED_MAX + READS_MAX + OWN_MIN <= BLOCKING_MAX, "calls could take all threads");
+
+/// Each kind of work that calls wait for.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    /// Where lists, audits and previews are made.
+    pub lists: Lane,
+    /// Where one task or run is read.
+    pub reads: Lane,
+    /// Where large bodies are parsed.
+    pub parsing: Lane,
+}
+
+impl Lanes {
+    /// Those of a machine with so many cores.
+    pub fn of(cores: usize) -> Lanes {
+        let computed = cores.saturating_mul(2).clamp(1, COMPUTED_MAX);
+        Lanes {
+            lists: Lane::new(computed, COMPUTED_WAITING_MAX),
+            reads: Lane::new(READS_MAX, READS_WAITING_MAX),
+            parsing: Lane::new(computed, COMPUTED_WAITING_MAX),
+        }
+    }
+}
 
 /// Places for one kind of work.
 #[derive(Debug)]
@@ -96,6 +133,52 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!(second.await.unwrap(), Ok(2));
         assert_eq!((lane.run(far, || Ok(4)).await, lane.waiting.held()), (Ok(4), 0));
+    }
+
+    /// On a machine with any number of cores, with the threads that a node has.
+    #[test]
+    fn full_lanes_hold_up_neither_each_other_nor_the_nodes_own_work() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(2).max_blocking_threads(BLOCKING_MAX).enable_all();
+        let runtime = runtime.build().unwrap();
+        runtime.block_on(async {
+            let lanes = Arc::new(Lanes::of(1024));
+            let far = monotonic() + Duration::from_secs(60);
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let wait = Arc::new(std::sync::Mutex::new(wait));
+            // All of the lists and of the bodies stand still, and so do those behind them.
+            let full: [fn(&Lanes) -> &Lane; 2] = [|lanes| &lanes.lists, |lanes| &lanes.parsing];
+            for lane in full {
+                for _ in 0..COMPUTED_MAX + COMPUTED_WAITING_MAX {
+                    let (lanes, wait) = (lanes.clone(), wait.clone());
+                    let work = move || {
+                        drop(wait.lock().map(|wait| wait.recv()));
+                        Ok(())
+                    };
+                    tokio::spawn(async move { lane(&lanes).run(far, work).await });
+                }
+                let began = monotonic();
+                while lane(&lanes).waiting.held() < COMPUTED_WAITING_MAX {
+                    assert!(began.elapsed() < Duration::from_secs(20), "it has more places than it may");
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(lane(&lanes).run(far, || Ok(())).await.unwrap_err().code(), Code::TooMany);
+            }
+            assert_eq!(lanes.reads.run(far, || Ok(1)).await, Ok(1), "a look at one task");
+            let store = tempfile::tempdir().unwrap();
+            // As many as are left do their work at the same time.
+            let all = Arc::new(std::sync::Barrier::new(OWN_MIN));
+            let own = (0..OWN_MIN).map(|n| {
+                let (all, path) = (all.clone(), store.path().join(n.to_string()));
+                crate::seam::blocking(move || {
+                    all.wait();
+                    std::fs::write(path, "written").map(drop)
+                })
+            });
+            let own = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(own)).await;
+            assert!(own.unwrap().into_iter().all(|done| done.unwrap().is_ok()));
+            drop(go);
+        });
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ use tokio::time::Instant;
 
 use self::answer::{Data, Items, Object};
 pub use self::error::{Code, Error};
-use self::lane::Lane;
+use self::lane::Lanes;
 pub use self::monitor::{monitor, Starting};
 use crate::budget::Budget;
 use crate::clock::monotonic;
@@ -66,20 +66,9 @@ struct Api {
     bodies: Budget,
     /// What all answers that wait to be taken may hold together.
     answers: Arc<Budget>,
-    /// Where lists, audits and previews are made.
-    lists: Lane,
-    /// Where one task or run is read.
-    reads: Lane,
-    /// Where large bodies are parsed.
-    parsing: Lane,
+    /// Where what takes long is done.
+    lanes: Lanes,
 }
-
-/// Lists, audits and previews that wait for a place; there are two for each core.
-const LISTS_WAITING_MAX: usize = 256;
-/// Tasks and runs that are read at once. They wait for the disk, if for anything.
-const READS_MAX: usize = 32;
-/// Those that wait for it.
-const READS_WAITING_MAX: usize = 4096;
 
 /// The one call by `POST` that writes nothing.
 const PREVIEW: &str = "/xcron/previewSchedule";
@@ -120,7 +109,7 @@ impl Api {
         self.settle(consistency, deadline).await?;
         let node = self.node.clone();
         let work = move || Data::page(key, before, |items| fill(&node, items)).map_err(Into::into);
-        self.lists.run(deadline, work).await
+        self.lanes.lists.run(deadline, work).await
     }
 }
 
@@ -137,9 +126,7 @@ pub fn api(node: Node, config: &Config, guard: Arc<Guard>) -> Router {
         origins: origin::Origins::new(config),
         bodies: Budget::new(config.limits.buffered_bytes_max),
         answers: Arc::new(Budget::new(config.limits.buffered_bytes_max)),
-        lists: Lane::new(2 * cores, LISTS_WAITING_MAX),
-        reads: Lane::new(READS_MAX, READS_WAITING_MAX),
-        parsing: Lane::new(2 * cores, LISTS_WAITING_MAX),
+        lanes: Lanes::of(cores),
     });
     Router::new()
         .route("/xcron/createTask", post(tasks::create))

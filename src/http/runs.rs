@@ -55,7 +55,7 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
         let deadline = api.deadline();
         api.settle(query.consistency()?, deadline).await?;
         let node = api.node.clone();
-        match api.reads.run(deadline, move || Ok(node.run(id)?)).await? {
+        match api.lanes.reads.run(deadline, move || Ok(node.run(id)?)).await? {
             Some(run) => Ok(Data::value(&ShownRun::from(&run))),
             None => Err(Error::new(Code::NotFound, "no such run")),
         }

@@ -63,10 +63,10 @@ pub(super) async fn preview(State(api): Shared, request: Request) -> Response {
             let count = count_of(count)?;
             api.settle_write(deadline).await?;
             let work = move || preview_of_task(&own.rules, &own.node, &id, count).map(Preview::answer);
-            return api.lists.run(deadline, work).await;
+            return api.lanes.lists.run(deadline, work).await;
         }
         let sent: Sent = json(&body)?;
-        api.lists.run(deadline, move || preview_of(&own.rules, own.node.now(), sent).map(Preview::answer)).await
+        api.lanes.lists.run(deadline, move || preview_of(&own.rules, own.node.now(), sent).map(Preview::answer)).await
     })
     .await
 }

@@ -113,7 +113,7 @@ pub(super) async fn create_many(State(api): Shared, request: Request) -> Respons
             prepare(&api.rules, now, &body)?
         } else {
             let (own, bytes) = (api.clone(), body.bytes());
-            api.parsing.run(deadline, move || prepare(&own.rules, now, &bytes)).await?
+            api.lanes.parsing.run(deadline, move || prepare(&own.rules, now, &bytes)).await?
         };
         reserve(&mut room, answer_bytes_max(&results))?;
         drop(body);
@@ -274,7 +274,7 @@ pub(super) async fn query(State(api): Shared, uri: Uri) -> Response {
         let deadline = api.deadline();
         api.settle(query.consistency()?, deadline).await?;
         let node = api.node.clone();
-        match api.reads.run(deadline, move || Ok(node.task(&id)?)).await? {
+        match api.lanes.reads.run(deadline, move || Ok(node.task(&id)?)).await? {
             Some(task) => Ok(Data::object(|o| show::task_fields(o, &task))),
             None => Err(crate::command::Refusal::NoSuchTask.into()),
         }

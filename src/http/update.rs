@@ -72,7 +72,7 @@ async fn attempt(
 ) -> Result<Option<Option<Timestamp>>, Error> {
     api.settle_write(deadline).await?;
     let (node, own) = (api.node.clone(), id.clone());
-    let Some(task) = api.reads.run(deadline, move || Ok(node.task(&own)?)).await? else {
+    let Some(task) = api.lanes.reads.run(deadline, move || Ok(node.task(&own)?)).await? else {
         return Err(Refusal::NoSuchTask.into());
     };
     // Of all that it is made from, nothing waits along with it.
