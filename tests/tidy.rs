@@ -262,3 +262,23 @@ fn the_check_of_the_zone_data_tells_an_older_release_from_a_newer_one() {
     assert!(passes("1.0.0", "1.0.0") && passes("1.0.10", "1.0.9") && passes("2.0.0", "1.9.9"));
     assert!(!passes("1.0.0", "1.0.1") && !passes("1.0.9", "1.0.10") && !passes("0.1.10", "1.0.0"));
 }
+
+#[test]
+fn the_check_of_the_zone_data_is_skipped_under_ci_only_where_that_is_excused() {
+    let dir = tempfile::tempdir().unwrap();
+    // A registry that cannot be reached.
+    let cargo = dir.path().join("cargo");
+    std::fs::write(&cargo, "#!/bin/sh\nexit 101\n").unwrap();
+    std::fs::set_permissions(&cargo, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let passes = |ci: &str, excused: &str| {
+        let mut run = std::process::Command::new("bash");
+        run.arg(root().join(".ci/zone-data")).env("PATH", &path).env("CI", ci).env("XCRON_MAY_SKIP", excused);
+        let output = run.output().expect("bash");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("skipped: needs registry"), "{output:?}");
+        output.status.success()
+    };
+    assert!(passes("", "") && passes("", "mounts"), "by hand it is only said");
+    assert!(!passes("true", "") && !passes("true", "mounts,namespaces,prlimit"));
+    assert!(passes("true", "registry") && passes("true", "mounts,registry"));
+}
