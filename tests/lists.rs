@@ -47,6 +47,36 @@ async fn a_cursor_is_refused_with_other_filters_than_its_list_was_begun_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_runs_of_a_task_that_is_deleted_between_two_parts_are_gone() {
+    let (_dir, node) = node().await;
+    let client = &node.client;
+    client.create(&named(once(URL, FAR_MS), "t")).await;
+    for _ in 0..3 {
+        client.trigger("t").await;
+    }
+    for list in ["listRuns", "audit"] {
+        let id = format!("for-{list}");
+        client.create(&named(once(URL, FAR_MS), &id)).await;
+        for _ in 0..3 {
+            client.trigger(&id).await;
+        }
+        let page = client.get(&format!("/xcron/{list}?task_id={id}&limit=1")).await.ok();
+        let cursor = page["next_cursor"].as_str().unwrap_or_else(|| panic!("{list}: {page}")).to_owned();
+        client.delete(&id).await.ok();
+        for more in [format!("&cursor={cursor}"), String::new()] {
+            let gone = client.get(&format!("/xcron/{list}?task_id={id}&limit=1{more}")).await;
+            gone.is(1040, 404, "no such task");
+        }
+    }
+    // A list over all tasks goes on without it.
+    let page = client.get("/xcron/listRuns?limit=1").await.ok();
+    let cursor = page["next_cursor"].as_str().expect("there are more");
+    client.delete("t").await.ok();
+    let rest = client.get(&format!("/xcron/listRuns?limit=10&cursor={cursor}")).await.ok();
+    assert_eq!(rest["runs"], json!([]), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_row_of_a_list_passes_its_filter() {
     let (_dir, node) = node().await;
     let client = &node.client;
