@@ -54,6 +54,8 @@ mod health;
 mod kills;
 #[path = "faults/limits.rs"]
 mod limits;
+#[path = "faults/missed.rs"]
+mod missed;
 #[path = "faults/names.rs"]
 mod names;
 #[path = "faults/nemesis.rs"]
@@ -64,6 +66,8 @@ mod net;
 mod plan;
 #[path = "faults/power.rs"]
 mod power;
+#[path = "faults/records.rs"]
+mod records;
 #[path = "faults/room.rs"]
 mod room;
 #[path = "faults/snapshots.rs"]

@@ -99,7 +99,7 @@ fn is_open(due: &Value, until_ms: u64) -> bool {
     time(due) < until_ms && ["pending", "running", "scheduled"].contains(&due["state"].as_str().unwrap_or_default())
 }
 
-async fn audit(cluster: &Cluster, id: &str) -> Vec<Value> {
+pub async fn audit(cluster: &Cluster, id: &str) -> Vec<Value> {
     let to = now_ms() / 1000 + 2;
     let path = format!("/xcron/audit?task_id={id}&limit=1000&to={to}");
     let answer = cluster.api.get(cluster.nodes[0].ports.http, &path).await;
