@@ -14,6 +14,7 @@
 pub mod checker;
 mod client;
 mod cluster;
+pub mod copies;
 pub mod day;
 pub mod elections;
 pub mod faults;

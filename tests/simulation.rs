@@ -7,6 +7,7 @@ use std::path::Path;
 use xcron::seam::bug::Bug;
 use xcron::seam::simulated::planted;
 use xcron::sim::checker::{check, Bounds, Violation};
+use xcron::sim::copies;
 use xcron::sim::day::{self, DayOptions};
 use xcron::sim::elections::{play, Outcome, Scene};
 use xcron::sim::history::History;
@@ -121,11 +122,11 @@ fn rules(bug: Bug) -> &'static [&'static str] {
         Bug::OwnZones => &["doubt", "replica"],
         // Scenes of their own show these.
         Bug::LeadsOn | Bug::NeverSilent | Bug::NoQuestions | Bug::TakesOthersMail => &[],
-        Bug::SentUnrecorded => &[],
+        Bug::SentUnrecorded | Bug::StartUnchecked => &[],
         // Its records are not what its mark says: the node finds it, says so and writes another, which breaks no rule.
         Bug::SnapshotTorn => &[],
-        // Neither its store nor a snapshot reaches back to where its log begins.
-        Bug::PurgeBeforeKept => &["stopped"],
+        // Neither its store nor a snapshot reaches back to where its log begins; or the node ends as it installs one.
+        Bug::PurgeBeforeKept | Bug::SnapshotUnverified => &["stopped"],
     }
 }
 
@@ -240,4 +241,34 @@ fn what_is_in_flight_while_nothing_can_be_recorded_is_recorded_later() {
     assert!(bug.unrecorded > 0, "what is sent unrecorded was not found: {bug:?}");
     let twice = |seed| records(Scene::LeaderDies, seed, Some(Bug::SentUnrecorded)).once_sent_max > 1;
     assert!(RECORDS_SEEDS.into_iter().any(twice), "what is sent twice was not found");
+}
+
+fn put_back(part: copies::Part, story: copies::Story, seed: u64, bug: Option<Bug>) -> copies::Outcome {
+    let dir = tempfile::tempdir_in(memory()).unwrap();
+    copies::play(part, story, seed, bug, dir.path())
+        .unwrap_or_else(|error| panic!("{part:?} {story:?} {seed}: {error}"))
+}
+
+#[test]
+fn an_older_copy_on_one_disk_takes_nothing_that_another_keeps() {
+    use copies::{Part, Story};
+
+    for (n, part) in Part::EACH.into_iter().enumerate() {
+        // With what it has promised it must not come back but as a whole.
+        let promised = [Part::AllButIdentity, Part::Log, Part::LogMeta].contains(&part);
+        for (story, seed) in [(Story::Both, n as u64 + 1), (Story::One, n as u64 + 2)] {
+            let sound = put_back(part, story, seed, None);
+            let what = format!("{part:?} {story:?} {seed}: {sound:?}");
+            assert_eq!(sound.refused.as_ref().is_some_and(|why| why.contains("older copy")), promised, "{what}");
+            if (part, story) == (Part::All, Story::One) {
+                // Only one node has kept it, which is told apart from nothing; but that one says so.
+                assert!(sound.kept == sound.acknowledged || !sound.others.is_empty(), "{what}");
+                continue;
+            }
+            assert_eq!((sound.kept, sound.others.len()), (sound.acknowledged, 0), "{what}");
+            assert_eq!(sound.wrote, story == Story::Both || !promised, "{what}");
+        }
+    }
+    let bug = put_back(Part::AllButIdentity, Story::One, 2, Some(Bug::StartUnchecked));
+    assert!(bug.kept < bug.acknowledged, "a directory that is not looked at was not found: {bug:?}");
 }

@@ -178,7 +178,7 @@ impl Connections {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "sim")))]
     pub fn has_idle(&self) -> bool {
         !self.idle.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }

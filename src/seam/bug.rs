@@ -39,6 +39,11 @@ pub enum Bug {
     /// A snapshot that was received is handed on before it is kept: the log may be purged, and the node be killed, in
     /// between.
     PurgeBeforeKept,
+    /// A snapshot that was received is handed on before anybody has looked at it: the log is purged, and then it turns out
+    /// to be damaged.
+    SnapshotUnverified,
+    /// Whether the parts of a directory are of one moment is not looked at.
+    StartUnchecked,
     /// A node finds due times by the time zone data of its own program.
     OwnZones,
     /// What is sent at most once is sent before it is recorded.

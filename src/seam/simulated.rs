@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod chance;
+pub mod damage;
 pub mod disk;
 pub mod file;
 pub mod net;

@@ -1,5 +1,7 @@
 //! The simulated machines: nodes with their disks and clocks, clients, and a target.
 
+mod inflict;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,8 @@ use super::{target, Options, World, HTTP_PORT};
 use crate::clock::{Clock, SIMULATION_EPOCH};
 use crate::config::Config;
 use crate::node::Node;
-use crate::seam::simulated::{self, answers, chance, disk, net};
+use crate::raft::Metrics;
+use crate::seam::simulated::{self, chance, damage, disk};
 use crate::server::Server;
 
 const PEER_PORT: u16 = 8899;
@@ -31,9 +34,9 @@ pub(super) const MISFIRE_MS: u64 = 4000;
 const IDLE_WRITES_MS: u64 = 400;
 /// A node that is asked to stop has ended by then: its callbacks take a second, and so does a call that waits.
 const STOP_MS_MAX: u64 = 15_000;
-/// A node that falls behind is away for so long; so long after it was killed while it installed a snapshot; and so often
-/// it is.
-const BEHIND_AWAY_MS: u64 = 4_500;
+/// A node that falls behind is away for so much longer at most, where the others have not purged what it lacks by then; so
+/// long after it was killed while it installed a snapshot; and so often it is.
+const BEHIND_LONGER_MS: u64 = 3_000;
 const BEHIND_AGAIN_MS: u64 = 100;
 const BEHIND_KILLS: u32 = 3;
 
@@ -58,8 +61,9 @@ struct Machine {
 
 /// A node that is to be killed while it installs a snapshot.
 struct Behind {
-    /// It runs again from then on.
+    /// It runs again from then on, once the others have purged the entries up to this one.
     starts: u64,
+    lacks: u64,
     /// It is killed then.
     dies: Option<u64>,
     /// So often, still.
@@ -220,6 +224,11 @@ impl Cluster<'_> {
                     SIMULATION_EPOCH.0 + now,
                     format!("node {number} has {written} snapshots written, {installed} installed"),
                 );
+                let dir = self.machines.get(number).map(|machine| &machine.dir);
+                if let Some(dir) = dir.filter(|dir| written > known.0 && disk::flips(dir)) {
+                    let flipped = damage::flip_snapshot(dir).map_err(|e| format!("the disk of node {number}: {e}"))?;
+                    history.note(SIMULATION_EPOCH.0 + now, format!("its newest is damaged: {flipped}"));
+                }
                 *known = (written, installed);
             }
             let zones = node.machine().with_state(|state| state.zone_version().map(str::to_owned));
@@ -249,14 +258,16 @@ impl Cluster<'_> {
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             running.iter().filter(|(_, of)| of.node.machine().is_installing()).map(|(number, _)| *number).collect()
         };
+        let purged = self.log_of_any(|metrics| metrics.purged.map(|id| id.index));
         let (mut starts, mut dies) = (Vec::new(), Vec::new());
         for (number, machine) in &mut self.machines {
             let Some(behind) = &mut machine.behind else { continue };
-            if !machine.up && now >= behind.starts {
+            let is_behind = purged > behind.lacks || now >= behind.starts + BEHIND_LONGER_MS;
+            if !machine.up && now >= behind.starts && is_behind {
                 starts.push(*number);
             } else if behind.dies.is_some_and(|at| now >= at) {
                 dies.push(*number);
-                (behind.dies, behind.starts) = (None, now + BEHIND_AGAIN_MS);
+                (behind.dies, behind.starts, behind.lacks) = (None, now + BEHIND_AGAIN_MS, 0);
             } else if behind.dies.is_none() && behind.kills > 0 && installing.contains(number) {
                 behind.kills -= 1;
                 behind.dies = chance::draw(|c| now + c.random_range(0..100));
@@ -267,6 +278,17 @@ impl Cluster<'_> {
             self.note(format!("node {number} is killed while it installs a snapshot"));
             self.kill(number);
         }
+    }
+
+    /// The greatest of an index that the nodes tell of their logs.
+    fn log_of_any(&self, index: impl Fn(&Metrics) -> Option<u64>) -> u64 {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = running.values().filter_map(|process| {
+            let metrics = process.node.watch();
+            let told = metrics.borrow().as_ref().and_then(&index);
+            told
+        });
+        told.max().unwrap_or(0)
     }
 
     /// The node that led last.
@@ -297,170 +319,6 @@ impl Cluster<'_> {
     fn all_but(&self, number: usize, others: bool) -> Vec<String> {
         let peers = self.machines.keys().filter(|other| **other != number).map(|other| name(*other));
         peers.chain(self.others.iter().filter(|_| others).cloned()).collect()
-    }
-
-    pub fn inflict(&mut self, fault: &Fault) {
-        match *fault {
-            Fault::Crash(ref nodes) => nodes.iter().for_each(|number| self.kill(*number)),
-            Fault::Stop(n) => {
-                let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(process) = running.get(&n) {
-                    process.stop.notify_one();
-                    self.stopping.insert(n, self.sim.elapsed().as_millis() as u64);
-                }
-            }
-            Fault::PowerCut(ref nodes, writes) => {
-                let until = self.now_ms() + IDLE_WRITES_MS;
-                for (_, machine) in self.machines.iter_mut().filter(|(n, _)| nodes.contains(n)) {
-                    machine.power_until = Some(until);
-                    disk::strike_after(&machine.dir, writes);
-                }
-            }
-            Fault::Isolated(n) => self.all_but(n, true).iter().for_each(|o| self.sim.partition(name(n), o.as_str())),
-            Fault::NoPeers(n) => self.all_but(n, false).iter().for_each(|o| self.sim.partition(name(n), o.as_str())),
-            Fault::Dumb(n) => {
-                self.all_but(n, false).iter().for_each(|o| self.sim.partition_oneway(name(n), o.as_str()));
-            }
-            Fault::Deaf(n) => {
-                self.all_but(n, false).iter().for_each(|o| self.sim.partition_oneway(o.as_str(), name(n)));
-            }
-            Fault::Turned(n, old) => {
-                self.inflict(&Fault::NoPeers(n));
-                let others = self.machines.iter().filter(|(number, machine)| ![n, old].contains(number) && machine.up);
-                let others: Vec<usize> = others.map(|(number, _)| *number).collect();
-                for number in others {
-                    self.kill(number);
-                    self.start(number);
-                }
-            }
-            Fault::Apart(n, other) => self.sim.partition(name(n), name(other)),
-            Fault::SlowDisk(n, ms) => self.disk_of(n, |dir| disk::slow(dir, Duration::from_millis(ms))),
-            Fault::FailingDisk(n) => self.disk_of(n, |dir| disk::fail(dir, true)),
-            Fault::SlowReads(n, ms) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::from_millis(ms))),
-            Fault::SlowApply(n, ms) => self.disk_of(n, |dir| disk::slow_apply(dir, Duration::from_millis(ms))),
-            Fault::Unanswered(n, ms) => self.disk_of(n, |dir| answers::withhold(dir, ms)),
-            Fault::Slow(n, ms) => self.latency(n, Duration::from_millis(ms)),
-            Fault::Lossy(n) => self.loss(n, 0.02),
-            Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(ms)),
-            Fault::Behind(n) => {
-                self.kill(n);
-                let starts = self.now_ms() + BEHIND_AWAY_MS;
-                let behind = Some(Behind { starts, dies: None, kills: BEHIND_KILLS });
-                self.machines.entry(n).and_modify(|machine| machine.behind = behind);
-            }
-        }
-    }
-
-    pub fn heal(&mut self, fault: &Fault) -> Result<(), String> {
-        match *fault {
-            Fault::Crash(ref nodes) => nodes.iter().for_each(|number| self.start(*number)),
-            Fault::Stop(n) => {
-                if self.stopping.contains_key(&n) {
-                    if self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&n) {
-                        self.world.history().stopped.push(format!("node {n} was asked to stop, and did not"));
-                    }
-                    self.kill(n);
-                    self.start(n);
-                }
-            }
-            Fault::PowerCut(ref nodes, _) => {
-                for number in nodes {
-                    if self.machines.get(number).is_some_and(|machine| machine.up) {
-                        self.kill(*number);
-                    }
-                    if let Some(machine) = self.machines.get(number) {
-                        disk::cut_power(&machine.dir).map_err(|e| format!("the disk of node {number}: {e}"))?;
-                    }
-                    self.start(*number);
-                }
-            }
-            Fault::Isolated(n) => self.all_but(n, true).iter().for_each(|o| self.sim.repair(name(n), o.as_str())),
-            Fault::NoPeers(n) => self.all_but(n, false).iter().for_each(|o| self.sim.repair(name(n), o.as_str())),
-            Fault::Turned(n, _) => self.heal(&Fault::NoPeers(n))?,
-            Fault::Dumb(n) => {
-                self.all_but(n, false).iter().for_each(|o| self.sim.repair_oneway(name(n), o.as_str()));
-            }
-            Fault::Deaf(n) => {
-                self.all_but(n, false).iter().for_each(|o| self.sim.repair_oneway(o.as_str(), name(n)));
-            }
-            Fault::Apart(n, other) => self.sim.repair(name(n), name(other)),
-            Fault::SlowDisk(n, _) => self.disk_of(n, |dir| disk::slow(dir, Duration::ZERO)),
-            Fault::SlowReads(n, _) => self.disk_of(n, |dir| disk::slow_reads(dir, Duration::ZERO)),
-            Fault::SlowApply(n, _) => self.disk_of(n, |dir| disk::slow_apply(dir, Duration::ZERO)),
-            Fault::Unanswered(n, _) => self.disk_of(n, |dir| answers::withhold(dir, 0)),
-            Fault::FailingDisk(n) => {
-                let failed = self.machines.get(&n).is_some_and(|machine| disk::has_failed(&machine.dir));
-                self.disk_of(n, |dir| disk::fail(dir, false));
-                if failed {
-                    // It has stopped, or will: an operator starts it again.
-                    self.kill(n);
-                    self.start(n);
-                }
-            }
-            Fault::Slow(n, _) => self.latency(n, Duration::from_millis(10)),
-            Fault::Lossy(n) => {
-                self.loss(n, 0.0);
-                self.all_but(n, true).iter().for_each(|o| self.sim.repair(name(n), o.as_str()));
-            }
-            Fault::Clock(n, ms) => self.machines.get(&n).into_iter().for_each(|machine| machine.clock.shift(-ms)),
-            Fault::Behind(n) => {
-                self.machines.entry(n).and_modify(|machine| machine.behind = None);
-                if self.machines.get(&n).is_some_and(|machine| !machine.up) {
-                    self.start(n);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn disk_of(&self, number: usize, act: impl Fn(&Path)) {
-        self.machines.get(&number).iter().for_each(|machine| act(&machine.dir));
-    }
-
-    /// The disk of this node, which is not running, loses the end of its log: zeros are there in place of it.
-    pub fn lose_log_end(&self, number: usize, bytes: u64) -> std::io::Result<()> {
-        match self.machines.get(&number) {
-            Some(machine) => disk::lose_end(&machine.dir.join("log"), bytes),
-            None => Ok(()),
-        }
-    }
-
-    /// The addresses of these nodes, which do not run, go to another one, and their names lead there.
-    pub fn give_addresses(&self, of: &[usize], to: usize) {
-        of.iter().for_each(|number| net::lead_astray(&name(*number), &name(to)));
-    }
-
-    /// Cuts the link between these two again, if this fault says so.
-    pub fn keep_apart(&mut self, fault: &Fault, other: usize) {
-        if let Fault::Turned(n, _) = *fault {
-            self.sim.partition(name(n), name(other));
-        }
-    }
-
-    fn start(&mut self, number: usize) {
-        self.sim.bounce(name(number));
-        self.machines.entry(number).and_modify(|machine| machine.up = true);
-    }
-
-    /// Each message between two nodes takes so long from now on.
-    pub fn part(&mut self, latency: Duration) {
-        for number in self.machines.keys() {
-            for other in self.all_but(*number, false) {
-                self.sim.set_link_latency(name(*number), other.as_str(), latency);
-            }
-        }
-    }
-
-    fn latency(&mut self, number: usize, max: Duration) {
-        for other in self.all_but(number, true) {
-            self.sim.set_link_max_message_latency(name(number), other.as_str(), max);
-        }
-    }
-
-    fn loss(&mut self, number: usize, rate: f64) {
-        for other in self.all_but(number, true) {
-            self.sim.set_link_fail_rate(name(number), other.as_str(), rate);
-        }
     }
 
     /// Whether all nodes run and have applied the same.

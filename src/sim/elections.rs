@@ -109,7 +109,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Has a client make some tasks that come due much later; the time that it took.
-    fn make(&mut self, prefix: &'static str, count: usize) -> Result<Option<u64>, String> {
+    pub fn make(&mut self, prefix: &'static str, count: usize) -> Result<Option<u64>, String> {
         let task = |n: usize| {
             json!({
                 "task_id": format!("{prefix}{n}"), "type": 2, "delay_ms": 3_600_000,
@@ -141,7 +141,7 @@ impl<'a> Stage<'a> {
     }
 
     /// How many of these tasks a linearizable read shows, and how long the slowest of the reads took, in ms.
-    fn count(&mut self, prefix: &'static str, count: usize) -> Result<(usize, u64), String> {
+    pub fn count(&mut self, prefix: &'static str, count: usize) -> Result<(usize, u64), String> {
         let shown: Arc<Mutex<Vec<(bool, u64)>>> = Arc::default();
         let (called, seen) = (self.called.clone(), shown.clone());
         self.clients += 1;

@@ -43,6 +43,9 @@ pub enum Fault {
     /// This process is killed, and started when the others have purged what it lacks; and killed again, up to a few
     /// times, while it installs a snapshot.
     Behind(usize),
+    /// Bits of the snapshots of these nodes are flipped: in the file once it is written, as it is read to be sent, and as
+    /// it is received.
+    Damaged(Vec<usize>),
     /// Nothing passes between this node and the others, of which all but the second are killed and start again at once.
     Turned(usize, usize),
 }
@@ -69,8 +72,11 @@ const SLOW_READS_TRIES: usize = 20;
 /// The faults of a seed: one after the other and some at once, all over by `end`.
 pub fn plan(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     let mut chance = StdRng::seed_from_u64(seed ^ 0x00fa_0175);
-    let mut plan: Vec<Planned> = behind(seed, nodes, end)
+    let behind = behind(seed, nodes, end);
+    let damaged = behind.as_ref().and_then(|behind| damaged(seed, nodes, behind));
+    let mut plan: Vec<Planned> = behind
         .into_iter()
+        .chain(damaged)
         .chain(unanswered(seed, nodes, end))
         .chain(slow_to_apply(seed, nodes, end))
         .collect();
@@ -160,6 +166,21 @@ fn behind(seed: u64, nodes: usize, end: u64) -> Option<Planned> {
     Some(Planned { from, to: from + BEHIND_MS, fault, of_leader: false, turns_until: None })
 }
 
+/// Snapshots that are damaged around the time at which a node is sent one, in most of the seeds in which one is.
+fn damaged(seed: u64, nodes: usize, behind: &Planned) -> Option<Planned> {
+    let mut chance = StdRng::seed_from_u64(seed ^ 0x00f1_1b17);
+    if chance.random_bool(0.3) {
+        return None;
+    }
+    let all: Vec<usize> = (1..=nodes).collect();
+    let one = chance.random_range(1..=nodes);
+    let of = if chance.random_bool(0.5) { all } else { vec![one] };
+    // The node is sent one once it is back, and again after each that it refuses.
+    let from = behind.from + chance.random_range(2_000..BEHIND_AWAY_MS);
+    let to = behind.to - chance.random_range(0..1_000);
+    Some(Planned { from, to, fault: Fault::Damaged(of), of_leader: false, turns_until: None })
+}
+
 /// Nodes whose forwarded writes are not answered for a while, in most seeds; beside whatever else there is.
 fn unanswered(seed: u64, nodes: usize, end: u64) -> Vec<Planned> {
     let mut chance = StdRng::seed_from_u64(seed ^ 0x00a5_e4ed);
@@ -187,8 +208,9 @@ fn slow_to_apply(seed: u64, nodes: usize, end: u64) -> Option<Planned> {
     Some(Planned { from, to, fault, of_leader: chance.random_bool(0.5), turns_until: None })
 }
 
-/// How long a node is behind, with the time to catch up.
-const BEHIND_MS: u64 = 7_500;
+/// How long a node is behind, with the time to catch up; and how long it is away of that, or a little longer.
+const BEHIND_MS: u64 = 9_500;
+pub(super) const BEHIND_AWAY_MS: u64 = 4_500;
 
 /// One fault at a time on a node, and one wall clock at a time that is off: most must be right.
 fn clash(other: &Planned, fault: &Fault, of: &[usize], from: u64, to: u64) -> bool {
@@ -225,7 +247,7 @@ fn nodes_of(fault: &Fault) -> Vec<usize> {
         Fault::Crash(nodes) | Fault::PowerCut(nodes, _) => nodes.clone(),
         Fault::Apart(n, other) => vec![*n, *other],
         // These go with any other one.
-        Fault::SlowReads(..) | Fault::SlowApply(..) | Fault::Unanswered(..) => Vec::new(),
+        Fault::SlowReads(..) | Fault::SlowApply(..) | Fault::Unanswered(..) | Fault::Damaged(_) => Vec::new(),
         Fault::Stop(n)
         | Fault::Isolated(n)
         | Fault::NoPeers(n)

@@ -46,6 +46,8 @@ struct Disk {
     fails: bool,
     /// One has failed.
     failed: bool,
+    /// Bits of snapshots are flipped.
+    flips: bool,
     /// Its node has found its state to be lost.
     state_lost: bool,
     syncs: u64,
@@ -133,6 +135,16 @@ pub fn fail(dir: &Path, fails: bool) {
     on(dir, |disk| (disk.fails, disk.failed) = (fails, false));
 }
 
+/// Has bits of this node's snapshots be flipped where they are read or written piece by piece, or no longer.
+pub fn flip(dir: &Path, flips: bool) {
+    on(dir, |disk| disk.flips = flips);
+}
+
+/// Whether bits of this node's snapshots are flipped.
+pub fn flips(path: &Path) -> bool {
+    on(path, |disk| disk.flips).unwrap_or(false)
+}
+
 /// Whether one has failed since then.
 pub fn has_failed(dir: &Path) -> bool {
     on(dir, |disk| disk.failed).unwrap_or(false)
@@ -156,26 +168,6 @@ pub fn cut_power(dir: &Path) -> io::Result<()> {
         file.write_all_at(&bytes, offset)?;
     }
     put_back(dir)
-}
-
-/// What was last written to the files of this directory, so many bytes of it, are zeros: a disk that said of them that
-/// they were durable, and had them in its cache. The node has ended by now.
-///
-/// # Errors
-/// What the file system gives.
-pub fn lose_end(dir: &Path, bytes: u64) -> io::Result<()> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
-    files.sort();
-    for path in files.into_iter().rev() {
-        let content = std::fs::read(&path)?;
-        // Behind what was written a segment is filled with zeros.
-        let Some(last) = content.iter().rposition(|byte| *byte != 0) else { continue };
-        let from = (last as u64 + 1).saturating_sub(bytes);
-        let file = std::fs::OpenOptions::new().write(true).open(&path)?;
-        return file.write_all_at(&vec![0; (last as u64 + 1 - from) as usize], from);
-    }
-    Ok(())
 }
 
 /// Where the copy of a directory is kept that was made when it was last durable.
@@ -211,7 +203,7 @@ fn put_back(node: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     if to.exists() {
         std::fs::remove_dir_all(to)?;
     }

@@ -27,6 +27,8 @@ pub const NAMES: &[(&str, Bug)] = &[
     ("no-questions", Bug::NoQuestions),
     ("snapshot-torn", Bug::SnapshotTorn),
     ("purge-before-kept", Bug::PurgeBeforeKept),
+    ("snapshot-unverified", Bug::SnapshotUnverified),
+    ("start-unchecked", Bug::StartUnchecked),
     ("own-zones", Bug::OwnZones),
     ("once-unrecorded", Bug::OnceUnrecorded),
 ];

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::receive::Prepared;
+use super::receive::{Prepared, Unverified};
 use crate::storage::kept::Kept;
 
 /// What openraft calls the data of a snapshot.
@@ -13,6 +13,8 @@ pub enum Held {
     File(Arc<Kept>),
     /// One of another node, verified and durable, to be installed.
     Ready(Box<Prepared>),
+    /// One of another node that nobody has looked at. Only where a bug is planted.
+    Unverified(Unverified),
     /// openraft's own way to receive one, which is not used.
     Nothing,
 }
@@ -21,7 +23,7 @@ impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Held::File(kept) => write!(f, "{}", kept.path().display()),
-            Held::Ready(_) => f.write_str("a received snapshot"),
+            Held::Ready(_) | Held::Unverified(_) => f.write_str("a received snapshot"),
             Held::Nothing => f.write_str("nothing"),
         }
     }

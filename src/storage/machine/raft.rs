@@ -126,11 +126,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn install_snapshot(
         &mut self,
-        _meta: &SnapshotMeta<u64, openraft::BasicNode>,
+        meta: &SnapshotMeta<u64, openraft::BasicNode>,
         snapshot: Box<Held>,
     ) -> Result<(), StorageError<u64>> {
         let installed = match *snapshot {
             Held::Ready(prepared) => self.install(*prepared).await,
+            Held::Unverified(unverified) => self.install_unverified(unverified, meta).await,
             _ => Err(Error::damaged(&self.0.dir, "openraft gave what is no snapshot of another node to be installed")),
         };
         installed.map_err(|e| failed(ErrorVerb::Write, &e))
