@@ -39,6 +39,9 @@ const FRESH: Duration = Duration::from_secs(2);
 /// A lookup that takes longer is one of a name server that is silent, or nearly so.
 const SLOW: Duration = Duration::from_millis(500);
 
+/// Of an error where no lookup of the name was made: nothing is known of it, good or bad.
+pub const NO_PLACE: io::ErrorKind = io::ErrorKind::ResourceBusy;
+
 /// Asks the system, on a thread that is begun for it. A name that does not exist is [`io::ErrorKind::NotFound`].
 pub fn system() -> Lookup {
     Arc::new(|name| {
@@ -49,7 +52,7 @@ pub fn system() -> Lookup {
             let _ = done.send(ask_system(&name));
         });
         Box::pin(async move {
-            begun?;
+            begun.map_err(|error| io::Error::new(NO_PLACE, format!("no thread for a lookup: {error}")))?;
             answer.await.unwrap_or_else(|_| Err(io::Error::other("the lookup has ended without an answer")))
         })
     })
@@ -123,6 +126,8 @@ struct Known {
     refused: Vec<IpAddr>,
     /// The lookup that is under way.
     going: Weak<watch::Sender<Option<Outcome>>>,
+    /// Since when the lookup that is under way has its place.
+    begun: Option<Instant>,
     /// The last lookup took longer than those who wait are patient.
     is_late: bool,
     /// The last one took a place for long.
@@ -173,7 +178,8 @@ impl Names {
     /// What a name stands for, as far as it can be told within a bounded time; at least one address.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`]: there is no such name. Others: there is no answer, and nothing is known.
+    /// [`io::ErrorKind::NotFound`]: there is no such name. [`NO_PLACE`]: lookups of other names have all the places, and
+    /// nothing is known. Others: there is no answer, and nothing is known.
     pub async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let rule = self.0.rule;
         let (mut answer, known, is_late) = match self.begin(name) {
@@ -189,6 +195,11 @@ impl Names {
             Ok(Ok(outcome)) => outcome.clone(),
             // Its task is gone, with the runtime.
             Ok(Err(_)) => None,
+            Err(_) if known.is_empty() && !self.has_asked(name, patience / 2) => {
+                let text =
+                    format!("no lookup within {} ms: those of other names wait for answers", patience.as_millis());
+                return Err(io::Error::new(NO_PLACE, text));
+            }
             Err(_) => {
                 self.note_late(name);
                 None
@@ -229,7 +240,7 @@ impl Names {
             None => {
                 let (going, answer) = watch::channel(None);
                 let going = Arc::new(going);
-                entry.going = Arc::downgrade(&going);
+                (entry.going, entry.begun) = (Arc::downgrade(&going), None);
                 tokio::spawn(self.clone().look_up(name.to_owned(), going, entry.is_slow));
                 answer
             }
@@ -249,6 +260,7 @@ impl Names {
                 None => {}
             }
         };
+        self.note_begun(&name);
         let began = monotonic();
         let mut lookup = (shared.lookup)(&name);
         let found = match tokio::time::timeout(shared.rule.slow, &mut lookup).await {
@@ -290,6 +302,18 @@ impl Names {
             }
             Err(_) => {}
         }
+    }
+
+    fn note_begun(&self, name: &str) {
+        if let Some(entry) = self.known().get_mut(name) {
+            entry.begun = Some(monotonic());
+        }
+    }
+
+    /// Whether the name server has had so much time to answer, or as much as a lookup takes that is not slow.
+    fn has_asked(&self, name: &str, time: Duration) -> bool {
+        let begun = self.known().get(name).and_then(|entry| entry.begun);
+        begun.is_some_and(|begun| begun.elapsed() >= time.min(self.0.rule.slow))
     }
 
     /// From here on nobody waits for this name where addresses are known, until it is found in time again.

@@ -189,9 +189,9 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let took = clock.elapsed();
     (place.2, place.3) = (reach(&outcome), pace(&outcome, took));
     drop(place);
-    if let Err(failure @ Failure::Exhausted(_)) = &outcome {
+    if let Err(failure @ (Failure::Exhausted(_) | Failure::Crowded(_))) = &outcome {
         // No attempt: the target has had no chance to answer.
-        dispatcher.0.exhausted.wait(node.metrics(), &failure.to_string()).await;
+        dispatcher.0.exhausted.wait(node.metrics(), failure).await;
         if is_recorded {
             not_sent(dispatcher, &start, failure.to_string()).await;
             return Outcome::Done;
@@ -342,7 +342,7 @@ fn reach(outcome: &Result<Answer, Failure>) -> Reach {
         Ok(_) | Err(Failure::Broken(_)) => Reach::Reached,
         // Stale: nothing was heard from it for this attempt.
         Err(Failure::Timeout(_) | Failure::NotConnected(_) | Failure::Stale(_)) => Reach::Unclear,
-        Err(Failure::Refused(_) | Failure::Exhausted(_)) => Reach::Unclear,
+        Err(Failure::Refused(_) | Failure::Exhausted(_) | Failure::Crowded(_)) => Reach::Unclear,
         Err(error @ Failure::Connect(_)) => Reach::Unreached(error.to_string()),
     }
 }
@@ -351,7 +351,8 @@ fn pace(outcome: &Result<Answer, Failure>, took: Duration) -> Pace {
     match outcome {
         Ok(_) => Pace::Answered(took),
         Err(Failure::Timeout(_) | Failure::NotConnected(_)) => Pace::TimedOut,
-        Err(Failure::Connect(_)) => Pace::Unreached,
+        // It had its place for long, and others must not wait for such.
+        Err(Failure::Connect(_) | Failure::Crowded(_)) => Pace::Unreached,
         Err(Failure::Broken(_) | Failure::Stale(_) | Failure::Refused(_) | Failure::Exhausted(_)) => Pace::Unknown,
     }
 }

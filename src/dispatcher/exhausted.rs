@@ -1,8 +1,9 @@
-//! Attempts for which this process has no descriptor left.
+//! Attempts for which this process has no descriptor left, or no place for the lookup of a name.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::transport::Failure;
 use crate::budget::{Budget, Hold};
 use crate::clock::monotonic;
 use crate::metrics::Metrics;
@@ -15,25 +16,37 @@ const PAUSE_EACH: Duration = Duration::from_millis(1);
 /// Between two lines in the log.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Attempts that wait for a descriptor. They have no place meanwhile: others may have a connection that is kept.
+/// Attempts that wait for a descriptor or a lookup. They have no place meanwhile: others may have a connection that is kept.
 pub(super) struct Exhausted {
     waiting: Budget,
-    told: Mutex<Told>,
+    no_descriptor: Mutex<Told>,
+    no_place: Mutex<Told>,
 }
 
 impl Default for Exhausted {
     fn default() -> Self {
-        Exhausted { waiting: Budget::new(usize::MAX), told: Mutex::new(Told::every(TELL_EVERY)) }
+        let told = || Mutex::new(Told::every(TELL_EVERY));
+        Exhausted { waiting: Budget::new(usize::MAX), no_descriptor: told(), no_place: told() }
     }
 }
 
 impl Exhausted {
     /// Counts an attempt, and waits until it can be tried again.
-    pub async fn wait(&self, metrics: &Metrics, error: &str) {
-        metrics.without_descriptor.inc();
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).count(monotonic());
-        if let Some(attempts) = told {
-            tracing::warn!(attempts, error, "attempts wait: this process has no descriptor left for a connection");
+    pub async fn wait(&self, metrics: &Metrics, error: &Failure) {
+        let no_place = matches!(error, Failure::Crowded(_));
+        if !no_place {
+            metrics.without_descriptor.inc();
+        }
+        let told = if no_place { &self.no_place } else { &self.no_descriptor };
+        let told = told.lock().unwrap_or_else(PoisonError::into_inner).count(monotonic());
+        match told {
+            Some(attempts) if no_place => {
+                tracing::warn!(attempts, %error, "attempts wait: the name server is silent about other names");
+            }
+            Some(attempts) => {
+                tracing::warn!(attempts, %error, "attempts wait: this process has no descriptor left for a connection");
+            }
+            None => {}
         }
         // Counted until the wait is over, also where it is broken off.
         let others = self.waiting.held();

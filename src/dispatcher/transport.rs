@@ -83,6 +83,9 @@ pub enum Failure {
     /// This node has no socket left for it: nothing was sent, and it is not the target's fault.
     #[error("not sent: this node is out of sockets: {0}")]
     Exhausted(String),
+    /// Lookups of other names have all the places: nothing was sent, and it is not the target's fault.
+    #[error("not sent: {0}")]
+    Crowded(String),
     /// A kept connection had ended by the time at which the request was written: it is to be sent again, over a new one.
     #[error("the kept connection has ended: {0}")]
     Stale(String),

@@ -208,17 +208,20 @@ async fn a_name_that_nobody_has_asked_for_is_found_while_many_others_are_silent(
     let began = monotonic();
     server.says("new", &["10.0.0.1"]);
     let mut tries = 0;
-    while names.addresses("new").await.is_err() {
+    while let Err(error) = names.addresses("new").await {
         tries += 1;
+        // Nothing is held against it.
+        assert_eq!(error.kind(), NO_PLACE, "{error}");
+        assert!(!names.known()["new"].is_late);
         assert!(tries < 20, "it is not found among {} silent ones", asking.len());
     }
     assert!(began.elapsed() < 3 * SILENCE, "{:?}", began.elapsed());
     for silent in asking {
-        assert_eq!(silent.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!([io::ErrorKind::TimedOut, NO_PLACE].contains(&silent.await.unwrap().unwrap_err().kind()));
     }
-    // Nobody waits long for one that was silent a moment ago.
+    // Nobody waits long for one that was silent a moment ago, as one of the first was.
     let began = monotonic();
-    assert!(names.addresses("silent-7").await.is_err() && began.elapsed() < WAIT_MAX, "{:?}", began.elapsed());
+    assert!(names.addresses("silent-0").await.is_err() && began.elapsed() < WAIT_MAX, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

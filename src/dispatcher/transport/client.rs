@@ -118,7 +118,7 @@ impl Inner {
         self.guard.check_url(&place.url)?;
         let Some(ip) = place.literal().filter(|_| self.guard.own().has_port(place.port)) else { return Ok(()) };
         let own = self.book.own_addresses(&self.guard, place.port).await;
-        if own.map_err(|error| Failure::Connect(error.to_string()))?.contains(&ip.to_canonical()) {
+        if own.map_err(|error| not_found(&error))?.contains(&ip.to_canonical()) {
             return Err(Refused::Own(ip.to_string(), place.port).into());
         }
         Ok(())
@@ -133,7 +133,7 @@ impl Inner {
                 .downcast::<Refused>(
             ) {
                 Ok(refused) => Failure::Refused(*refused),
-                Err(error) => Failure::Connect(describe(error.as_ref())),
+                Err(error) => not_found(error.as_ref()),
             })?,
         };
         let all: Vec<SocketAddr> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
@@ -191,6 +191,15 @@ impl Inner {
         };
         let left = time.saturating_sub(began.elapsed());
         Ok(Box::new(Connected { inner: self, place, link, is_kept: over != Over::Alone, time, left }))
+    }
+}
+
+/// Of a name that led to no address.
+fn not_found(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let text = describe(error);
+    match error.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == names::NO_PLACE => Failure::Crowded(text),
+        _ => Failure::Connect(text),
     }
 }
 
