@@ -48,9 +48,7 @@ pub async fn run(node: Node, dispatcher: Dispatcher) {
             match fires {
                 Some(term) => {
                     tracing::info!(term, "this node fires");
-                    if let Some(gap) = gap(&node, stopped, now) {
-                        dispatcher.resumes(gap);
-                    }
+                    dispatcher.begins(now, gap(&node, stopped, now));
                 }
                 None => {
                     tracing::info!("this node does not fire");

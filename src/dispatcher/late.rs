@@ -1,7 +1,7 @@
 //! Why an attempt is late, or a due time was missed: what this node knows of times in which nothing could fire.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Dispatcher;
 use crate::clock::Timestamp;
@@ -37,33 +37,59 @@ impl Gap {
     }
 }
 
-/// The gaps, newest first.
+/// When nothing fired.
 #[derive(Default)]
-pub(super) struct Gaps(Mutex<VecDeque<Gap>>);
+pub(super) struct Gaps(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// The gaps, newest first.
+    gaps: VecDeque<Gap>,
+    /// This node fires since then.
+    since: Option<Timestamp>,
+}
 
 impl Gaps {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, gap: Gap) {
-        let mut gaps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gaps.push_front(gap);
-        gaps.truncate(GAPS_MAX);
+        let mut known = self.known();
+        known.gaps.push_front(gap);
+        known.gaps.truncate(GAPS_MAX);
     }
 
     fn cause(&self, at: Timestamp) -> Option<String> {
-        let gaps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gaps.iter().find(|gap| gap.is_cause(at)).map(Gap::reason)
+        self.known().gaps.iter().find(|gap| gap.is_cause(at)).map(Gap::reason)
+    }
+
+    /// Whether this node has fired all the time from `at` on.
+    fn fired_at(&self, at: Timestamp) -> bool {
+        self.known().since.is_some_and(|since| since <= at)
     }
 }
 
 impl Dispatcher {
-    /// This node fires again, after a time in which none did.
-    pub fn resumes(&self, gap: Gap) {
-        if gap.to.ms_since(gap.from) >= LATE_MS {
+    /// This node fires from `now` on, perhaps after a time in which none did.
+    pub fn begins(&self, now: Timestamp, gap: Option<Gap>) {
+        if let Some(gap) = gap.filter(|gap| gap.to.ms_since(gap.from) >= LATE_MS) {
             self.0.gaps.add(gap);
         }
+        self.0.gaps.known().since = Some(now);
+    }
+
+    /// Why a due time at this target was missed, as far as this node knows.
+    pub fn missed_cause(&self, job: &Job) -> Option<String> {
+        self.cause(job, job.at).or_else(|| {
+            let is_busy = self.0.gaps.fired_at(job.at) && self.table().queue.is_busy(&job.target);
+            is_busy
+                .then(|| format!("the callbacks under way, to {} or in all, left no place for it in time", job.target))
+        })
     }
 
     /// Why what was due at `at` at this target did not go out then, as far as this node knows.
-    pub fn cause(&self, job: &Job, at: Timestamp) -> Option<String> {
+    fn cause(&self, job: &Job, at: Timestamp) -> Option<String> {
         self.0.gaps.cause(at).or_else(|| {
             let (since, until) = self.outage(&job.target, at)?;
             let until = until.map_or_else(|| "on".to_owned(), |until| format!("to {}", until.as_ms()));

@@ -332,6 +332,12 @@ impl Queue {
         }
     }
 
+    /// Whether the target has callbacks under way or waiting, or those of others take all places.
+    pub fn is_busy(&self, target: &Arc<str>) -> bool {
+        let of_target = self.lines.get(target).is_some_and(|line| line.in_flight > 0 || line.has_jobs());
+        of_target || self.in_flight() >= self.in_flight_max
+    }
+
     /// All jobs that wait, but for those that are spilled.
     pub fn waiting(&self) -> impl Iterator<Item = &Job> {
         self.lines.values().flat_map(|line| line.waiting.iter())

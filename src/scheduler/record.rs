@@ -132,7 +132,7 @@ impl Shared {
         if let Command::Misfire { reason, .. } = &mut command {
             // This node can know better why nothing was fired.
             if reason == NOTHING_FIRED {
-                *reason = self.dispatcher.cause(&job, job.at).unwrap_or_else(|| std::mem::take(reason));
+                *reason = self.dispatcher.missed_cause(&job).unwrap_or_else(|| std::mem::take(reason));
             }
         }
         Some(command)
