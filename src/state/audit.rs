@@ -25,6 +25,8 @@ pub struct Course {
     created: Timestamp,
     since: Timestamp,
     next: Option<Timestamp>,
+    /// The latest due time of which there was a run, or a record that there was none.
+    latest: Option<Timestamp>,
     earlier: Vec<Earlier>,
     /// How many more runs the schedule has.
     left: Option<u64>,
@@ -57,6 +59,7 @@ impl Course {
             created: task.created,
             since: task.since(),
             next: task.next,
+            latest: task.past.latest,
             earlier: task.past.earlier.clone(),
             left: task.options.as_ref().and_then(|o| o.max_runs).map(|max| max.saturating_sub(task.past.fired)),
             paused: task.state == TaskState::Paused,
@@ -132,9 +135,9 @@ impl Course {
             }
         }
         let spans: Vec<&RunView> = runs.iter().filter(|run| run.upto.is_some()).collect();
-        // Where the schedule has come to an end, what it had ends with the last run.
+        // Where the schedule has come to an end, what it had ends with the latest, of which the history may have nothing left.
         let passed = runs.iter().filter(|run| run.id.parts().0.is_scheduled()).map(|run| run.upto.unwrap_or(run.due));
-        let frontier = self.next.or_else(|| passed.max().map(|last| last.plus_ms(1)));
+        let frontier = self.next.or_else(|| passed.chain(self.latest).max().map(|last| last.plus_ms(1)));
         let before = Timestamp(begin.0.saturating_sub(1)).max(self.since);
         let scheduled = std::iter::successors(self.due_after(before), |due| self.due_after(*due));
         let end = self.last().map_or(period.to, |last| last.min(period.to));
@@ -142,7 +145,10 @@ impl Course {
         let is_wanted = |due: &Timestamp| wanted(&RunKey::scheduled(*due));
         let behind = self.behind(begin).take_while(|due| *due <= period.to);
         let behind = behind.filter(is_wanted).take(period.limit + 1);
-        for due in behind.chain(scheduled.filter(is_wanted).take(period.limit + 1)) {
+        // It stands in no schedule where the task was due once.
+        let latest = self.latest.filter(|_| self.timetable().is_none()).filter(is_wanted);
+        let latest = latest.filter(|latest| self.next.is_none_or(|next| *latest < next));
+        for due in behind.chain(scheduled.filter(is_wanted).take(period.limit + 1)).chain(latest) {
             let key = RunKey::scheduled(due);
             if found.contains_key(&key) {
                 continue;

@@ -118,6 +118,36 @@ fn triggers_that_the_history_no_longer_has_are_counted() {
 }
 
 #[test]
+fn triggers_that_fill_the_history_hide_no_due_time() {
+    let trigger = |state: &mut State| {
+        for _ in 0..101 {
+            let Reply::Triggered { key } = state.apply(T0, Command::Trigger { id: id("a") }) else { panic!("refused") };
+            let (attempt, steering, verdict) = (attempt(1, 200), Steering::default(), Verdict::Succeeded);
+            state.apply(T0, Command::RunEnded { seq: 1, key, attempt, term: 1, verdict, steering });
+        }
+    };
+    let due_times = |state: &State, now: Timestamp| {
+        let period = Period { from: Timestamp(0), to: now, after: None, limit: 1000 };
+        let scheduled = page(state, period, now).items.into_iter().filter(|item| !item.triggered);
+        scheduled.map(|item| (item.due, item.state.name())).collect::<Vec<_>>()
+    };
+    // One that has come to its end.
+    let (mut state, first) = task(Options { max_runs: Some(3), ..Options::default() });
+    let dues = [0, 1, 2].map(|minute| first.plus_ms(minute * M));
+    dues.iter().for_each(|due| succeed(&mut state, *due));
+    trigger(&mut state);
+    assert_eq!(due_times(&state, first.plus_ms(9 * M)), dues.map(|due| (due, "not_kept")));
+    // One that was due once.
+    let mut state = State::new(T0);
+    create(&mut state, T0, "a", at(T0.plus_ms(5000).0));
+    let due = state.task(1).unwrap().next.unwrap();
+    succeed(&mut state, due);
+    assert_eq!(due_times(&state, due), [(due, "succeeded")]);
+    trigger(&mut state);
+    assert_eq!(due_times(&state, due), [(due, "not_kept")]);
+}
+
+#[test]
 fn a_schedule_that_has_come_to_its_end_has_no_further_due_times() {
     let (mut state, first) = task(Options { max_runs: Some(3), ..Options::default() });
     assert_eq!(audit(&state, first, 9, T0).len(), 3, "as many as are left");
