@@ -139,7 +139,7 @@ fn day(arguments: &Arguments, hours: u64) -> ExitCode {
 /// Whether something was found.
 fn one(arguments: &Arguments, seed: u64) -> bool {
     let Arguments { seconds, nodes, calm, stops, bug, .. } = *arguments;
-    let options = Options { seed, seconds, nodes, faults: !calm, stops, bug };
+    let options = Options { seed, seconds, nodes, faults: !calm, stops, bug, ..Options::default() };
     let Some((history, took)) = timed(arguments, seed, |dir| xcron::sim::run(options, dir)) else { return true };
     if arguments.trace {
         history.trace.iter().for_each(|line| println!("{line}"));

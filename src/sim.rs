@@ -61,11 +61,13 @@ pub struct Options {
     pub stops: bool,
     /// What is planted.
     pub bug: Option<Bug>,
+    /// The least and the greatest election timeout in ms, where they are not those that are shipped.
+    pub election_timeouts_ms: Option<(u64, u64)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { seed: 1, seconds: 20, nodes: 3, faults: true, stops: false, bug: None }
+        Options { seed: 1, seconds: 20, nodes: 3, faults: true, stops: false, bug: None, election_timeouts_ms: None }
     }
 }
 

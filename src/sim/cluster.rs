@@ -89,7 +89,8 @@ fn name(node: usize) -> String {
     format!("n{node}")
 }
 
-fn config(node: usize, nodes: usize, dir: &Path) -> Config {
+fn config(node: usize, options: Options, dir: &Path) -> Config {
+    let nodes = options.nodes;
     let mut config =
         Config { raft_dir: dir.to_owned(), bind: std::net::Ipv4Addr::UNSPECIFIED.into(), ..Config::default() };
     config.http_port = HTTP_PORT;
@@ -99,6 +100,9 @@ fn config(node: usize, nodes: usize, dir: &Path) -> Config {
         config.peer.peer_hosts = (1..=nodes).map(|n| format!("{}:{PEER_PORT}", name(n))).collect();
     }
     config.raft.max_clock_skew_ms = SKEW_MS;
+    if let Some((min, max)) = options.election_timeouts_ms {
+        (config.raft.election_timeout_min_ms, config.raft.election_timeout_max_ms) = (min, max);
+    }
     // Small, so that segments end, snapshots are taken and the log is purged within seconds.
     config.raft.snapshot_log_bytes = 48 << 10;
     config.storage.log_segment_bytes = 64 << 10;
@@ -165,7 +169,7 @@ impl Cluster<'_> {
         for number in 1..=options.nodes {
             let dir = dir.join(name(number));
             disk::add(&dir);
-            let config = config(number, options.nodes, &dir);
+            let config = config(number, options, &dir);
             let (clock, running) = (Clock::simulated(), cluster.running.clone());
             cluster
                 .machines
