@@ -170,6 +170,7 @@ async fn run(config: Config, file: &Path) -> u8 {
     };
     telemetry::count_dropped(&server.node().metrics().log_lines_dropped);
     tracing::info!(http = %server.api_address(), monitor = %server.monitor_address(), "serving");
+    let mut reloads = tokio::spawn(std::future::ready(()));
     loop {
         tokio::select! {
             error = server.failed() => {
@@ -179,7 +180,12 @@ async fn run(config: Config, file: &Path) -> u8 {
             }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
-                Asked::Reload => signals::reload(file, &running).await,
+                // Reading it may block, as from a hung network drive: nothing else waits for it, and no second one begins.
+                Asked::Reload if reloads.is_finished() => {
+                    let (file, running) = (file.to_owned(), running.clone());
+                    reloads = tokio::spawn(async move { signals::reload(&file, &running).await });
+                }
+                Asked::Reload => tracing::warn!("SIGHUP: the configuration is still being read for the one before"),
             },
         }
     }

@@ -88,10 +88,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is the configuration that is wrong.
+    /// Whether it is the configuration that is wrong, so that another start would end in the same way. A disk that fails or
+    /// is full, an address that the machine does not have yet, too few descriptors: those pass.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Error::Bind { .. } | Error::Directory { .. } | Error::Own(..) | Error::Targets(..))
+        match self {
+            Error::Bind { source, .. } | Error::Directory { source, .. } => is_chosen_wrongly(source),
+            Error::Own(..) | Error::Targets(..) => true,
+            Error::Start(_) | Error::Join(_) | Error::Client(_) | Error::Failed(_) => false,
+        }
     }
+}
+
+/// Whether a port or a directory is one that this process cannot have.
+fn is_chosen_wrongly(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        AddrInUse, AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
+        PermissionDenied, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        // Another process has the port, or the directory.
+        AddrInUse | WouldBlock
+            | PermissionDenied
+            // A file stands where a directory is wanted, or the name is none.
+            | AlreadyExists | NotADirectory | IsADirectory | NotFound | InvalidFilename | InvalidInput
+    )
 }
 
 /// The ports, bound.
@@ -326,6 +347,33 @@ fn lock_directory(config: &Config) -> Result<DirLock, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_no_wrong_configuration() {
+        for (error, is_wrong) in [
+            (libc::EACCES, true),
+            (libc::EADDRINUSE, true),
+            (libc::EEXIST, true),
+            (libc::ENAMETOOLONG, true),
+            (libc::ENOTDIR, true),
+            (libc::EADDRNOTAVAIL, false),
+            (libc::EDQUOT, false),
+            (libc::EIO, false),
+            (libc::EMFILE, false),
+            (libc::ENFILE, false),
+            (libc::ENOMEM, false),
+            (libc::ENOSPC, false),
+            (libc::EROFS, false),
+            (libc::ESTALE, false),
+        ] {
+            let source = || std::io::Error::from_raw_os_error(error);
+            let directory = Error::Directory { dir: "data".to_owned(), source: source() };
+            assert_eq!(directory.is_configuration(), is_wrong, "{directory}");
+            let port =
+                Error::Bind { key: "http_port", port: 80, address: ([127, 0, 0, 1], 80).into(), source: source() };
+            assert_eq!(port.is_configuration(), is_wrong, "{port}");
+        }
+    }
 
     /// A process that lacks one of these serves a part of its work, and lives.
     #[tokio::test(flavor = "multi_thread")]

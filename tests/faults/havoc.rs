@@ -14,6 +14,7 @@ use crate::plan::{Fault, Kind, Means, Plan, Whom};
 use crate::sink::Sink;
 
 const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
 /// A process that has ended by itself is started again after this, as a supervisor does it.
 const RESTART_MS: u64 = 500;
 /// Room for the log, the store, and snapshots of a round.
@@ -33,6 +34,8 @@ struct Life {
     may_fail: bool,
     /// How often SIGTERM was sent; a second one ends it at once.
     told: usize,
+    /// SIGTERM was sent before the process had come so far as to receive it: it ends by it.
+    is_early: bool,
     /// A write was to be torn.
     is_torn: bool,
     /// It has ended by itself, at this time.
@@ -137,10 +140,13 @@ impl Havoc {
         println!("{now:6} ms: {:?} of {nodes:?}", fault.kind);
         *self.counts.entry(fault.kind.name()).or_default() += 1;
         // All at the same moment, before one is waited for.
-        for node in nodes.iter().map(|at| &cluster.nodes[*at]).filter(|node| node.runs()) {
+        for (at, node) in nodes.iter().map(|at| (*at, &cluster.nodes[*at])).filter(|(_, node)| node.runs()) {
             match fault.kind {
                 Kind::Kill => node.signal("KILL"),
-                Kind::Term => node.signal("TERM"),
+                Kind::Term => {
+                    self.lives[at].is_early = !node.receives(SIGTERM);
+                    node.signal("TERM");
+                }
                 Kind::Stop => node.signal("STOP"),
                 _ => {}
             }
@@ -269,6 +275,7 @@ impl Havoc {
 fn may_end(life: &Life, status: ExitStatus) -> bool {
     match (status.signal(), status.code()) {
         (Some(SIGKILL), _) => life.is_torn,
+        (Some(SIGTERM), _) => life.is_early,
         (_, Some(0)) => life.told > 0,
         (_, Some(1)) => life.may_fail || life.told > 1,
         _ => false,

@@ -102,6 +102,17 @@ fn a_directory_that_cannot_be_made_is_named() {
     refused(&server(&["-c", "x.toml"], dir.path()), &["x.toml", "raft_dir", "file/data"]);
 }
 
+/// As while a machine starts: a supervisor tries again, and is to.
+#[test]
+fn an_address_that_the_machine_does_not_have_yet_is_no_wrong_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("x.toml"), "bind = \"192.0.2.7\"\n").unwrap();
+    let output = server(&["-c", "x.toml"], dir.path());
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("192.0.2.7"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_directory_is_used_by_one_process() {
     let cluster = Cluster::start(1, "").await;

@@ -201,6 +201,14 @@ impl Node {
         send(name, self.pid());
     }
 
+    /// Whether it has come so far that it receives this signal; one that it has the system ignore it does not.
+    pub fn receives(&self, signal: i32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+        caught & (1 << (signal - 1)) != 0
+    }
+
     /// `kill -9`, and waits for the end.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
