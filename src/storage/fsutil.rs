@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::FallocateFlags;
 
 /// Makes the creations, renames and removals in `dir` durable.
 ///
@@ -117,6 +119,22 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 pub fn free_files(path: &Path) -> io::Result<Option<u64>> {
     let disk = rustix::fs::statvfs(path)?;
     Ok((disk.f_files > 0).then_some(disk.f_favail))
+}
+
+/// Has the file system set so many bytes aside for a file without a name in `dir`, and give them back: a quota stands in no
+/// figure that it tells. So many must be free.
+///
+/// # Errors
+/// There is no room for them. One that sets nothing aside, or makes no such file, says nothing.
+pub fn try_room(dir: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir);
+    let tried = file.and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes)?));
+    tried.or_else(|error| if is_full(&error) { Err(error) } else { Ok(()) })
+}
+
+/// Whether it says that there is no room left, for all or for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Writes zeros over `from..to` of `file`, growing it where needed. Not durable until the caller syncs.
@@ -262,6 +280,16 @@ mod tests {
         drop(lock);
         assert!(told.recv().unwrap(), "and no longer");
         waits.join().unwrap();
+    }
+
+    #[test]
+    fn room_that_is_tried_is_given_back_and_an_error_of_a_full_disk_is_told_from_others() {
+        let dir = tempfile::tempdir().unwrap();
+        try_room(dir.path(), 1 << 20).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        try_room(&dir.path().join("missing"), 1 << 20).unwrap();
+        let of = |code| is_full(&io::Error::from_raw_os_error(code));
+        assert_eq!([libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EMFILE].map(of), [true, true, false, false]);
     }
 
     #[test]

@@ -124,6 +124,9 @@ struct Shared {
     no_room: Mutex<Option<String>>,
     /// How much of the snapshot that is being written is in its file.
     written_bytes: AtomicU64,
+    /// So many bytes a quota leaves.
+    #[cfg(test)]
+    quota_bytes: AtomicU64,
 }
 
 struct Core {

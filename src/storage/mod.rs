@@ -168,8 +168,7 @@ impl Error {
 
     /// Whether it says that there is no space left.
     pub fn is_full(&self) -> bool {
-        let kinds = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
-        matches!(self, Error::Io { source, .. } if kinds.contains(&source.kind()))
+        matches!(self, Error::Io { source, .. } if fsutil::is_full(source))
     }
 }
 

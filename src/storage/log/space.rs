@@ -366,13 +366,9 @@ impl Drop for PanicGuard<'_> {
 pub(super) fn full_or_io(path: &Path, action: &'static str, e: std::io::Error) -> Error {
     use rustix::io::Errno;
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
-    match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Error::Full { path: path.to_owned(), detail: e.to_string() }
-        }
-        _ if e.raw_os_error().is_some_and(|code| passing.contains(&code)) => {
-            Error::Full { path: path.to_owned(), detail: e.to_string() }
-        }
+    match e.raw_os_error() {
+        Some(code) if passing.contains(&code) => Error::Full { path: path.to_owned(), detail: e.to_string() },
+        _ if fsutil::is_full(&e) => Error::Full { path: path.to_owned(), detail: e.to_string() },
         _ => Error::io(path, action)(e),
     }
 }

@@ -70,7 +70,7 @@ impl Machine {
     pub(super) async fn checkpoint_with(&self, keeper: &mut Keeper, exact: bool) -> Result<(), Error> {
         self.is_sound(keeper)?;
         loop {
-            let way = self.way(keeper)?;
+            let way = self.way(keeper).await?;
             let (cut, last) = {
                 let mut core = self.core();
                 match core.cut.clone() {

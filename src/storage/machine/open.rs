@@ -74,6 +74,8 @@ impl Machine {
             state_records,
             no_room: Mutex::default(),
             written_bytes: AtomicU64::new(0),
+            #[cfg(test)]
+            quota_bytes: AtomicU64::new(u64::MAX),
         })))
     }
 }

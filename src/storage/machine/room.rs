@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::PoisonError;
 
 use super::{read, Keeper, Machine};
+use crate::seam;
 use crate::state::record::{Key, SPECS_PER_PAGE};
 use crate::storage::{anew, fsutil, Error};
 
@@ -59,29 +60,57 @@ impl Machine {
     ///
     /// # Errors
     /// There is none, or the disk cannot be asked.
-    pub(super) fn way(&self, keeper: &Keeper) -> Result<Way, Error> {
-        let way = self.way_now(keeper);
+    pub(super) async fn way(&self, keeper: &Keeper) -> Result<Way, Error> {
+        let way = match self.way_now(keeper) {
+            Ok((way, bytes)) if self.has_changes() => self.may_take(bytes).await.map(|()| way),
+            Ok((way, _)) => Ok(way),
+            Err(error) => Err(error),
+        };
         let mut noted = self.0.no_room.lock().unwrap_or_else(PoisonError::into_inner);
         *noted = way.as_ref().err().map(ToString::to_string);
         way
     }
 
-    fn way_now(&self, keeper: &Keeper) -> Result<Way, Error> {
+    fn has_changes(&self) -> bool {
+        let core = self.core();
+        core.cut.is_some() || !core.state.changes().is_empty()
+    }
+
+    /// With how many bytes it may take.
+    fn way_now(&self, keeper: &Keeper) -> Result<(Way, u64), Error> {
         self.has_files("write a checkpoint in", &self.0.dir, self.files_wanted())?;
         let free = free(&self.0.dir)?;
         let in_place = self.in_place_room_wanted();
         if free >= in_place.saturating_add(anew::room_wanted(self.snapshot_bytes_next())) {
-            return Ok(Way::InPlace);
+            return Ok((Way::InPlace, in_place));
         }
         // What is written in place takes room that writing anew may need, which gives more back.
         let anew = anew::room_wanted(self.bytes_after(keeper));
         if free >= anew && (free < in_place || self.is_bloated(anew)) {
-            return Ok(Way::Anew);
+            return Ok((Way::Anew, anew));
         }
         if free >= in_place {
-            return Ok(Way::InPlace);
+            return Ok((Way::InPlace, in_place));
         }
         Err(too_little("write a checkpoint in", &self.0.dir, in_place.min(anew), free))
+    }
+
+    /// Whether this user may take so many of the bytes that are free: a quota may leave fewer.
+    async fn may_take(&self, bytes: u64) -> Result<(), Error> {
+        let action = "set room for a checkpoint aside in";
+        #[cfg(test)]
+        if bytes > self.0.quota_bytes.load(Ordering::Relaxed) {
+            return Err(Error::io(action, &self.0.dir)(rustix::io::Errno::DQUOT.into()));
+        }
+        // A simulation knows no quota.
+        #[cfg(feature = "sim")]
+        if seam::simulated::is_on() {
+            return Ok(());
+        }
+        let dir = self.0.dir.clone();
+        let tried = seam::blocking(move || fsutil::try_room(&dir, bytes)).await;
+        self.0.pace.went_on();
+        tried.map_err(|panic| self.panicked(panic))?.map_err(Error::io(action, &self.0.dir))
     }
 
     /// Whether the store takes much more than it would if it were written anew.
@@ -172,4 +201,57 @@ fn free(path: &Path) -> Result<u64, Error> {
 fn too_little(action: &'static str, path: &Path, needed: u64, free: u64) -> Error {
     let detail = format!("about {} MiB are needed and {} MiB are free", needed >> 20, free >> 20);
     Error::io(action, path)(std::io::Error::new(std::io::ErrorKind::StorageFull, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::command::{Batch, Command};
+    use crate::storage::belongs::alone;
+    use crate::task::{Callback, TaskSpec, Timing};
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    fn create(id: &str) -> Batch {
+        let timing = Timing::After { delay_ms: 60_000 };
+        let spec = TaskSpec::new(timing, Callback::post("http://127.0.0.1:9/", "1".to_owned()));
+        Batch::of(NOW, vec![Command::Create { id: id.parse().unwrap(), spec: Box::new(spec) }])
+    }
+
+    /// sled that meets a quota while it writes has to be given up, and the node with it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_checkpoint_for_which_a_quota_leaves_no_room_waits_for_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = alone::open(dir.path(), NOW);
+        alone::apply(&machine, 1, &create("first")).await;
+        machine.checkpoint().await.unwrap();
+        machine.0.quota_bytes.store(MARGIN, Ordering::Relaxed);
+        alone::apply(&machine, 2, &create("second")).await;
+        let ends = tokio::spawn({
+            let machine = machine.clone();
+            async move { machine.run_checkpoints().await }
+        });
+        let until = async |holds: &dyn Fn() -> bool| {
+            let polled = async {
+                while !holds() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), polled).await.unwrap();
+        };
+        until(&|| machine.no_room().is_some()).await;
+        assert!(machine.no_room().unwrap().contains("quota"), "{:?}", machine.no_room());
+        assert_eq!(machine.figures().checkpoints, 1);
+        let error = machine.checkpoint().await.unwrap_err();
+        assert!(error.is_full() && !ends.is_finished(), "{error}");
+        assert!(machine.task(&"first".parse().unwrap()).unwrap().is_some());
+
+        machine.0.quota_bytes.store(u64::MAX, Ordering::Relaxed);
+        until(&|| machine.unsaved_bytes() == 0).await;
+        assert!(machine.no_room().is_none() && !ends.is_finished());
+        ends.abort();
+    }
 }
