@@ -272,3 +272,30 @@ pub mod disk {
         file.sync_data()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread::{self, ThreadId};
+
+    /// It tells which thread drops it.
+    struct Told(mpsc::Sender<ThreadId>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_to_drop_holds_up_no_thread_of_the_runtime() {
+        let (tell, told) = mpsc::channel();
+        super::dispose(Told(tell.clone()));
+        assert_ne!(told.recv().unwrap(), thread::current().id());
+        // Where there is no runtime there is nothing to be held up.
+        let outside = thread::spawn(move || super::dispose(Told(tell)));
+        let own = outside.thread().id();
+        outside.join().unwrap();
+        assert_eq!(told.recv().unwrap(), own);
+    }
+}

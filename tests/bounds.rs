@@ -391,3 +391,19 @@ impl Drop for Unmount<'_> {
         let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
+
+/// A node with a nearly full disk is never ready, not even right after its start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_on_a_nearly_full_disk_is_not_ready_for_a_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.storage.reserve_mb = 1 << 20;
+    let node = TestNode::start(config).await;
+    let leads = until("its election", || async {
+        let ready = node.server().node().ready();
+        assert!(ready.is_err(), "it is ready");
+        node.server().node().may_fire().map(|_| ready)
+    });
+    let reason = leads.await.unwrap_err();
+    assert!(reason.contains("are kept in reserve"), "{reason}");
+}

@@ -274,3 +274,24 @@ async fn a_new_node_that_cannot_write_who_it_is_asks_for_its_place_later() {
     std::fs::remove_dir(in_the_way).unwrap();
     cluster.node(2).await_ready().await;
 }
+
+/// What leads on depends on whether others know the node by the old address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_another_address_stops_and_is_told_what_leads_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.advertise = "here.example:8899".to_owned();
+    let config = TestNode::start(config).await.ready().await.stop().await;
+    let moved = Config { advertise: "there.example:8899".to_owned(), ..config };
+    let mut node = TestNode::start(moved).await;
+    let reason = node.failed().await.to_string();
+    for part in [
+        "belongs to the node here.example:8899, and this one is there.example:8899",
+        "A node of a cluster keeps its address: give it back the old one",
+        "names in `peer_hosts` can move to another address",
+        "For a single node, `advertise = \"here.example:8899\"` will do",
+        "If the directory is a copy of another node's, start with an empty one",
+    ] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}

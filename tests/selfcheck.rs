@@ -4,7 +4,10 @@
 
 mod support;
 
+use std::sync::{Arc, OnceLock};
+
 use support::{named, now, once, until, Cluster};
+use tempfile::NamedTempFile;
 use xcron::command::Command;
 use xcron::storage::doubt;
 
@@ -170,9 +173,22 @@ async fn a_node_in_doubt_with_the_longest_log_passes_it_on_and_another_leads() {
     }
 }
 
+/// What the nodes of this process log at level ERROR, from the first call on.
+fn logged() -> String {
+    static LOG: OnceLock<NamedTempFile> = OnceLock::new();
+    let begin = || {
+        let file = NamedTempFile::new().unwrap();
+        let writer = Arc::new(file.reopen().unwrap());
+        tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::ERROR).with_writer(writer).init();
+        file
+    };
+    std::fs::read_to_string(LOG.get_or_init(begin).path()).unwrap()
+}
+
 /// To serve nothing at all would be worse than to serve what may be wrong: both say so, and go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_majority_can_tell_which_state_is_right_both_say_so_and_serve() {
+    logged();
     let mut cluster = compared().await;
     let (leader, dead) = (cluster.leader().await, cluster.followers().await[0]);
     let wrong = 3 - leader - dead;
@@ -189,6 +205,13 @@ async fn where_no_majority_can_tell_which_state_is_right_both_say_so_and_serve()
         let id = cluster.client(node).create(&once(NOWHERE, FAR_MS)).await;
         cluster.client(node).task(&id).await;
         assert!(doubt::read(&cluster.path(node)).unwrap().is_none(), "nobody knows that it is this one");
+        let log = logged();
+        let told = told.split("tell which is right, ").nth(1).and_then(|told| told.split('"').next()).unwrap();
+        let mut lines = log.lines().filter(|line| line.contains(told));
+        assert!(
+            lines.any(|line| line.contains("no majority can tell which is right")),
+            "{told} is not in the log: {log}"
+        );
     }
     // The third tells which is right.
     cluster.start(dead).await;

@@ -268,6 +268,35 @@ async fn a_snapshot_whose_file_is_gone_or_damaged_is_replaced_and_ends_nothing()
     }
 }
 
+/// What is at fault is the file, and not that the system refuses something for now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_the_disk_cannot_read_is_replaced_and_one_that_cannot_be_opened_now_is_not() {
+    let dir = TempDir::new().unwrap();
+    let machine = behind(dir.path()).await;
+    let io = |code| {
+        let source = std::sync::Arc::new(std::io::Error::from_raw_os_error(code));
+        Error::Io { path: dir.path().to_owned(), action: "read", source }
+    };
+    let refusals = [libc::EMFILE, libc::ENOSPC, libc::ENOMEM].map(io);
+    for (index, error) in (2..).zip([io(libc::EIO), io(libc::ENOENT)]) {
+        let kept = machine.newest_snapshot().unwrap();
+        refusals.iter().for_each(|refusal| kept.doubt(refusal));
+        assert!(!machine.needs_snapshot(), "it can be read later");
+        kept.doubt(&error);
+        assert!(machine.needs_snapshot(), "{error}");
+        tokio::time::timeout(Duration::from_secs(5), machine.snapshot_needed()).await.expect("it is told");
+        apply(&machine, index, index, 10).await;
+        machine.write_snapshot().await.unwrap();
+        assert!(!machine.needs_snapshot());
+    }
+    // A file of the kernel that gives what a disk gives that cannot read.
+    let kept = machine.newest_snapshot().unwrap();
+    let mut failing = xcron::seam::file::open(Path::new("/proc/self/mem")).await.unwrap();
+    let error = kept.read(&mut failing, 0, 100).await.unwrap_err();
+    assert!(error.to_string().contains("os error 5"), "{error}");
+    assert!(machine.needs_snapshot());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_with_a_damaged_header_is_set_aside_at_the_start() {
     let dir = TempDir::new().unwrap();

@@ -169,6 +169,60 @@ fn an_entry_that_was_cut_off_is_known_not_to_be_written_among_three_voters_alone
     assert_eq!([4, 5].map(|voters| replaced(voters, waited)), [Error::Unknown(waited), Error::Unknown(waited)]);
 }
 
+async fn until(holds: impl Fn() -> bool) {
+    let polled = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polled).await.unwrap();
+}
+
+/// An entry that has begun its way to other voters, and is cut off by another leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_an_entry_that_was_cut_off_depends_on_how_many_vote() {
+    for (voters, known) in [(3, true), (4, false), (5, false)] {
+        let (_dir, node) = leading(|config| {
+            // It leads on by its own word for long.
+            (config.raft.election_timeout_min_ms, config.raft.election_timeout_max_ms) = (30_000, 60_000);
+        })
+        .await;
+        until(|| node.is_founded() && node.may_write().is_some()).await;
+        let raft = node.0.group.get().unwrap().clone();
+        // As if all of them had just acknowledged it.
+        let term = node.may_write().unwrap();
+        let sent = crate::raft::Moment::now(node.clock());
+        (2..=voters).for_each(|id| node.0.office.lease.acknowledge(id, term, sent));
+        for id in 2..=voters {
+            raft.add_learner(id, openraft::BasicNode::new("127.0.0.1:9"), false).await.unwrap();
+        }
+        let committed = node.machine().applied().unwrap();
+        // Nobody else is there, so that nothing is committed from here on.
+        let members = raft.clone();
+        let changing = tokio::spawn(async move {
+            let all: std::collections::BTreeSet<u64> = (1..=voters).collect();
+            drop(members.change_membership(all, false).await);
+        });
+        let mut group = node.watch();
+        let changed = group.wait_for(|m| m.as_ref().is_some_and(|m| super::voters(m) == voters as usize));
+        drop(tokio::time::timeout(PATIENCE, changed).await.unwrap().unwrap());
+        let before = node.0.log.log_bytes_since_purge();
+        let writing = node.clone();
+        let commands = vec![Encoded::of(&create(100)).unwrap()];
+        let written = tokio::spawn(async move { write(&writing, term, commands, true, monotonic() + PATIENCE).await });
+        until(|| node.0.log.log_bytes_since_purge() >= before + 100).await;
+        let vote = openraft::Vote::new_committed(term + 1, 2);
+        let id = openraft::LogId::new(openraft::CommittedLeaderId::new(term + 1, 2), committed.index + 1);
+        let entries = vec![openraft::Entry { log_id: id, payload: openraft::EntryPayload::Blank }];
+        let other = AppendEntriesRequest { vote, prev_log_id: Some(committed), entries, leader_commit: None };
+        raft.append_entries(other).await.unwrap();
+        let error = written.await.unwrap().unwrap_err();
+        assert_eq!(error == Error::NoLeader, known, "{voters} voters: {error:?}");
+        assert!(known || matches!(error, Error::Unknown(_)), "{voters} voters: {error:?}");
+        changing.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_command_that_is_let_go_of_without_a_word_is_unknown_if_it_was_taken() {
     let room = Room::new(2, 64 << 20);

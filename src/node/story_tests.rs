@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 
 const PEERS: [&str; 3] = ["a:1", "b:1", "c:1"];
@@ -121,4 +123,58 @@ fn a_second_process_of_the_same_store_or_node_is_found() {
     assert!(twin(&own, &copy, "c:1").is_some_and(|why| why.contains("node 3")));
     assert!(twin(&own, &Status { store: id(6), ..copy.clone() }, "c:1").is_some(), "the same node by another store");
     assert_eq!(twin(&own, &Status { store: id(6), node: 4, ..copy }, "c:1"), None, "another node");
+}
+
+/// What the log says in the end, by level and words.
+#[test]
+fn each_line_is_written_once_at_its_level_and_names_what_it_is_about() {
+    let leader = Leader { id: 2, address: "b:1".to_owned(), term: 7 };
+    let (peer, cause) = ("c:1".to_owned(), "why".to_owned());
+    let listed = names(&PEERS);
+    let about = |of: &str| format!("peer=\"c:1\" {of}").trim_end().to_owned();
+    for (line, level, words, named) in [
+        (
+            Line::Elected { leader, role: "follower" },
+            "INFO",
+            "leader elected",
+            "term=7 leader=2 address=\"b:1\"".to_owned(),
+        ),
+        (Line::NoLeader, "WARN", "no leader is known", String::new()),
+        (Line::Members(listed.clone()), "INFO", "membership", "members=\"a:1, b:1, c:1\"".to_owned()),
+        (
+            Line::ListDiffers { listed: names(&["d:1"]), members: listed.clone() },
+            "WARN",
+            "peer_hosts differs from the membership",
+            "peer_hosts=\"d:1\" members=\"a:1, b:1, c:1\"".to_owned(),
+        ),
+        (Line::Lost { peer: peer.clone(), cause: cause.clone() }, "WARN", "peer lost", about("cause=\"why\"")),
+        (
+            Line::Unresolved { peer: peer.clone(), cause: cause.clone() },
+            "WARN",
+            "peer's name does not resolve",
+            about("cause=\"why\""),
+        ),
+        (
+            Line::Foreign { peer: peer.clone(), cause },
+            "ERROR",
+            "a node of another cluster answers at this peer's address",
+            about("cause=\"why\""),
+        ),
+        (Line::Back { peer }, "INFO", "peer reached", about("")),
+        (Line::Forming { missing: names(&["c:1"]) }, "INFO", "waiting for peers", "missing=\"c:1\"".to_owned()),
+        (
+            Line::FormedWithoutLeader { formed: names(&["c:1"]) },
+            "WARN",
+            "belong to a formed cluster",
+            "formed=\"c:1\"".to_owned(),
+        ),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(file.reopen().unwrap())).finish();
+        tracing::subscriber::with_default(log, || line.write());
+        let written = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(written.lines().count(), 1, "{written}");
+        let parts = [format!(" {level} "), words.to_owned(), named];
+        assert!(parts.iter().all(|part| written.contains(part)), "{parts:?}: {written}");
+    }
 }

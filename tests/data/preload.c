@@ -8,6 +8,9 @@
  *   1  each sync takes so many microseconds longer
  *   2  the next write stops after so many thousandths of its bytes, and the process dies by SIGKILL
  *   5  each write fails with this errno
+ *   6  each read fails with this errno
+ *   7  each rename fails with this errno
+ *   8  each removal fails with this errno
  * and of the whole process:
  *   3  the wall clock is so many seconds ahead
  *   4  the name server is silent: a lookup of a name that ends in .test, which else stands for 127.0.0.1, takes 10 s
@@ -34,9 +37,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT, WRITE_ERRNO };
+enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT, WRITE_ERRNO, READ_ERRNO, RENAME_ERRNO, UNLINK_ERRNO };
 
-static int64_t healthy[6];
+static int64_t healthy[9];
 static volatile int64_t *fault = healthy;
 static const char *part, *root, *durable;
 
@@ -227,13 +230,36 @@ int sync_file_range(int fd, off64_t from, off64_t bytes, unsigned flags) {
     return sync_fails(fd) ? -1 : REAL(sync_file_range)(fd, from, bytes, flags);
 }
 
-static int write_fails(int fd) {
-    int64_t error = fault[WRITE_ERRNO];
+/* Whether this slot has calls of this file fail. */
+static int fails(int slot, int fd) {
+    int64_t error = fault[slot];
     if (!error || !is_ours(fd))
         return 0;
     errno = error;
     return 1;
 }
+static int write_fails(int fd) { return fails(WRITE_ERRNO, fd); }
+
+ssize_t pread64(int fd, void *bytes, size_t length, off_t at) {
+    return fails(READ_ERRNO, fd) ? -1 : REAL(pread64)(fd, bytes, length, at);
+}
+ssize_t read(int fd, void *bytes, size_t length) {
+    static __typeof__(&read) real;
+    if (!real)
+        real = REAL(read);
+    return fails(READ_ERRNO, fd) ? -1 : real(fd, bytes, length);
+}
+
+/* The same of a path. */
+static int path_fails(int slot, const char *path) {
+    int64_t error = fault[slot];
+    if (!error || !part || !strstr(path, part))
+        return 0;
+    errno = error;
+    return 1;
+}
+int rename(const char *from, const char *to) { return path_fails(RENAME_ERRNO, from) ? -1 : REAL(rename)(from, to); }
+int unlink(const char *path) { return path_fails(UNLINK_ERRNO, path) ? -1 : REAL(unlink)(path); }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off_t at) {
     if (write_fails(fd))

@@ -55,6 +55,12 @@ pub enum Slot {
     NamesSilent = 4,
     /// Each write fails with this errno.
     WriteErrno = 5,
+    /// Each read fails with this errno.
+    ReadErrno = 6,
+    /// Each rename fails with this errno.
+    RenameErrno = 7,
+    /// Each removal of a file fails with this errno.
+    UnlinkErrno = 8,
 }
 
 /// The faults of one node.

@@ -65,6 +65,66 @@ async fn a_snapshot_that_cannot_be_synced_ends_nothing_and_a_later_one_can() {
     assert!(missing(&cluster, 0, &tasks).await.is_empty());
 }
 
+/// A rename that fails leaves no snapshot, and a removal that fails leaves one too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_named_and_one_that_cannot_be_removed_end_nothing() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::new(1, SMALL);
+    let base = cluster.path().to_owned();
+    let Some(inner) = Inner::of(&mut cluster.nodes[0], &base, "snapshots/") else { return };
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let data = cluster.nodes[0].data.clone();
+    inner.set(Slot::RenameErrno, EIO);
+    let mut tasks = fill(&cluster, 0, "unnamed", 60).await;
+    let told = async |what: &str| {
+        eventually("it is told", READY_MAX, async || cluster.nodes[0].log_text().contains(what)).await;
+    };
+    told("a snapshot could not be written").await;
+    eventually("what failed is removed", READY_MAX, async || snapshots(&data, "tmp").is_empty()).await;
+    assert_eq!(snapshots(&data, "snap"), []);
+    inner.set(Slot::RenameErrno, 0);
+    eventually("a snapshot is written", READY_MAX, async || !snapshots(&data, "snap").is_empty()).await;
+
+    inner.set(Slot::UnlinkErrno, EIO);
+    tasks.extend(fill(&cluster, 0, "kept", 80).await);
+    eventually("a second one is written", READY_MAX, async || snapshots(&data, "snap").len() >= 2).await;
+    told("a file that is needed no more cannot be removed").await;
+    inner.set(Slot::UnlinkErrno, 0);
+    tasks.extend(fill(&cluster, 0, "removed", 160).await);
+    eventually("the older ones are removed", READY_MAX, async || snapshots(&data, "snap").len() == 1).await;
+    assert!(cluster.nodes.iter_mut().all(|node| !node.has_ended()));
+    assert_eq!(tasks.len(), 300);
+    assert!(missing(&cluster, 0, &tasks).await.is_empty());
+}
+
+/// The leader cannot read the snapshot that a follower needs: it leads on, and writes another one in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_the_disk_cannot_read_is_written_again_and_ends_nothing() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::new(3, SMALL);
+    let Some(inner) = Inner::of_all(&mut cluster, "snapshots/") else { return };
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.nodes[away].kill();
+    let tasks = fill(&cluster, leader, "before", 200).await;
+    let newest = || snapshots(&cluster.nodes[leader].data, "snap").into_iter().map(|(name, _)| name).max();
+    eventually("a snapshot is taken", READY_MAX, async || newest().is_some()).await;
+    inner[leader].set(Slot::ReadErrno, EIO);
+    cluster.nodes[away].spawn();
+    let log = || cluster.nodes[leader].log_text();
+    let told = "a snapshot of this node cannot be read; another one is written in its place";
+    eventually("it is told", READY_MAX, async || log().contains(told)).await;
+    assert!(log().lines().any(|line| line.contains(told) && line.contains("os error 5")), "by another error");
+    inner[leader].set(Slot::ReadErrno, 0);
+    assert!(cluster.all_ready(READY_MAX).await);
+    cluster.caught_up(Duration::from_secs(60)).await;
+    assert!(cluster.nodes.iter_mut().all(|node| !node.has_ended()));
+    agree(&cluster, &tasks).await;
+}
+
 /// The node is killed while the sync of the snapshot that it has received takes long: openraft has purged its log by then
 /// if it was given the snapshot before.
 #[tokio::test(flavor = "multi_thread")]
