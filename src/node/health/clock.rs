@@ -60,22 +60,20 @@ pub(super) fn compare(node: &Node, peers: &[String], since: Instant, done: bool)
     let limit_ms = node.0.config.raft.max_clock_skew_ms as i64;
     let heard = peers.iter().filter_map(|peer| node.0.links.presence(peer)).filter(|p| p.heard >= since);
     let offsets: Vec<i64> = heard.map(|p| p.clock_offset_ms).collect();
-    match judge(&offsets, peers.len(), limit_ms) {
+    match conclude(&offsets, peers.len(), limit_ms, done) {
         Verdict::Right => note(node, |faults| (faults.clock, faults.uncompared) = (None, false)),
         Verdict::Wrong(fault) => note(node, |faults| (faults.clock, faults.uncompared) = (Some(fault), false)),
-        // Those who do not answer tell nothing: it is for those who do.
-        Verdict::Open if done => {
-            let fault = unless_others_agree(&offsets, peers.len(), limit_ms);
-            // With this node they are a majority. Fewer can say that its clock is wrong, and not that it is right.
-            let enough = offsets.len() >= peers.len().div_ceil(2);
-            if fault.is_some() || enough {
-                note(node, |faults| {
-                    faults.clock = fault;
-                    faults.uncompared &= !enough;
-                });
-            }
-        }
         Verdict::Open => {}
+    }
+}
+
+/// What the clocks that were heard say; with `done` no other will be heard. Where some do not answer, the others can say
+/// that this node's clock is wrong. That it is right only a majority of all can: of two whose clocks were set wrong alike
+/// one would confirm the other, while those that know better are dead.
+fn conclude(offsets: &[i64], peers: usize, limit_ms: i64, done: bool) -> Verdict {
+    match judge(offsets, peers, limit_ms) {
+        Verdict::Open if done => unless_others_agree(offsets, peers, limit_ms).map_or(Verdict::Open, Verdict::Wrong),
+        verdict => verdict,
     }
 }
 
@@ -127,11 +125,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_wrong_when_most_say_so() {
-        let fault = |offsets: &[i64], peers| match judge(offsets, peers, 5000) {
-            Verdict::Right => false,
-            Verdict::Wrong(_) => true,
-            Verdict::Open => unless_others_agree(offsets, peers, 5000).is_some(),
-        };
+        let fault = |offsets: &[i64], peers| matches!(conclude(offsets, peers, 5000, true), Verdict::Wrong(_));
         assert!(!fault(&[], 2));
         assert!(!fault(&[3, -4], 2));
         assert!(fault(&[-3_600_000, -3_600_010], 2));
@@ -140,6 +134,17 @@ mod tests {
         assert!(!fault(&[3_600_000, 3, 1, 0], 4));
         assert!(fault(&[3_600_000, 3_600_001, 3_600_002, 0], 4));
         assert!(fault(&[6000], 1), "of two nodes neither knows who is wrong, and neither fires");
+    }
+
+    #[test]
+    fn a_minority_says_of_no_clock_that_it_is_right() {
+        let verdict = |offsets: &[i64], peers| conclude(offsets, peers, 5000, true);
+        // Two of five were set an hour ahead, and two are dead: none of the three that are left is confirmed.
+        assert_eq!(verdict(&[-3_600_000, 1], 4), Verdict::Open);
+        assert!(matches!(verdict(&[3_600_000, 3_600_001], 4), Verdict::Wrong(_)));
+        assert_eq!(verdict(&[2, 1], 4), Verdict::Right);
+        assert_eq!(verdict(&[1], 4), Verdict::Open);
+        assert_eq!(verdict(&[1], 2), Verdict::Right);
     }
 
     #[test]
