@@ -29,6 +29,18 @@ async fn fill(cluster: &Cluster, node: usize, prefix: &str, count: usize) -> Vec
     taken
 }
 
+/// Fills it until the log no longer begins with its first entries, so that a node that is away needs a snapshot.
+async fn fill_until_purged(cluster: &Cluster, node: usize) -> Vec<String> {
+    let mut taken = Vec::new();
+    for round in 0..40 {
+        taken.extend(fill(cluster, node, &format!("before-{round}"), 50).await);
+        if !cluster.nodes[node].log_has_first() {
+            return taken;
+        }
+    }
+    panic!("the log is never purged");
+}
+
 fn snapshots(data: &Path, extension: &str) -> Vec<(String, u64)> {
     let Ok(entries) = std::fs::read_dir(data.join("snapshots")) else { return Vec::new() };
     let files = entries.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == extension));
@@ -109,7 +121,7 @@ async fn a_snapshot_that_the_disk_cannot_read_is_written_again_and_ends_nothing(
     let (leader, _) = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster.nodes[away].kill();
-    let tasks = fill(&cluster, leader, "before", 200).await;
+    let tasks = fill_until_purged(&cluster, leader).await;
     let newest = || snapshots(&cluster.nodes[leader].data, "snap").into_iter().map(|(name, _)| name).max();
     eventually("a snapshot is taken", READY_MAX, async || newest().is_some()).await;
     inner[leader].set(Slot::ReadErrno, EIO);
@@ -137,7 +149,7 @@ async fn a_kill_while_a_received_snapshot_is_synced_loses_nothing() {
     let (leader, _) = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster.nodes[away].kill();
-    let mut tasks = fill(&cluster, leader, "before", 200).await;
+    let mut tasks = fill_until_purged(&cluster, leader).await;
     eventually("a snapshot is taken", READY_MAX, async || !snapshots(&cluster.nodes[leader].data, "snap").is_empty())
         .await;
     let whole = snapshots(&cluster.nodes[leader].data, "snap").iter().map(|(_, bytes)| *bytes).max();
