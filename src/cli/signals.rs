@@ -101,45 +101,29 @@ pub(super) async fn reload(file: &Path, running: &Config) {
 /// Which parts differ, by the names that they have in the file.
 fn changed(old: &Config, new: &Config) -> Vec<&'static str> {
     // Whoever adds a part is told by the compiler that it is to be listed; `zone_data` is no key of the file.
-    let Config {
-        env: _,
-        http_port: _,
-        peer_port: _,
-        monitor_port: _,
-        raft_dir: _,
-        bind: _,
-        advertise: _,
-        timezone: _,
-        peer: _,
-        raft: _,
-        storage: _,
-        limits: _,
-        callback: _,
-        security: _,
-        zone_data: _,
-    } = old;
-    let parts = [
-        ("env", old.env == new.env),
-        ("http_port", old.http_port == new.http_port),
-        ("peer_port", old.peer_port == new.peer_port),
-        ("monitor_port", old.monitor_port == new.monitor_port),
-        ("raft_dir", old.raft_dir == new.raft_dir),
-        ("bind", old.bind == new.bind),
-        ("advertise", old.advertise == new.advertise),
-        ("timezone", old.timezone == new.timezone),
-        ("peer", old.peer == new.peer),
-        ("raft", old.raft == new.raft),
-        ("storage", old.storage == new.storage),
-        ("limits", old.limits == new.limits),
-        ("callback", old.callback == new.callback),
-        ("security", old.security == new.security),
-    ];
-    let named: Vec<&str> = parts.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
-    // A part that is not listed here.
-    if named.is_empty() && old != new {
-        return vec!["others"];
+    macro_rules! differing {
+        ($($part:ident),*) => {{
+            let Config { $($part: _,)* zone_data: _ } = old;
+            [$((stringify!($part), old.$part != new.$part)),*]
+        }};
     }
-    named
+    let parts = differing![
+        env,
+        http_port,
+        peer_port,
+        monitor_port,
+        raft_dir,
+        bind,
+        advertise,
+        timezone,
+        peer,
+        raft,
+        storage,
+        limits,
+        callback,
+        security
+    ];
+    parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 #[cfg(test)]

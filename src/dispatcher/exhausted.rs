@@ -37,16 +37,12 @@ impl Exhausted {
         if !no_place {
             metrics.without_descriptor.inc();
         }
-        let told = if no_place { &self.no_place } else { &self.no_descriptor };
-        let told = told.lock().unwrap_or_else(PoisonError::into_inner).count(monotonic());
-        match told {
-            Some(attempts) if no_place => {
-                tracing::warn!(attempts, %error, "attempts wait: the name server is silent about other names");
-            }
-            Some(attempts) => {
-                tracing::warn!(attempts, %error, "attempts wait: this process has no descriptor left for a connection");
-            }
-            None => {}
+        let (told, why) = match no_place {
+            true => (&self.no_place, "the name server is silent about other names"),
+            false => (&self.no_descriptor, "this process has no descriptor left for a connection"),
+        };
+        if let Some(attempts) = told.lock().unwrap_or_else(PoisonError::into_inner).count(monotonic()) {
+            tracing::warn!(attempts, %error, "attempts wait: {why}");
         }
         // Counted until the wait is over, also where it is broken off.
         let others = self.waiting.held();

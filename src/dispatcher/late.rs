@@ -81,17 +81,17 @@ impl Dispatcher {
 
     /// Why a due time at this target was missed, as far as this node knows.
     pub fn missed_cause(&self, job: &Job) -> Option<String> {
-        self.cause(job, job.at).or_else(|| {
+        self.cause(job).or_else(|| {
             let is_busy = self.0.gaps.fired_at(job.at) && self.table().queue.is_busy(&job.target);
             is_busy
                 .then(|| format!("the callbacks under way, to {} or in all, left no place for it in time", job.target))
         })
     }
 
-    /// Why what was due at `at` at this target did not go out then, as far as this node knows.
-    fn cause(&self, job: &Job, at: Timestamp) -> Option<String> {
-        self.0.gaps.cause(at).or_else(|| {
-            let (since, until) = self.outage(&job.target, at)?;
+    /// Why the job did not go out when it was due, as far as this node knows.
+    fn cause(&self, job: &Job) -> Option<String> {
+        self.0.gaps.cause(job.at).or_else(|| {
+            let (since, until) = self.outage(&job.target, job.at)?;
             let until = until.map_or_else(|| "on".to_owned(), |until| format!("to {}", until.as_ms()));
             Some(format!("the target {} could not be reached, from {} {until} (unix ms)", job.target, since.as_ms()))
         })
@@ -107,7 +107,7 @@ impl Dispatcher {
         if was_paused {
             return Some("paused".to_owned());
         }
-        self.cause(job, job.at)
+        self.cause(job)
     }
 }
 

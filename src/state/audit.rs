@@ -147,7 +147,6 @@ impl Course {
         let behind = behind.filter(is_wanted).take(period.limit + 1);
         // It stands in no schedule where the task was due once.
         let latest = self.latest.filter(|_| self.timetable().is_none()).filter(is_wanted);
-        let latest = latest.filter(|latest| self.next.is_none_or(|next| *latest < next));
         for due in behind.chain(scheduled.filter(is_wanted).take(period.limit + 1)).chain(latest) {
             let key = RunKey::scheduled(due);
             if found.contains_key(&key) {

@@ -366,9 +366,8 @@ impl Drop for PanicGuard<'_> {
 pub(super) fn full_or_io(path: &Path, action: &'static str, e: std::io::Error) -> Error {
     use rustix::io::Errno;
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
-    match e.raw_os_error() {
-        Some(code) if passing.contains(&code) => Error::Full { path: path.to_owned(), detail: e.to_string() },
-        _ if fsutil::is_full(&e) => Error::Full { path: path.to_owned(), detail: e.to_string() },
-        _ => Error::io(path, action)(e),
+    if fsutil::is_full(&e) || e.raw_os_error().is_some_and(|code| passing.contains(&code)) {
+        return Error::Full { path: path.to_owned(), detail: e.to_string() };
     }
+    Error::io(path, action)(e)
 }
