@@ -258,3 +258,22 @@ async fn an_audit_accounts_for_the_time_in_which_no_node_ran() {
     node.client.get("/xcron/audit?task_id=a&from=9&to=8").await.is(1000, 400, "to");
     node.client.get("/xcron/audit?task_id=a&cursor=x").await.is(1000, 400, "cursor");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn due_times_that_have_found_no_place_in_time_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.callback.in_flight_per_host_max = 1;
+    config.callback.misfire_window_ms = 1000;
+    let node = TestNode::start(config).await.ready().await;
+    let sink = Sink::saying(|hit| if hit.task() == "slow" { Say::ok().after(5000) } else { Say::ok() }).await;
+    node.client.create(&named(periodic(&sink.url("/"), "@every 1s"), "slow")).await;
+    sink.await_of("slow", 1).await;
+    node.client.create(&named(periodic(&sink.url("/"), "@every 1s"), "p")).await;
+    let missed = until("a missed due time", || async {
+        node.client.runs("p").await.into_iter().find(|run| run["state"] == "missed")
+    })
+    .await;
+    let reason = missed["reason"].as_str().expect("a reason");
+    assert!(reason.contains("left no place for it in time"), "{reason}");
+}

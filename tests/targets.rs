@@ -525,25 +525,6 @@ async fn due_times_that_a_dead_target_has_missed_say_so() {
     assert!(reason.contains(&format!("{address} could not be reached, from {since} to ")), "{reason}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn due_times_that_have_found_no_place_in_time_say_so() {
-    let (_dir, node) = node_with(|c| {
-        c.callback.in_flight_per_host_max = 1;
-        c.callback.misfire_window_ms = 1000;
-    })
-    .await;
-    let sink = Sink::saying(|hit| if hit.task() == "slow" { Say::ok().after(5000) } else { Say::ok() }).await;
-    node.client.create(&named(support::periodic(&sink.url("/"), "@every 1s"), "slow")).await;
-    sink.await_of("slow", 1).await;
-    node.client.create(&named(support::periodic(&sink.url("/"), "@every 1s"), "p")).await;
-    let missed = until("a missed due time", || async {
-        node.client.runs("p").await.into_iter().find(|run| run["state"] == "missed")
-    })
-    .await;
-    let reason = missed["reason"].as_str().expect("a reason");
-    assert!(reason.contains("left no place for it in time"), "{reason}");
-}
-
 /// A target that answers `head` and then `piece` for ever, with a pause before each: its URL, and how many bytes it has
 /// got rid of once the node had enough of it.
 async fn endless(

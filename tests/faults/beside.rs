@@ -47,7 +47,8 @@ impl Ticks {
             let mut audit = Vec::new();
             holds_within(Duration::from_secs(20), async || {
                 audit = self::audit(cluster, id).await;
-                audit.last().is_some_and(|due| time(due) >= until_ms) && !audit.iter().any(|due| is_open(due, until_ms))
+                audit.last().is_some_and(|due| time(due) >= until_ms)
+                    && !audit.iter().any(|due| time(due) < until_ms && is_open(due))
             })
             .await;
             let wrong = self.wrong(id, &audit, until_ms, sink);
@@ -91,12 +92,14 @@ impl Ticks {
     }
 }
 
-fn time(due: &Value) -> u64 {
-    due["due_time_ms"].as_u64().unwrap_or_default()
+/// When it is due, unix milliseconds.
+pub fn time(due: &Value) -> u64 {
+    due["due_time_ms"].as_u64().expect("a due time")
 }
 
-fn is_open(due: &Value, until_ms: u64) -> bool {
-    time(due) < until_ms && ["pending", "running", "scheduled"].contains(&due["state"].as_str().unwrap_or_default())
+/// Whether it has come to no end yet.
+pub fn is_open(due: &Value) -> bool {
+    ["pending", "running", "scheduled"].contains(&due["state"].as_str().unwrap_or_default())
 }
 
 pub async fn audit(cluster: &Cluster, id: &str) -> Vec<Value> {

@@ -3,7 +3,7 @@
 use serde_json::{json, Value};
 
 use crate::api::code;
-use crate::beside::audit;
+use crate::beside::{audit, is_open, time};
 use crate::harness::{eventually, now_ms, sleep_ms, Cluster, Node, READY_MAX};
 use crate::sink::Sink;
 use crate::trial::turn;
@@ -12,15 +12,10 @@ const WINDOW_MS: u64 = 2000;
 /// Between the decision about a due time and the arrival of its callback, on a machine that is busy.
 const UNSURE_MS: u64 = 1000;
 
-fn time(due: &Value) -> u64 {
-    due["due_time_ms"].as_u64().expect("a due time")
-}
-
 /// Whether all due times up to this one have come to an end, and it is among them.
 fn is_settled(audit: &[Value], until_ms: u64) -> bool {
     let come: Vec<_> = audit.iter().filter(|due| time(due) <= until_ms).collect();
-    let open = |due: &&Value| ["pending", "running", "scheduled"].iter().any(|state| due["state"] == *state);
-    come.last().is_some_and(|last| time(last) + 1000 > until_ms) && !come.iter().any(open)
+    come.last().is_some_and(|last| time(last) + 1000 > until_ms) && !come.iter().any(|due| is_open(due))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,13 +29,30 @@ async fn fill(cluster: &Cluster, node: usize, prefix: &str, count: usize) -> Vec
     taken
 }
 
-/// Fills it until the log no longer begins with its first entries, so that a node that is away needs a snapshot.
-async fn fill_until_purged(cluster: &Cluster, node: usize) -> Vec<String> {
-    let mut taken = Vec::new();
+/// Three nodes, of which one is away and needs a snapshot: the others' logs no longer begin with the first entries.
+struct OneAway {
+    cluster: Cluster,
+    /// Faults of the snapshots of each node.
+    inner: Vec<Inner>,
+    leader: usize,
+    away: usize,
+    /// What was taken meanwhile.
+    tasks: Vec<String>,
+}
+
+async fn one_away() -> Option<OneAway> {
+    let mut cluster = Cluster::new(3, SMALL);
+    let inner = Inner::of_all(&mut cluster, "snapshots/")?;
+    cluster.nodes.iter_mut().for_each(Node::spawn);
+    assert!(cluster.all_ready(READY_MAX).await);
+    let (leader, _) = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.nodes[away].kill();
+    let mut tasks = Vec::new();
     for round in 0..40 {
-        taken.extend(fill(cluster, node, &format!("before-{round}"), 50).await);
-        if !cluster.nodes[node].log_has_first() {
-            return taken;
+        tasks.extend(fill(&cluster, leader, &format!("before-{round}"), 50).await);
+        if !cluster.nodes[leader].log_has_first() {
+            return Some(OneAway { cluster, inner, leader, away, tasks });
         }
     }
     panic!("the log is never purged");
@@ -114,14 +131,7 @@ async fn a_snapshot_that_cannot_be_named_and_one_that_cannot_be_removed_end_noth
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_the_disk_cannot_read_is_written_again_and_ends_nothing() {
     let _turn = turn().await;
-    let mut cluster = Cluster::new(3, SMALL);
-    let Some(inner) = Inner::of_all(&mut cluster, "snapshots/") else { return };
-    cluster.nodes.iter_mut().for_each(Node::spawn);
-    assert!(cluster.all_ready(READY_MAX).await);
-    let (leader, _) = cluster.leader().await;
-    let away = (leader + 1) % 3;
-    cluster.nodes[away].kill();
-    let tasks = fill_until_purged(&cluster, leader).await;
+    let Some(OneAway { mut cluster, inner, leader, away, tasks }) = one_away().await else { return };
     let newest = || snapshots(&cluster.nodes[leader].data, "snap").into_iter().map(|(name, _)| name).max();
     eventually("a snapshot is taken", READY_MAX, async || newest().is_some()).await;
     inner[leader].set(Slot::ReadErrno, EIO);
@@ -142,14 +152,7 @@ async fn a_snapshot_that_the_disk_cannot_read_is_written_again_and_ends_nothing(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_a_received_snapshot_is_synced_loses_nothing() {
     let _turn = turn().await;
-    let mut cluster = Cluster::new(3, SMALL);
-    let Some(inner) = Inner::of_all(&mut cluster, "snapshots/") else { return };
-    cluster.nodes.iter_mut().for_each(Node::spawn);
-    assert!(cluster.all_ready(READY_MAX).await);
-    let (leader, _) = cluster.leader().await;
-    let away = (leader + 1) % 3;
-    cluster.nodes[away].kill();
-    let mut tasks = fill_until_purged(&cluster, leader).await;
+    let Some(OneAway { mut cluster, inner, leader, away, mut tasks }) = one_away().await else { return };
     eventually("a snapshot is taken", READY_MAX, async || !snapshots(&cluster.nodes[leader].data, "snap").is_empty())
         .await;
     let whole = snapshots(&cluster.nodes[leader].data, "snap").iter().map(|(_, bytes)| *bytes).max();
