@@ -72,3 +72,5 @@ mod records;
 mod room;
 #[path = "faults/snapshots.rs"]
 mod snapshots;
+#[path = "faults/times.rs"]
+mod times;

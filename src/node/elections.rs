@@ -10,6 +10,8 @@
 //! A question costs nothing, an election the term of a leader. So the silence that makes a node ask can be short, and a
 //! node that comes back, or is too busy to listen, disturbs nobody.
 
+mod patience;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,63 +23,13 @@ use openraft::{ServerState, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub(super) use self::patience::Patience;
 use super::leadership::{self, Facts, NotLeading, Term};
 use super::{health, log_ends, Node};
 use crate::clock::monotonic;
 use crate::raft::wire::{Opinion, Question};
 use crate::raft::{self, sign_of_life, term, Moment};
 use crate::seam::bug::{self, Bug};
-
-/// Until when this node does not ask whether it would be elected: another one has asked, or an election is under way.
-#[derive(Debug)]
-pub(super) struct Patience(Mutex<Waiting>);
-
-#[derive(Debug)]
-struct Waiting {
-    until: Instant,
-    /// How often this node has stood since there was a leader.
-    stood: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience(Mutex::new(Waiting { until: monotonic(), stood: 0 }))
-    }
-}
-
-impl Patience {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for so long; longer where elections come to nothing. A vote is synced by who gives it, and each further
-    /// candidacy takes the votes back that are on their way: where disks are slow, none would ever be counted.
-    fn wait(&self, time: Duration) {
-        let mut waiting = self.lock();
-        let times = 1 << waiting.stood.saturating_sub(STOOD_AT_ONCE).min(TIMES_LONGER_MAX);
-        waiting.until = waiting.until.max(monotonic() + time * times);
-    }
-
-    /// This node stands, and waits for what comes of it.
-    fn stands(&self, time: Duration) {
-        self.lock().stood += 1;
-        self.wait(time);
-    }
-
-    /// There is a leader.
-    fn rest(&self) {
-        self.lock().stood = 0;
-    }
-
-    fn is_over(&self) -> bool {
-        self.lock().until <= monotonic()
-    }
-}
-
-/// So often a node stands without waiting longer each time: that votes are split is no matter of time.
-const STOOD_AT_ONCE: u32 = 2;
-/// From then on it waits twice as long each time, and so often at most.
-const TIMES_LONGER_MAX: u32 = 3;
 
 /// When this node was last asked, without a leader, by one whose log ends before its own: without this node's log there
 /// may be nobody to lead.
@@ -93,6 +45,9 @@ impl Needed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|asked| asked.elapsed() < time)
     }
 }
+
+/// A leader makes itself heard no more often than a configuration can ask for.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
 /// More than what a new leader writes at first.
 const FIRST_ENTRY_BYTES: u64 = 64 << 10;
@@ -247,11 +202,13 @@ impl Signs {
 /// Tells the others that this node leads. openraft does so as well; but not while it writes to the log, or while
 /// something large is on its way to that peer.
 async fn pulse(node: &Node) {
-    let heartbeat = node.heartbeat();
+    let mut heartbeat = node.heartbeat();
     loop {
         tokio::time::sleep(heartbeat).await;
         let Some((vote, others)) = node.led_vote() else { continue };
         let term = vote.leader_id().term;
+        // A peer with shorter times grants a shorter lease, and misses its leader sooner.
+        heartbeat = node.heartbeat().div_f64(node.0.office.lease.haste(term)).max(HEARTBEAT_MIN);
         if node.0.office.lease.is_given_up(term) {
             continue;
         }
@@ -288,9 +245,10 @@ fn send_sign(node: &Node, vote: Vote<u64>, id: u64, address: &str, times: usize)
 /// One sign of life to one peer.
 async fn beat(node: &Node, vote: Vote<u64>, id: u64, address: &str) {
     let sent = Moment::now(&node.0.clock);
-    let answer = node.0.links.call::<_, raft::Appended>(address, "append", &sign_of_life(vote), node.silence()).await;
-    if answer.is_ok_and(|answer| raft::is_followed(&answer)) {
-        node.0.office.lease.acknowledge(id, vote.leader_id().term, sent);
+    let sign = sign_of_life(vote);
+    let answer = node.0.links.call_as_leader(address, "append", &sign, node.silence()).await;
+    if let Some((_, bears)) = answer.ok().filter(|(answer, _)| raft::is_followed(answer)) {
+        node.0.office.lease.acknowledge(id, vote.leader_id().term, sent, bears);
     }
 }
 
@@ -468,28 +426,5 @@ impl Node {
             // Where Raft has failed, this node stops.
             let _ = term::leave(raft, term).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_has_stood_in_vain_waits_longer_until_there_is_a_leader() {
-        let patience = Patience::default();
-        let time = Duration::from_secs(1);
-        let stand = || {
-            patience.lock().until = monotonic();
-            patience.stands(time);
-            let waits = patience.lock().until - monotonic();
-            // What has passed since is little beside the time itself.
-            assert!(!patience.is_over());
-            waits.as_millis().div_ceil(time.as_millis())
-        };
-        let waits: Vec<_> = (0..7).map(|_| stand()).collect();
-        assert_eq!(waits, [1, 1, 2, 4, 8, 8, 8]);
-        patience.rest();
-        assert_eq!(stand(), 1);
     }
 }

@@ -204,8 +204,9 @@ impl Node {
         let (submissions, submitted) = mpsc::channel(config.limits.queue_max);
         let submission_room = proposer::Room::new(config.limits.queue_max, config.limits.queue_bytes_max);
         let (readers, read) = mpsc::channel(config.limits.queue_max);
-        // A little less than the time for which followers vote for no other: clocks run at slightly different speeds.
-        let lease = Lease::new(Duration::from_millis(config.raft.election_timeout_min_ms * 9 / 10));
+        let bears = Duration::from_millis(config.raft.election_timeout_min_ms);
+        links.promise(bears);
+        let lease = Lease::new(Lease::within(bears));
         let store = identity.as_ref().map_or_else(seam::uuid, |i| i.store);
         let of_state = machine.clone();
         let claims = move |node| of_state.with_state(|state| state.claims().get(&node).copied());

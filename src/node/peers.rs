@@ -126,6 +126,9 @@ impl Node {
             full,
             instance: self.0.instance,
             peer_hosts: self.0.config.peers().iter().map(ToString::to_string).collect(),
+            heartbeat_ms: self.0.config.raft.heartbeat_ms,
+            election_timeout_min_ms: self.0.config.raft.election_timeout_min_ms,
+            election_timeout_max_ms: self.0.config.raft.election_timeout_max_ms,
         }
     }
 }

@@ -192,7 +192,7 @@ async fn what_became_of_an_entry_that_was_cut_off_depends_on_how_many_vote() {
         // As if all of them had just acknowledged it.
         let term = node.may_write().unwrap();
         let sent = crate::raft::Moment::now(node.clock());
-        (2..=voters).for_each(|id| node.0.office.lease.acknowledge(id, term, sent));
+        (2..=voters).for_each(|id| node.0.office.lease.acknowledge(id, term, sent, None));
         for id in 2..=voters {
             raft.add_learner(id, openraft::BasicNode::new("127.0.0.1:9"), false).await.unwrap();
         }

@@ -4,6 +4,7 @@
 //! [`Story`] is pure: it is shown what is there, now and then, and gives the lines that tell what has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -26,6 +27,30 @@ struct Leader {
     term: u64,
 }
 
+/// The times in `[raft]` that the nodes should have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Times {
+    heartbeat_ms: u64,
+    election_timeout_min_ms: u64,
+    election_timeout_max_ms: u64,
+}
+
+impl Times {
+    /// None: an older version, which does not tell.
+    fn of(status: &Status) -> Option<Times> {
+        let &Status { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms, .. } = status;
+        let times = Times { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms };
+        (heartbeat_ms != 0).then_some(times)
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Times { heartbeat_ms, election_timeout_min_ms: min, election_timeout_max_ms: max } = self;
+        write!(f, "heartbeat_ms {heartbeat_ms}, election_timeout_min_ms {min}, election_timeout_max_ms {max}")
+    }
+}
+
 /// What is there at one moment.
 #[derive(Clone, Debug, Default)]
 struct Seen {
@@ -38,6 +63,8 @@ struct Seen {
     members: Vec<String>,
     /// The same by the configuration.
     listed: Vec<String>,
+    /// This node's times in `[raft]`.
+    times: Times,
     /// What each of the others answered, or why it did not.
     peers: Vec<(String, Result<Status, String>)>,
 }
@@ -53,6 +80,7 @@ enum Line {
     Unresolved { peer: String, cause: String },
     Foreign { peer: String, cause: String },
     Back { peer: String },
+    TimesDiffer { peer: String, theirs: Times, own: Times },
     Forming { missing: Vec<String> },
     FormedWithoutLeader { formed: Vec<String> },
 }
@@ -75,6 +103,12 @@ impl Line {
             Line::Foreign { peer, cause } => {
                 tracing::error!(peer, cause, "a node of another cluster answers at this peer's address");
             }
+            Line::TimesDiffer { peer, theirs, own } => tracing::warn!(
+                peer,
+                %theirs,
+                %own,
+                "this peer has other times in [raft] than this node; the shorter lease counts"
+            ),
             Line::Back { peer } => tracing::info!(peer, "peer reached"),
             Line::Forming { missing } => {
                 tracing::info!(missing = missing.join(", "), "waiting for peers to form the cluster");
@@ -121,6 +155,8 @@ struct Story {
     list_told: Option<(Vec<String>, Vec<String>)>,
     /// What was told of each peer, and for how many looks it has been something else.
     peers: BTreeMap<String, (Option<Reach>, u32)>,
+    /// The times of peers that are others than this node's.
+    times_told: BTreeMap<String, Times>,
     waiting: u32,
     waiting_told: Option<(Vec<String>, Vec<String>)>,
 }
@@ -132,6 +168,7 @@ impl Story {
         self.look_at_leader(seen, &mut lines);
         self.look_at_members(seen, &mut lines);
         self.look_at_peers(seen, &mut lines);
+        self.look_at_times(seen, &mut lines);
         self.look_at_forming(seen, &mut lines);
         lines
     }
@@ -196,6 +233,19 @@ impl Story {
         }
     }
 
+    fn look_at_times(&mut self, seen: &Seen, lines: &mut Vec<Line>) {
+        let own = seen.times;
+        for (peer, answer) in &seen.peers {
+            let (Reach::Reached, Ok(status)) = (Reach::of(seen.cluster, answer).0, answer) else { continue };
+            let Some(theirs) = Times::of(status) else { continue };
+            if theirs == own {
+                self.times_told.remove(peer);
+            } else if self.times_told.insert(peer.clone(), theirs) != Some(theirs) {
+                lines.push(Line::TimesDiffer { peer: peer.clone(), theirs, own });
+            }
+        }
+    }
+
     fn look_at_forming(&mut self, seen: &Seen, lines: &mut Vec<Line>) {
         if seen.takes_part || seen.listed.is_empty() {
             return;
@@ -246,8 +296,9 @@ pub(super) async fn run(node: &Node) -> String {
             }
         }
         let (id, cluster) = node.0.links.own();
+        let times = Times::of(&node.own_status()).unwrap_or_default();
         let takes_part = node.0.group.get().is_some();
-        let seen = Seen { node: id, cluster, takes_part, leader, members, listed, peers };
+        let seen = Seen { node: id, cluster, takes_part, leader, members, listed, times, peers };
         story.look(&seen).iter().for_each(Line::write);
     }
 }

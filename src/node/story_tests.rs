@@ -19,6 +19,7 @@ fn seen() -> Seen {
         leader: Some(leader),
         members: names(&PEERS),
         listed: names(&PEERS),
+        times: Times { heartbeat_ms: 50, election_timeout_min_ms: 300, election_timeout_max_ms: 1000 },
         peers: vec![ok("b:1"), ok("c:1")],
     }
 }
@@ -104,6 +105,32 @@ fn a_peer_of_another_cluster_is_told() {
 }
 
 #[test]
+fn other_times_of_a_peer_are_told_once_and_again_when_they_change() {
+    let mut story = told();
+    assert_eq!(story.look(&seen()), [], "an older version tells none");
+    let own = seen().times;
+    let with = |theirs: Times| {
+        let mut seen = seen();
+        let Times { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms } = theirs;
+        let status = Status { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms, ..Status::default() };
+        seen.peers[1].1 = Ok(status);
+        seen
+    };
+    let line = |theirs| Line::TimesDiffer { peer: "c:1".to_owned(), theirs, own };
+    for theirs in [
+        Times { heartbeat_ms: 60, ..own },
+        Times { election_timeout_min_ms: 500, ..own },
+        Times { election_timeout_max_ms: 900, ..own },
+    ] {
+        assert_eq!(story.look(&with(theirs)), [line(theirs)]);
+        assert_eq!(story.look(&with(theirs)), []);
+    }
+    assert_eq!(story.look(&with(own)), []);
+    let again = Times { heartbeat_ms: 60, ..own };
+    assert_eq!(story.look(&with(again)), [line(again)]);
+}
+
+#[test]
 fn who_is_missing_while_the_cluster_forms_is_told_and_a_formed_one_without_a_leader_too() {
     let mut story = Story::default();
     let forming = Seen { takes_part: false, cluster: None, leader: None, members: Vec::new(), ..failing("refused") };
@@ -159,6 +186,19 @@ fn each_line_is_written_once_at_its_level_and_names_what_it_is_about() {
             "ERROR",
             "a node of another cluster answers at this peer's address",
             about("cause=\"why\""),
+        ),
+        (
+            Line::TimesDiffer {
+                peer: peer.clone(),
+                theirs: Times { heartbeat_ms: 1, election_timeout_min_ms: 2, election_timeout_max_ms: 3 },
+                own: Times { heartbeat_ms: 4, election_timeout_min_ms: 5, election_timeout_max_ms: 6 },
+            },
+            "WARN",
+            "this peer has other times in [raft] than this node",
+            about(
+                "theirs=heartbeat_ms 1, election_timeout_min_ms 2, election_timeout_max_ms 3 \
+                 own=heartbeat_ms 4, election_timeout_min_ms 5, election_timeout_max_ms 6",
+            ),
         ),
         (Line::Back { peer }, "INFO", "peer reached", about("")),
         (Line::Forming { missing: names(&["c:1"]) }, "INFO", "waiting for peers", "missing=\"c:1\"".to_owned()),

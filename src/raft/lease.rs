@@ -1,7 +1,8 @@
 //! The leader's lease: for how long it may be sure that no other node leads.
 //!
 //! A follower that has heard the leader votes for no other node for `election_timeout_min_ms`. So a leader that a
-//! majority acknowledged may act until a little less than that has passed since it *sent* what they acknowledged.
+//! majority acknowledged may act until a little less than that has passed since it *sent* what they acknowledged. The time
+//! is the follower's own, which each of its answers tells; where the leader's is shorter, the leader goes by that.
 //!
 //! Time passes by whichever of this node's clocks says more: the monotonic one stands still while the machine is
 //! suspended, and the wall clock, which is set right when the machine wakes, does not. A wall clock that is set forward
@@ -38,32 +39,62 @@ impl Moment {
     }
 }
 
-/// Which peer last acknowledged this node as the leader, when, and of which term; and which terms it has given up.
+/// What a peer has acknowledged last.
+#[derive(Clone, Copy, Debug)]
+struct Acknowledged {
+    term: u64,
+    sent: Moment,
+    /// For how long it counts, from then on.
+    length: Duration,
+}
+
+/// Which peer last acknowledged this node as the leader, when, of which term, and for how long that counts; and which
+/// terms it has given up.
 #[derive(Debug)]
 pub struct Lease {
     length: Duration,
-    acknowledged: Mutex<HashMap<u64, (u64, Moment)>>,
+    acknowledged: Mutex<HashMap<u64, Acknowledged>>,
     /// The last term whose leadership this node has given up.
     given_up: AtomicU64,
 }
 
+/// Of so many other voters as many as make a majority with this node: of n voters that is n / 2 + 1.
+fn needed(others: usize) -> usize {
+    others.div_ceil(2)
+}
+
 impl Lease {
-    /// A lease of this length, which no peer has granted yet.
+    /// A lease of at most this length, which no peer has granted yet.
     pub fn new(length: Duration) -> Self {
         Lease { length, acknowledged: Mutex::default(), given_up: AtomicU64::new(0) }
     }
 
-    /// `peer` acknowledged, as a follower of `term`, what was sent at `sent`.
-    pub fn acknowledge(&self, peer: u64, term: u64, sent: Moment) {
+    /// How long a lease is where who grants it votes for no other for so long: a little less, since clocks run at slightly
+    /// different speeds.
+    pub fn within(bears: Duration) -> Duration {
+        bears / 10 * 9
+    }
+
+    /// `peer` acknowledged, as a follower of `term`, what was sent at `sent`, and votes for no other for as long as it
+    /// `bears` the leader's silence; none: as long as this node would.
+    pub fn acknowledge(&self, peer: u64, term: u64, sent: Moment, bears: Option<Duration>) {
+        let length = bears.map_or(self.length, |bears| Lease::within(bears).min(self.length));
         let mut acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = acknowledged.entry(peer).or_insert((term, sent));
-        *entry = (*entry).max((term, sent));
+        let entry = acknowledged.entry(peer).or_insert(Acknowledged { term, sent, length });
+        // The last one counts, also where it is shorter: the peer was started again with other times.
+        if (term, sent) > (entry.term, entry.sent) {
+            *entry = Acknowledged { term, sent, length };
+        }
+    }
+
+    fn of(&self, peer: u64, term: u64) -> Option<Acknowledged> {
+        let acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        acknowledged.get(&peer).filter(|last| last.term == term).copied()
     }
 
     /// When what `peer` last acknowledged in this term was sent.
     pub fn last_of(&self, peer: u64, term: u64) -> Option<Moment> {
-        let acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        acknowledged.get(&peer).filter(|(of, _)| *of == term).map(|(_, sent)| *sent)
+        self.of(peer, term).map(|last| last.sent)
     }
 
     /// The latest moment of which a majority has acknowledged this node as the leader of `term`, with these other
@@ -71,18 +102,25 @@ impl Lease {
     pub fn majority(&self, term: u64, other_voters: &[u64], now: Moment) -> Option<Moment> {
         let mut sent: Vec<Moment> = other_voters.iter().filter_map(|id| self.last_of(*id, term)).collect();
         sent.sort_unstable_by(|a, b| b.cmp(a));
-        // Of n voters, this one included, a majority is n / 2 + 1: n / 2 others.
-        let needed = other_voters.len().div_ceil(2);
-        if needed == 0 {
-            return Some(now);
+        match needed(other_voters.len()) {
+            0 => Some(now),
+            needed => sent.get(needed - 1).copied(),
         }
-        sent.get(needed - 1).copied()
     }
 
-    /// Whether the leader of `term` may act now.
+    /// Whether the leader of `term` may act now: what so many have acknowledged as it takes for a majority still counts.
     pub fn holds(&self, term: u64, other_voters: &[u64], now: Moment) -> bool {
-        !self.is_given_up(term)
-            && self.majority(term, other_voters, now).is_some_and(|sent| now.since(&sent) < self.length)
+        let counts = |id: &&u64| self.of(**id, term).is_some_and(|last| now.since(&last.sent) < last.length);
+        !self.is_given_up(term) && other_voters.iter().filter(counts).count() >= needed(other_voters.len())
+    }
+
+    /// How many times as often as by its own times this node has to be acknowledged in `term`, since the lease of a peer is
+    /// shorter; at least 1.
+    pub fn haste(&self, term: u64) -> f64 {
+        let acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let shortest = acknowledged.values().filter(|last| last.term == term).map(|last| last.length).min();
+        let shortest = shortest.unwrap_or(self.length).max(Duration::from_millis(1));
+        (self.length.as_secs_f64() / shortest.as_secs_f64()).max(1.0)
     }
 
     /// From now on this node sends nothing more as the leader of `term`, or of one before: what it sent would keep the
@@ -135,14 +173,14 @@ mod tests {
         let lease = Lease::new(Duration::from_millis(500));
         assert!(lease.holds(1, &[], at(0)), "a single node is its own majority");
         assert!(!lease.holds(7, &[2, 3], at(0)));
-        lease.acknowledge(2, 7, at(100));
+        lease.acknowledge(2, 7, at(100), None);
         assert!(lease.holds(7, &[2, 3], at(599)));
         assert!(!lease.holds(7, &[2, 3], at(600)));
         assert!(!lease.holds(8, &[2, 3], at(200)), "another term is another lease");
         assert!(!lease.holds(7, &[2, 3, 4, 5], at(200)), "one of four others is no majority");
-        lease.acknowledge(5, 7, at(300));
+        lease.acknowledge(5, 7, at(300), None);
         assert!(lease.holds(7, &[2, 3, 4, 5], at(599)) && !lease.holds(7, &[2, 3, 4, 5], at(600)));
-        lease.acknowledge(2, 7, at(50));
+        lease.acknowledge(2, 7, at(50), None);
         assert!(lease.holds(7, &[2], at(599)), "an answer that comes late takes nothing back");
         lease.give_up(7);
         assert!(!lease.holds(7, &[2], at(200)) && lease.is_given_up(6) && !lease.is_given_up(8));
@@ -156,16 +194,61 @@ mod tests {
             // This node is one of them.
             for acknowledged in 1..=voters {
                 assert_eq!(lease.holds(7, &others, now), 2 * acknowledged > voters, "{acknowledged} of {voters}");
-                lease.acknowledge(acknowledged + 1, 7, now);
+                lease.acknowledge(acknowledged + 1, 7, now, None);
             }
         }
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_for_no_longer_than_who_gives_it_votes_for_no_other() {
+        let start = Moment { steady: monotonic(), wall: Timestamp(5_000) };
+        let at =
+            |ms| Moment { steady: start.steady + Duration::from_millis(ms), wall: Timestamp(start.wall.as_ms() + ms) };
+        let told = |ms| Some(Duration::from_millis(ms));
+        // What each peer tells, those that are asked, and until when the lease holds that is 4,500 ms long by this node.
+        type Row<'a> = (&'a [Option<Duration>], &'a [u64], u64);
+        let table: [Row<'_>; 8] = [
+            (&[told(500)], &[2, 3], 450),
+            (&[told(300), told(500)], &[2, 3], 450),
+            (&[told(5_000), told(500)], &[2, 3], 4_500),
+            (&[told(5_000), told(500), told(500)], &[2, 3, 4, 5], 450),
+            (&[told(9_000)], &[2, 3], 4_500),
+            (&[None], &[2, 3], 4_500),
+            (&[told(0)], &[2, 3], 0),
+            (&[told(u64::MAX)], &[2, 3], 4_500),
+        ];
+        for (peers, others, until) in table {
+            let lease = Lease::new(Lease::within(Duration::from_millis(5_000)));
+            for (id, bears) in (2..).zip(peers) {
+                lease.acknowledge(id, 7, at(0), *bears);
+            }
+            assert!(!lease.holds(7, others, at(until)), "{peers:?}");
+            assert!(until == 0 || lease.holds(7, others, at(until - 1)), "{peers:?}");
+            assert_eq!(lease.last_of(2, 7), Some(at(0)));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_was_started_again_with_other_times_counts_by_these() {
+        let now = Moment { steady: monotonic(), wall: Timestamp(5_000) };
+        let later = |ms| Moment { steady: now.steady + Duration::from_millis(ms), wall: now.wall.plus_ms(ms) };
+        let lease = Lease::new(Duration::from_millis(4_500));
+        lease.acknowledge(2, 7, now, None);
+        assert!(lease.holds(7, &[2], later(1_000)) && lease.haste(7) == 1.0);
+        lease.acknowledge(2, 7, later(100), Some(Duration::from_millis(500)));
+        assert!(lease.holds(7, &[2], later(549)) && !lease.holds(7, &[2], later(550)));
+        assert!((9.9..10.1).contains(&lease.haste(7)), "{}", lease.haste(7));
+        // One that was sent before and comes late changes nothing.
+        lease.acknowledge(2, 7, later(50), None);
+        assert!(!lease.holds(7, &[2], later(550)));
+        assert!(lease.haste(8) == 1.0, "another term is another lease");
     }
 
     #[test]
     fn a_lease_ends_while_the_machine_is_suspended() {
         let sent = Moment { steady: monotonic(), wall: Timestamp(5_000) };
         let lease = Lease::new(Duration::from_millis(500));
-        lease.acknowledge(2, 7, sent);
+        lease.acknowledge(2, 7, sent, None);
         // The monotonic clock has stood still, and the wall clock is set right when the machine wakes.
         let awake = Moment { steady: sent.steady + Duration::from_millis(1), wall: Timestamp(5_600) };
         assert!(!lease.holds(7, &[2], awake));

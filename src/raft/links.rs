@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::connections::{Connections, Sent};
 use super::envelope::{Envelope, Own};
 use super::refusals::Refusals;
-use super::wire::{BODY_BYTES_MAX, HEADER_CLOCK};
+use super::wire::{BODY_BYTES_MAX, HEADER_BEARS, HEADER_CLOCK};
 use crate::clock::{monotonic, Clock, Timestamp};
 use crate::config::HostPort;
 use crate::names::{self, Names};
@@ -51,6 +51,9 @@ pub struct Presence {
     pub clock_offset_ms: i64,
 }
 
+/// For how long, by its own answer, a peer votes for no other once it has heard a leader; none: it does not tell.
+pub type Bears = Option<Duration>;
+
 /// The connections to the peers, and what they tell of who is there; cheap to clone.
 #[derive(Clone)]
 pub struct Links(Arc<Shared>);
@@ -64,6 +67,8 @@ struct Shared {
     /// The ids of the members, by their addresses.
     members: Mutex<HashMap<String, u64>>,
     claims: OnceLock<Claims>,
+    /// For how long this node votes for no other.
+    bears: OnceLock<Duration>,
     /// Why peers do not take this node's messages, by their addresses.
     pub(super) refused_by: Refusals<String>,
     /// Why this node does not take messages, by the node that the sender says it is.
@@ -98,6 +103,7 @@ impl Links {
             own: Mutex::default(),
             members: Mutex::default(),
             claims: OnceLock::new(),
+            bears: OnceLock::new(),
             refused_by: Refusals::default(),
             refused: Refusals::default(),
             peers: Mutex::default(),
@@ -114,6 +120,16 @@ impl Links {
         own.list = xxhash_rust::xxh3::xxh3_64(list.as_bytes());
         // Settled once.
         let _ = self.0.claims.set(claims);
+    }
+
+    /// For how long this node votes for no other once it has heard a leader: each of its answers tells.
+    pub fn promise(&self, bears: Duration) {
+        // Promised once.
+        let _ = self.0.bears.set(bears);
+    }
+
+    pub(super) fn bears(&self) -> Bears {
+        self.0.bears.get().copied()
     }
 
     /// The peers' names.
@@ -212,6 +228,31 @@ impl Links {
         timeout: Duration,
         sent: &Sent,
     ) -> Result<R, CallError> {
+        self.call_whole(address, call, request, timeout, sent).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Links::call`], of what a leader sends as such.
+    ///
+    /// # Errors
+    /// As [`Links::call`].
+    pub async fn call_as_leader<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        address: &str,
+        call: &str,
+        request: &Q,
+        timeout: Duration,
+    ) -> Result<(R, Bears), CallError> {
+        self.call_whole(address, call, request, timeout, &Sent::default()).await
+    }
+
+    async fn call_whole<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        address: &str,
+        call: &str,
+        request: &Q,
+        timeout: Duration,
+        sent: &Sent,
+    ) -> Result<(R, Bears), CallError> {
         let body = postcard::to_stdvec(request).map_err(|e| CallError::NotSent(e.to_string()).at(address))?;
         let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
         self.send_noting((to, address), call, body.into(), timeout, sent).await
@@ -224,7 +265,7 @@ impl Links {
         call: &str,
         body: Bytes,
         timeout: Duration,
-    ) -> Result<R, CallError> {
+    ) -> Result<(R, Bears), CallError> {
         self.send_noting(to, call, body, timeout, &Sent::default()).await
     }
 
@@ -235,7 +276,7 @@ impl Links {
         body: Bytes,
         timeout: Duration,
         has_left: &Sent,
-    ) -> Result<R, CallError> {
+    ) -> Result<(R, Bears), CallError> {
         let not_sent = |e: &dyn std::fmt::Display| CallError::NotSent(format!("{address}: {e}"));
         let unknown = |e: &dyn std::fmt::Display| CallError::Unknown(format!("{address}: {e}"));
         let request = http::Request::post(format!("/peer/1/{call}"))
@@ -264,10 +305,11 @@ impl Links {
             // Whoever that is, its clock is not the peer's.
             return Err(not_sent(&format!("{}: {}", head.status, text())));
         }
-        let clock = head.headers.get(HEADER_CLOCK).and_then(|v| v.to_str().ok()?.parse().ok()).map(Timestamp);
-        self.hear(address, clock, sent.elapsed() / 2);
+        let number = |header| head.headers.get(header).and_then(|v| v.to_str().ok()?.parse().ok());
+        self.hear(address, number(HEADER_CLOCK).map(Timestamp), sent.elapsed() / 2);
+        let bears = number(HEADER_BEARS).map(Duration::from_millis);
         match head.status {
-            StatusCode::OK => postcard::from_bytes(&body).map_err(|e| unknown(&e)),
+            StatusCode::OK => postcard::from_bytes(&body).map(|answer| (answer, bears)).map_err(|e| unknown(&e)),
             // The only answers of a peer that has not looked at the message.
             status if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE => {
                 Err(not_sent(&format!("{status}: {}", text())))

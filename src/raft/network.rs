@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::heard::sign_of_life;
-use super::links::{CallError, Links};
+use super::links::{Bears, CallError, Links};
 use super::wire::{Ballot, PieceAnswer};
 use super::{is_followed, Appended, LogId, Moment, Office, TypeConfig};
 use crate::clock::monotonic;
@@ -150,14 +150,14 @@ async fn beside_signs<R>(
             biased;
             answer = &mut message => return answer.map(Outcome::Answer),
             Some((sent, answer)) = signs.next() => match answer {
-                Ok(Ok(AppendEntriesResponse::HigherVote(higher))) => return Ok(Outcome::Outvoted(higher)),
-                Ok(Ok(_)) => {
-                    network.office.lease.acknowledge(target, vote.leader_id().term, sent);
+                Ok((Ok(AppendEntriesResponse::HigherVote(higher)), _)) => return Ok(Outcome::Outvoted(higher)),
+                Ok((Ok(_), bears)) => {
+                    network.office.lease.acknowledge(target, vote.leader_id().term, sent, bears);
                     if lost.is_some_and(|lost| lost < sent) && began.elapsed() > patience {
                         return Err(CallError::Unknown(format!("{address}: {INTERRUPTED}")));
                     }
                 }
-                Ok(Err(_)) => {}
+                Ok((Err(_), _)) => {}
                 Err(_) => lost = lost.or(Some(sent)),
             },
             () = &mut next => {
@@ -190,9 +190,10 @@ async fn append(
     at_most: Duration,
 ) -> Result<Appended, CallError> {
     let sent = network.now();
-    let answer: Appended = network.links.send((Some(target), address), "append", body, at_most).await?;
+    let (answer, bears): (Appended, Bears) =
+        network.links.send((Some(target), address), "append", body, at_most).await?;
     if is_followed(&answer) {
-        network.office.lease.acknowledge(target, term, sent);
+        network.office.lease.acknowledge(target, term, sent, bears);
     }
     Ok(answer)
 }
@@ -222,16 +223,17 @@ impl Peer {
             // An append that openraft asks for no more, now that it sends a snapshot, holds it until the next heartbeat.
             let _place = tokio::time::timeout(PLACE_MAX, network.links.transfer_place(&to.1)).await.ok();
             let sent = network.now();
-            let answer: PieceAnswer = network.links.send((Some(to.0), &to.1), "snapshot", body, timeout).await?;
-            Ok((sent, answer))
+            let (answer, bears): (PieceAnswer, Bears) =
+                network.links.send((Some(to.0), &to.1), "snapshot", body, timeout).await?;
+            Ok((sent, answer, bears))
         };
         let answer = beside_signs(self.network.clone(), to.clone(), vote, patience, message).await;
         self.count_interruption(&answer);
         match answer? {
             Outcome::Outvoted(vote) => Ok(PieceAnswer::Taken(vote)),
-            Outcome::Answer((sent, answer)) => {
+            Outcome::Answer((sent, answer, bears)) => {
                 if answer == PieceAnswer::Taken(vote) {
-                    self.network.office.lease.acknowledge(self.target, vote.leader_id().term, sent);
+                    self.network.office.lease.acknowledge(self.target, vote.leader_id().term, sent, bears);
                 }
                 Ok(answer)
             }
@@ -246,9 +248,9 @@ impl Peer {
     {
         let body = encoded(request).map_err(|error| failure(&error))?;
         let to = (Some(self.target), self.address.as_str());
-        let answer: Result<Result<R, RaftError<u64, E>>, CallError> =
-            self.network.links.send(to, call, body, option.hard_ttl()).await;
-        answer.map_err(|error| failure(&error))?.map_err(|error| self.remote(error))
+        let answer = self.network.links.send(to, call, body, option.hard_ttl()).await;
+        let (answer, _): (Result<R, RaftError<u64, E>>, Bears) = answer.map_err(|error| failure(&error))?;
+        answer.map_err(|error| self.remote(error))
     }
 
     /// How long an interruption is borne before a message is sent again: ever longer, since it may be the message

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::bodies::{self, Held, QUESTION_BYTES_MAX};
 use super::envelope::Envelope;
 use super::heard::sign_of_life;
-use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_CLOCK};
+use super::wire::{Ballot, BODY_BYTES_MAX, HEADER_BEARS, HEADER_CLOCK};
 use super::{term, Heard, Links, LogId, Raft, TypeConfig};
 use crate::budget::Budget;
 use crate::clock::{Clock, Timestamp};
@@ -161,7 +161,8 @@ async fn forgo_lease(raft: &Raft, (term, leader): (u64, u64)) {
     }
 }
 
-/// Turns away messages for which another is meant, and tells the time in every answer.
+/// Turns away messages for which another is meant; tells in every answer the time, and for how long this node votes for no
+/// other leader.
 async fn guard(
     State((links, clock, budget)): State<(Links, Clock, Arc<Budget>)>,
     request: Request,
@@ -196,5 +197,8 @@ async fn guard(
     };
     let Timestamp(now) = clock.now();
     response.headers_mut().insert(HEADER_CLOCK, HeaderValue::from(now));
+    if let Some(bears) = links.bears() {
+        response.headers_mut().insert(HEADER_BEARS, HeaderValue::from(bears.as_millis() as u64));
+    }
     response
 }

@@ -25,6 +25,9 @@ pub const HEADER_TO: &str = "xcron-to";
 pub const HEADER_TO_STORE: &str = "xcron-to-store";
 /// The header with the sender's wall clock, unix milliseconds; in answers too.
 pub const HEADER_CLOCK: &str = "xcron-clock";
+/// The header of an answer with for how many ms its sender votes for no other once it has heard a leader; left out by older
+/// versions.
+pub const HEADER_BEARS: &str = "xcron-bears";
 /// Largest body of a message: the largest command alone, with what is around it.
 pub const BODY_BYTES_MAX: usize = 48 << 20;
 
@@ -68,6 +71,12 @@ pub struct Status {
     pub instance: Uuid,
     /// Its `peer_hosts`, sorted.
     pub peer_hosts: Vec<String>,
+    /// Its `raft.heartbeat_ms`; 0, as the two that follow: an older version, which does not tell.
+    pub heartbeat_ms: u64,
+    /// Its `raft.election_timeout_min_ms`.
+    pub election_timeout_min_ms: u64,
+    /// Its `raft.election_timeout_max_ms`.
+    pub election_timeout_max_ms: u64,
 }
 
 impl Serialize for Status {

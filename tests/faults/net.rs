@@ -128,7 +128,7 @@ impl Net {
     }
 
     /// A node hears the others, or not, and is heard or not. The tests and the target reach it all the time.
-    fn part(&self, node: usize, hears: bool, is_heard: bool) {
+    pub fn part(&self, node: usize, hears: bool, is_heard: bool) {
         for other in (0..self.spaces.len()).filter(|other| *other != node) {
             self.link(node, other, if is_heard { 0 } else { 1_000_000 }, 0);
             self.link(other, node, if hears { 0 } else { 1_000_000 }, 0);
