@@ -11,6 +11,7 @@
  *   6  each read fails with this errno
  *   7  each rename fails with this errno
  *   8  each removal fails with this errno
+ *   9  each open takes so many microseconds longer
  * and of the whole process:
  *   3  the wall clock is so many seconds ahead
  *   4  the name server is silent: a lookup of a name that ends in .test, which else stands for 127.0.0.1, takes 10 s
@@ -28,6 +29,7 @@
 #include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,9 +39,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT, WRITE_ERRNO, READ_ERRNO, RENAME_ERRNO, UNLINK_ERRNO };
+enum { SYNC_ERRNO, SYNC_US, TORN, CLOCK_S, NAMES_SILENT, WRITE_ERRNO, READ_ERRNO, RENAME_ERRNO, UNLINK_ERRNO, OPEN_US };
 
-static int64_t healthy[9];
+static int64_t healthy[10];
 static volatile int64_t *fault = healthy;
 static const char *part, *root, *durable;
 
@@ -259,6 +261,15 @@ static int path_fails(int slot, const char *path) {
     return 1;
 }
 int rename(const char *from, const char *to) { return path_fails(RENAME_ERRNO, from) ? -1 : REAL(rename)(from, to); }
+int open64(const char *path, int flags, ...) {
+    if (fault[OPEN_US] && part && strstr(path, part))
+        usleep(fault[OPEN_US]);
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    return REAL(open64)(path, flags, mode);
+}
 int unlink(const char *path) { return path_fails(UNLINK_ERRNO, path) ? -1 : REAL(unlink)(path); }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off_t at) {

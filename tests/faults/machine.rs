@@ -61,6 +61,8 @@ pub enum Slot {
     RenameErrno = 7,
     /// Each removal of a file fails with this errno.
     UnlinkErrno = 8,
+    /// Each open takes so many µs longer.
+    OpenUs = 9,
 }
 
 /// The faults of one node.

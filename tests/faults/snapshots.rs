@@ -94,6 +94,32 @@ async fn a_snapshot_that_cannot_be_synced_ends_nothing_and_a_later_one_can() {
     assert!(missing(&cluster, 0, &tasks).await.is_empty());
 }
 
+/// Each open of a snapshot takes a second: snapshots are written one after the other all the same, and the log is purged.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_whose_files_open_slowly_keep_the_log_short() {
+    const ROUNDS: usize = 5;
+    let _turn = turn().await;
+    let mut cluster = Cluster::new(1, SMALL);
+    let base = cluster.path().to_owned();
+    let Some(inner) = Inner::of(&mut cluster.nodes[0], &base, "snapshots/") else { return };
+    inner.set(Slot::OpenUs, 1_000_000);
+    cluster.nodes[0].spawn();
+    assert!(cluster.all_ready(READY_MAX).await);
+    let metric = async |name: &str| cluster.metric(0, name).await.unwrap_or(0.0);
+    // 12 MB each, which take the place of those before them.
+    let mut tasks = Vec::new();
+    for round in 0..ROUNDS {
+        delete(&cluster, &tasks).await;
+        tasks = fill(&cluster, 0, &format!("round-{round}"), 120).await;
+        assert_eq!(tasks.len(), 120);
+        let least = (round + 1) as f64;
+        eventually("another snapshot", READY_MAX, async || metric("xcron_snapshots_total").await >= least).await;
+    }
+    let half = (ROUNDS * 120 * 100_000 / 2) as f64;
+    eventually("the log is purged", READY_MAX, async || metric("xcron_log_disk_bytes").await < half).await;
+    assert!(missing(&cluster, 0, &tasks).await.is_empty());
+}
+
 /// A rename that fails leaves no snapshot, and a removal that fails leaves one too many.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_named_and_one_that_cannot_be_removed_end_nothing() {
