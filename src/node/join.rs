@@ -77,10 +77,9 @@ pub enum JoinError {
     Failed(String),
 }
 
-/// Entries that stay behind a snapshot, for nodes that were away for a moment.
-const LOG_KEPT: u64 = 128;
-/// Few: a node that was away for seconds needs a snapshot then.
-const LOG_KEPT_SIMULATED: u64 = 16;
+/// More entries than there will be: openraft purges none by itself. It would purge up to a number of entries behind the
+/// newest snapshot, and take back what it was asked to purge beyond that, where it had to wait with it.
+const NEVER_PURGED: u64 = u64::MAX / 2;
 
 fn failed(error: impl ToString) -> JoinError {
     JoinError::Failed(error.to_string())
@@ -186,8 +185,7 @@ impl Node {
             // Only what was purged is sent as a snapshot: the log is the cheaper way for all else.
             replication_lag_threshold: u64::MAX,
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: seam::bound(LOG_KEPT, LOG_KEPT_SIMULATED),
-            purge_batch_size: 1,
+            purge_batch_size: NEVER_PURGED,
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(failed)?);

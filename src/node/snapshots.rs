@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::Node;
 use crate::clock::monotonic;
 use crate::raft::Raft;
+use crate::seam;
 
 /// Between two looks at how much the log has grown.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -15,6 +16,10 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Between two snapshots that are written to make room, where they make too little; and of the store the same.
 const MAKE_ROOM_EVERY: Duration = Duration::from_secs(5);
+/// Entries that stay behind a snapshot, for nodes that were away for a moment.
+const LOG_KEPT: u64 = 128;
+/// Few: a node that was away for seconds needs a snapshot then.
+const LOG_KEPT_SIMULATED: u64 = 16;
 
 impl Node {
     /// Has a snapshot written whenever the log has grown by as much as the last one was large, so that what is written
@@ -102,19 +107,27 @@ impl Node {
     /// Has openraft know of the newest snapshot, and purge the log behind it. It refuses to hear of one while it hears of
     /// another; then the next look tells it.
     ///
-    /// It keeps some entries behind the snapshot, for followers that were away for a moment. They are counted, whatever
-    /// their size: where room is short they go as well, since a few large tasks could hold all of it.
+    /// Some entries stay behind the snapshot, for followers that were away for a moment. They are counted, whatever their
+    /// size: where room is short they go as well, since a few large tasks could hold all of it.
     async fn tell_of_snapshot(&self, raft: &Raft) {
+        // An error: the group has ended, which is noticed elsewhere; or openraft has not heard of it yet.
+        let (newest, known) = (self.0.machine.snapshot_last(), raft.metrics().borrow().snapshot);
+        if newest > known && raft.trigger().snapshot().await.is_ok() {
+            // At once and not at the next look: a follower that comes back between is sent entries which are to go.
+            let heard = |metrics: &openraft::RaftMetrics<_, _>| metrics.snapshot >= newest;
+            let _ = raft.wait(Some(LOOK_EVERY)).metrics(heard, "openraft knows the newest snapshot").await;
+        }
+
         let (known, purged) = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow();
             (metrics.snapshot, metrics.purged)
         };
-        // An error: the group has ended, which is noticed elsewhere.
-        if self.0.machine.snapshot_last() > known {
-            let _ = raft.trigger().snapshot().await;
-        } else if let Some(last) = known.filter(|_| known > purged && self.room_is_short()) {
-            let _ = raft.trigger().purge_log(last.index).await;
+        let kept = if self.room_is_short() { 0 } else { seam::bound(LOG_KEPT, LOG_KEPT_SIMULATED) };
+        let upto = known.and_then(|last| last.index.checked_sub(kept));
+        if let Some(upto) = upto.filter(|upto| purged.is_none_or(|purged| *upto > purged.index)) {
+            // One that is asked for again, while it waits for what is being sent, changes nothing.
+            let _ = raft.trigger().purge_log(upto).await;
         }
     }
 }

@@ -3,9 +3,9 @@
 //! time. Then all is mended, and what was acknowledged must be there.
 //!
 //! ```sh
-//! cargo test --test faults nemesis -- --ignored --nocapture    # a round of three nodes, one of five
-//! XCRON_NEMESIS_SECONDS=3600 cargo test --test faults nemesis -- --ignored --nocapture    # round after round, for an hour
-//! XCRON_NEMESIS_SEED=17 cargo test --test faults nemesis -- --ignored --nocapture         # this round again
+//! cargo test --test faults nemesis -- --nocapture    # a round of three nodes, one of five
+//! XCRON_NEMESIS_SECONDS=3600 cargo test --test faults nemesis -- --nocapture    # round after round, for an hour
+//! XCRON_NEMESIS_SEED=17 cargo test --test faults nemesis -- --nocapture         # this round again
 //! ```
 
 use std::collections::BTreeMap;
@@ -131,7 +131,6 @@ fn number(name: &str) -> Option<u64> {
 const SHORT_SEED: u64 = 1;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "builds with debug assertions can end in one of openraft: doc/testing.md, \"Many at once\""]
 async fn rounds_of_faults_at_once_lose_nothing() {
     let (given, seconds) = (number("XCRON_NEMESIS_SEED"), number("XCRON_NEMESIS_SECONDS"));
     // A short round is the same each time that it is run: what is new is looked for in the long ones.
