@@ -66,8 +66,11 @@ impl Target {
                         let Some(text) = request(&mut stream).await else { return };
                         kept.lock().unwrap().push((position, text));
                         let Some(answer) = answer(position) else { return };
+                        if answer == CLOSED_LATE {
+                            return pass(LATE_MS).await;
+                        }
                         let _ = stream.write_all(answer.as_bytes()).await;
-                        if answer.starts_with(STALLED) {
+                        if [STALLED, SILENT].contains(&answer) {
                             std::future::pending::<()>().await;
                         }
                     }
@@ -87,6 +90,11 @@ impl Target {
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+/// Nothing comes.
+const SILENT: &str = "";
+/// Nothing comes, and after [`LATE_MS`] the connection is closed.
+const CLOSED_LATE: &str = "late";
+const LATE_MS: u64 = 1500;
 /// After this nothing more comes.
 const STALLED: &str = "HTTP/1.1 200 OK\r\nxcron-pause: true\r\ncontent-length: 10\r\n\r\nstal";
 
@@ -123,6 +131,33 @@ async fn where_a_kept_connection_has_ended_the_attempt_goes_on_over_a_new_one() 
     let fences: Vec<&str> =
         requests.iter().filter_map(|(_, text)| text.lines().find(|line| line.starts_with("xcron-fence"))).collect();
     assert!(fences.windows(2).all(|pair| pair[0] != pair[1]), "{fences:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_goes_over_a_second_connection_has_its_time_once() {
+    let (_dir, node) = node_with(|_| {}).await;
+    // The first connection is closed late, at its second request; on the second one nothing is answered.
+    let connections = AtomicUsize::new(0);
+    let target = Target::saying(move |position| match position {
+        0 if connections.fetch_add(1, Ordering::Relaxed) == 0 => Some(OK),
+        0 => Some(SILENT),
+        _ => Some(CLOSED_LATE),
+    })
+    .await;
+    let task = |id: &str| {
+        let callback = json!({"url": target.url(), "timeout_ms": 2000});
+        with(once(&target.url(), 0), json!({"task_id": id, "callback": callback}))
+    };
+    node.client.create(&task("first")).await;
+    ended(&node, "first", 1).await;
+    node.client.create(&task("second")).await;
+    let run = ended(&node, "second", 1).await.remove(0);
+    let positions: Vec<usize> = target.requests().into_iter().map(|(position, _)| position).collect();
+    assert_eq!(positions, [0, 1, 0], "it was sent over the kept connection, and then over a new one");
+    let attempt = &run["attempts"][0];
+    assert_eq!(attempt["error"], "no answer within 2000 ms", "{run}");
+    let took = attempt["duration_ms"].as_u64().unwrap();
+    assert!((2000..2000 + LATE_MS / 2).contains(&took), "{run}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,7 +122,7 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
     let is_leased = || early.is_some() || node.may_fire() == Some(term);
     let going = (!at_most_once).then(|| (node.id(), term));
     let mut exchange = pin!(async {
-        let mut over = if at_most_once { Over::Alone } else { Over::Any };
+        let (mut over, began) = (if at_most_once { Over::Alone } else { Over::Any }, monotonic());
         loop {
             let Some(mut request) = request() else { return Step::NotSent(Outcome::Done) };
             let way = match dispatcher.0.transport.connect(&request, over).await {
@@ -154,12 +154,14 @@ pub(super) async fn make(dispatcher: &Dispatcher, job: Job) -> Outcome {
             // It has digits and a point.
             request.headers.extend(HeaderValue::try_from(fence).map(|fence| (FENCE, fence)));
             request.sign(secrets, node.now());
-            if over != Over::New {
+            if !matches!(over, Over::New { .. }) {
                 node.metrics().lateness.observe(f64::from(lateness_ms) / 1000.0);
             }
             match way.send(request).await {
                 // No byte of an answer came: the target had closed the connection before it read the request.
-                Err(Failure::Stale(_)) if !at_most_once && over == Over::Any => over = Over::New,
+                Err(Failure::Stale(_)) if !at_most_once && over == Over::Any => {
+                    over = Over::New { passed: began.elapsed() };
+                }
                 outcome => return Step::Sent(outcome),
             }
         }

@@ -99,8 +99,11 @@ pub enum Failure {
 pub enum Over {
     /// One that was kept, if there is one.
     Any,
-    /// A new one.
-    New,
+    /// A new one; so much of the attempt's time has passed before, over a kept one that had ended.
+    New {
+        /// The time.
+        passed: Duration,
+    },
     /// A new one that no other request goes over: the target may be closing a kept one at this very moment.
     Alone,
 }
@@ -122,7 +125,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Connects and sends at once, and waits for the answer.
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Answer, Failure>> {
-        let connecting = self.connect(&request, Over::New);
+        let connecting = self.connect(&request, Over::New { passed: Duration::ZERO });
         Box::pin(async move { connecting.await?.send(request).await })
     }
 

@@ -174,6 +174,10 @@ impl Inner {
 
     async fn find(self: Arc<Self>, place: Arc<Place>, over: Over, time: Duration) -> Found {
         let began = monotonic();
+        let left = match over {
+            Over::New { passed } => time.saturating_sub(passed),
+            Over::Any | Over::Alone => time,
+        };
         let finding = async {
             self.admit(&place).await?;
             match (over == Over::Any).then(|| self.pool.take(&place.origin)).flatten() {
@@ -181,15 +185,15 @@ impl Inner {
                 None => self.open(&place).await,
             }
         };
-        let link = match timeout(self.connect_timeout.min(time), finding).await {
+        let link = match timeout(self.connect_timeout.min(left), finding).await {
             Ok(link) => link?,
-            Err(_) if time <= self.connect_timeout => return Err(Failure::NotConnected(time)),
+            Err(_) if left <= self.connect_timeout => return Err(Failure::NotConnected(time)),
             Err(_) => {
                 let ms = self.connect_timeout.as_millis();
                 return Err(Failure::Connect(format!("no connection within {ms} ms")));
             }
         };
-        let left = time.saturating_sub(began.elapsed());
+        let left = left.saturating_sub(began.elapsed());
         Ok(Box::new(Connected { inner: self, place, link, is_kept: over != Over::Alone, time, left }))
     }
 }
