@@ -277,6 +277,15 @@ impl ContentType {
             ContentType::Text => "text/plain",
         }
     }
+
+    /// The body of a callback that is given none.
+    pub const fn default_body(self) -> &'static str {
+        match self {
+            ContentType::Json | ContentType::Form => "{}",
+            // A text is sent as itself, so no text at all is the empty one.
+            ContentType::Text => "\"\"",
+        }
+    }
 }
 
 /// Which answers are a success.

@@ -24,7 +24,7 @@ use crate::guard::Guard;
 use crate::id::TaskId;
 use crate::schedule::{zone_hint, Schedule, UnknownZone, Zone};
 use crate::signature::SECRETS_MAX;
-use crate::task::{Callback, ContentType, Misfire, MisfirePolicy, Retry, TaskSpec, Timing};
+use crate::task::{Callback, Misfire, MisfirePolicy, Retry, TaskSpec, Timing};
 
 const URL_BYTES_MAX: usize = 2048;
 const FORMAT_BYTES_MAX: usize = 1024;
@@ -97,6 +97,35 @@ impl Defaults {
 
 /// The zone with a name.
 pub(super) type Zones = Box<dyn Fn(&str) -> Result<Zone, UnknownZone> + Send + Sync>;
+
+/// The fields of a task.
+pub(super) const TASK_FIELDS: [&str; 22] = [
+    "type",
+    "format",
+    "callback",
+    "delay_ms",
+    "task_id",
+    "name",
+    "tags",
+    "timezone",
+    "start_time",
+    "end_time",
+    "max_runs",
+    "jitter_ms",
+    "run_now",
+    "retain_s",
+    "overlap",
+    "misfire",
+    "delivery",
+    "on_success",
+    "on_failure",
+    "alert",
+    "retry",
+    "secrets",
+];
+/// The fields of its callback.
+pub(super) const CALLBACK_FIELDS: [&str; 7] =
+    ["url", "body", "method", "headers", "content_type", "timeout_ms", "expect"];
 
 /// A task as it is sent.
 #[derive(Debug, serde::Deserialize)]
@@ -364,12 +393,10 @@ fn read_callback(sent: SentCallback<'_>) -> Result<Callback, Error> {
     let content_type = options::content_type(sent.content_type.as_deref())?;
     options::check_body(content_type, sent.body)?;
     options::check_headers(&sent.headers)?;
-    // A text is sent as itself, so no text at all is the empty one.
-    let none = if content_type == ContentType::Text { "\"\"" } else { "{}" };
     Ok(Callback {
         url: sent.url,
         method,
-        body: sent.body.map_or(none, RawValue::get).to_owned(),
+        body: sent.body.map_or(content_type.default_body(), RawValue::get).to_owned(),
         content_type,
         headers: sent.headers.0,
         timeout_ms: options::timeout_ms(sent.timeout_ms)?,

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::task::{Method, Misfire, MisfirePolicy, Options, Overlap};
+use crate::task::{ContentType, Method, Misfire, MisfirePolicy, Options, Overlap};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -67,9 +67,31 @@ fn any_json_is_a_body() {
         let text = format!(r#"{{"type":2,"delay_ms":1,"callback":{{"url":"http://h","body":{body}}}}}"#);
         assert_eq!(read(&text).unwrap().spec.callback.body, body);
     }
-    let deep = "[".repeat(40_000) + &"]".repeat(40_000);
-    let text = format!(r#"{{"type":2,"delay_ms":1,"callback":{{"url":"http://h","body":{deep}}}}}"#);
-    assert_eq!(read(&text).unwrap().spec.callback.body, deep, "the stack does not grow with the depth");
+}
+
+#[test]
+fn a_body_is_nested_240_levels_at_most() {
+    let with =
+        |body: &str| read(&format!(r#"{{"type":2,"delay_ms":1,"callback":{{"url":"http://h","body":{body}}}}}"#));
+    let arrays = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    let objects = |levels: usize| r#"{"a":"#.repeat(levels) + "1" + &"}".repeat(levels);
+    for sound in [arrays(240), objects(240), format!("[{0},{0}]", arrays(239))] {
+        assert_eq!(with(&sound).unwrap().spec.callback.body, sound);
+    }
+    for deep in [arrays(241), objects(241), format!("[1,{},2]", arrays(240)), arrays(40_000)] {
+        refused(with(&deep), 1000, "callback.body: nested deeper than 240 levels");
+    }
+    // Brackets in texts are no levels, whatever is escaped there.
+    let text = format!(r#"["\"{0}","\\",{{"{0}\\":"{0}\\\""}},[]]"#, "[{".repeat(500));
+    assert_eq!(with(&text).unwrap().spec.callback.body, text);
+    refused(with(&format!(r#"["\\",{}]"#, arrays(240))), 1000, "nested deeper");
+}
+
+#[test]
+fn a_header_stands_once_in_whatever_case() {
+    let headers = |headers: serde_json::Value| periodic(json!({"callback": {"url": "http://h", "headers": headers}}));
+    assert!(headers(json!({"X-A": "1", "x-b": "2"})).is_ok());
+    refused(headers(json!({"X-A": "1", "x-a": "1"})), 1000, "callback.headers.x-a: given twice, once in another case");
 }
 
 #[test]
@@ -105,6 +127,23 @@ fn a_wrong_shape_is_told_with_its_field() {
         let text = format!(r#"{{"type":2,"callback":{{"url":"http://h"}},"{field}":null}}"#);
         refused(read(&text), 1000, &format!("{field}: invalid type: null"));
     }
+}
+
+#[test]
+fn the_lists_of_the_known_fields_are_whole() {
+    let known = |error: serde_json::Error| {
+        let text = error.to_string();
+        let names = text.split('`').skip(3).step_by(2).map(str::to_owned);
+        names.collect::<Vec<_>>()
+    };
+    let of_task = serde_json::from_str::<Sent<'_>>(r#"{"unknown":1}"#).unwrap_err();
+    assert_eq!(known(of_task), TASK_FIELDS);
+    let of_callback = serde_json::from_str::<SentCallback<'_>>(r#"{"unknown":1}"#).unwrap_err();
+    assert_eq!(known(of_callback), CALLBACK_FIELDS);
+    for unknown in [json!({"callback": {"url": "http://h", "x": null}}), json!({"retry": {"x": null}})] {
+        refused(periodic(unknown), 1000, "x: unknown field");
+    }
+    refused(read(r#"{"type":2,"delay_ms":1,"callback":{"url":"http://h"},"x":null}"#), 1000, "x: unknown field");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What a task may have beside its schedule and its URL: how the request is made, which due times count, how failures
 //! are repeated. Read and checked here; every message names the field.
 
+use std::collections::HashSet;
+
 use serde_json::value::RawValue;
 use serde_json::Value;
 
@@ -15,6 +17,9 @@ use crate::task::{
     Alert, AlertEvent, ContentType, Delivery, Expect, Method, Misfire, MisfirePolicy, Options, Overlap, Retry,
 };
 
+/// Levels of arrays and objects in a body. Five more are around it in a list, and there are readers (jq 1.6) that take 256
+/// in all, and of a list with more nothing.
+const BODY_LEVELS_MAX: usize = 240;
 const HEADERS_MAX: usize = 64;
 const HEADER_VALUE_BYTES_MAX: usize = 4096;
 const RANGES_MAX: usize = 32;
@@ -83,8 +88,32 @@ pub(super) fn timeout_ms(sent: Option<Int>) -> Result<Option<u64>, Error> {
     sent.map(|ms| within("callback.timeout_ms", ms, 100, 600_000)).transpose()
 }
 
-/// Whether a body can be sent as this type.
+/// How many levels of arrays and objects a text has that is JSON. The stack does not grow with them.
+fn levels(json: &str) -> usize {
+    let (mut level, mut deepest) = (0usize, 0);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'[' | b'{' if !is_text => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' if !is_text => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Whether a body can be kept, shown, and sent as this type.
 pub(super) fn check_body(kind: ContentType, body: Option<&RawValue>) -> Result<(), Error> {
+    // Each level takes two bytes.
+    if body.is_some_and(|body| body.get().len() > 2 * BODY_LEVELS_MAX && levels(body.get()) > BODY_LEVELS_MAX) {
+        return Err(Error::malformed(format!("callback.body: nested deeper than {BODY_LEVELS_MAX} levels")));
+    }
     let Some(body) = body.filter(|_| kind != ContentType::Json) else { return Ok(()) };
     let value: Value = serde_json::from_str(body.get()).unwrap_or_default();
     let fits = match kind {
@@ -108,8 +137,13 @@ pub(super) fn check_headers(Distinct(headers): &Tags) -> Result<(), Error> {
     if headers.len() > HEADERS_MAX {
         return Err(Error::over_limit(format!("callback.headers: over the limit of {HEADERS_MAX}")));
     }
+    let mut seen = HashSet::new();
     for (name, value) in headers {
         let bad = |why: &str| Err(Error::malformed(format!("callback.headers.{name}: {why}")));
+        // Of two that are the same to HTTP only one would be sent.
+        if !seen.insert(name.to_ascii_lowercase()) {
+            return bad("given twice, once in another case");
+        }
         if http::HeaderName::try_from(name.as_str()).is_err() {
             return bad("is not the name of a header");
         }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::{answered, Data, Object};
-use super::define::{known_type, Distinct};
+use super::define::{known_type, Distinct, CALLBACK_FIELDS, TASK_FIELDS};
 use super::error::Error;
 use super::extract::json;
 use super::tasks::unexpected;
@@ -122,7 +122,7 @@ pub(super) fn merged(old: &TaskSpec, sent: &Sent<'_>) -> Result<String, Error> {
             ("callback", Some(own)) => overlaid(own, value)?,
             _ => (*value).to_owned(),
         };
-        put(&mut fields, name, replaced);
+        put(&mut fields, &TASK_FIELDS, name, replaced);
     }
     serde_json::to_string(&fields).map_err(|e| Error::internal(e.to_string()))
 }
@@ -135,14 +135,15 @@ fn overlaid(own: &RawValue, sent: &RawValue) -> Result<Box<RawValue>, Error> {
         Error::malformed(format!("callback: {}", text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text)))
     })?;
     for (name, value) in over {
-        put(&mut fields, &name, value);
+        put(&mut fields, &CALLBACK_FIELDS, &name, value);
     }
     serde_json::value::to_raw_value(&fields).map_err(|e| Error::internal(e.to_string()))
 }
 
-/// `null` takes the field away; only a body can be null itself.
-fn put(fields: &mut Fields, name: &str, value: Box<RawValue>) {
-    if value.get() == "null" && name != "body" {
+/// `null` takes the field away; only a body can be null itself. A field that is none of those that are known stays, to be
+/// refused where all is read.
+fn put(fields: &mut Fields, known: &[&str], name: &str, value: Box<RawValue>) {
+    if value.get() == "null" && name != "body" && known.contains(&name) {
         fields.remove(name);
     } else {
         fields.insert(name.to_owned(), value);
@@ -179,5 +180,9 @@ mod tests {
         assert!(later.get("format").is_none() && later["delay_ms"] == 5);
         assert!(changed(r#"{"callback":{"body":null}}"#).unwrap()["callback"]["body"].is_null());
         assert_eq!(changed(r#"{"callback":[]}"#).unwrap_err().code().number(), 1000);
+        let unknown = changed(r#"{"x":null,"callback":{"y":null,"method":null}}"#).unwrap();
+        assert!(unknown.as_object().unwrap().contains_key("x"), "it is there to be refused");
+        let callback = unknown["callback"].as_object().unwrap();
+        assert!(callback.contains_key("y") && !callback.contains_key("method"));
     }
 }
