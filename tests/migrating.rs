@@ -79,6 +79,7 @@ async fn the_cases_of_schedulemaster_work_as_written() {
     assert_eq!((get.method.as_str(), get.path.as_str(), get.body.len()), ("GET", "/api/get?day=1", 0));
     let delete = triggered(&node, &sink, "sm-delete").await;
     assert_eq!((delete.method.as_str(), delete.path.as_str()), ("DELETE", "/api/old"));
+    assert_eq!(delete.body.len(), 0);
     let sunday = coming(&node, &tasks["sm-delete"], 1_900_000_000).await[0];
     assert_eq!((sunday - 3 * 3600) / 86_400 % 7, 3, "a Sunday: the epoch began on a Thursday");
 

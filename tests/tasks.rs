@@ -68,6 +68,7 @@ async fn method_headers_and_body_are_as_the_task_says() {
         ("get", json!({"method": "GET", "body": {"not": "sent"}}), "GET", None, ""),
         ("put", json!({"method": "PUT", "body": [1]}), "PUT", Some("application/json"), "[1]"),
         ("patch", json!({"method": "PATCH"}), "PATCH", Some("application/json"), "{}"),
+        ("bare-del", json!({"method": "DELETE"}), "DELETE", None, ""),
         ("del", json!({"method": "DELETE", "body": null}), "DELETE", Some("application/json"), "null"),
         (
             "form",
@@ -96,6 +97,8 @@ async fn method_headers_and_body_are_as_the_task_says() {
         let hit = &sink.await_of(id, 1).await[0];
         assert_eq!((hit.method.as_str(), std::str::from_utf8(&hit.body).unwrap()), (method, body), "{id}");
         assert_eq!(hit.headers.get("content-type").map(|v| v.to_str().unwrap()), kind, "{id}");
+        let length = (!body.is_empty() || !["GET", "DELETE"].contains(&method)).then(|| body.len().to_string());
+        assert_eq!(hit.headers.get("content-length").map(|v| v.to_str().unwrap()), length.as_deref(), "{id}");
         assert_eq!((hit.header("x-extra"), hit.attempt()), ("1, 2", 1));
         assert_eq!(hit.headers["authorization"].as_bytes(), "Bearer ü".as_bytes());
         assert_eq!(hit.header("idempotency-key"), hit.run());
@@ -657,6 +660,9 @@ async fn an_update_is_checked_as_a_creation_is_and_a_wrong_one_changes_nothing()
         ("p", json!({"name": "x".repeat(257)}), 1006, "name"),
         ("o", json!({"format": "x"}), 1001, "format"),
         ("o", json!({"format": "1999999999", "delay_ms": 5}), 1000, "delay_ms"),
+        ("p", json!({"x": null}), 1000, "x: unknown field, expected one of `type`"),
+        ("p", json!({"body": null}), 1000, "body: unknown field"),
+        ("p", json!({"callback": {"x": null}}), 1000, "callback.x: unknown field, expected one of `url`"),
     ];
     for (id, fields, code, names) in cases {
         let answer = update(client, id, fields.clone()).await;

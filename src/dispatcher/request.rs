@@ -105,9 +105,15 @@ impl From<OwnHeaders> for HeaderMap {
     }
 }
 
-/// The bytes of the body, as the content type wants them.
+/// The bytes of the body, as the content type wants them; none: the request has no body.
 fn body(callback: &Callback) -> Option<Bytes> {
-    if callback.method == Method::Get {
+    let has_body = match callback.method {
+        Method::Get => false,
+        // A body that was not given is as if it had been given as the default.
+        Method::Delete => callback.body != callback.content_type.default_body(),
+        Method::Post | Method::Put | Method::Patch => true,
+    };
+    if !has_body {
         return None;
     }
     // What does not fit its type was refused when the task was created; were it here, it is sent as it is.

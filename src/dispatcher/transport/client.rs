@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use rustls_platform_verifier::ConfigVerifierExt;
@@ -266,7 +266,12 @@ impl Connected {
         if !self.is_kept {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let mut sent = http::Request::new(Full::new(body.unwrap_or_default()));
+        let body = body.unwrap_or_default();
+        if body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(&method) {
+            // RFC 9110, 8.6: these mean something by a body, and some receivers read no request without the length.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let mut sent = http::Request::new(Full::new(body));
         (*sent.method_mut(), *sent.uri_mut(), *sent.headers_mut()) = (method, self.place.path.clone(), headers);
         Ok(sent)
     }
