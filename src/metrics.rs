@@ -93,7 +93,8 @@ impl Metrics {
         let duration = "Time from connect to the last byte of the answer";
         registry.register_with_unit("attempt_duration", duration, Unit::Seconds, self.duration.clone());
         registry.register("attempts_in_flight", "Attempts in flight", self.in_flight.clone());
-        registry.register("attempts_queued", "Attempts that are due and wait for a place", self.queued.clone());
+        let queued = "Attempts that are due and wait for a place, those of held targets among them";
+        registry.register("attempts_queued", queued, self.queued.clone());
         let without = "Attempts that waited, for want of a descriptor for a connection";
         registry.register("attempts_without_descriptor", without, self.without_descriptor.clone());
         let open = "Connections to targets, idle ones among them";

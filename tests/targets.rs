@@ -341,6 +341,7 @@ async fn callbacks_of_a_target_that_cannot_be_reached_wait_and_use_up_no_attempt
     assert!(target["last_error"].as_str().is_some_and(|e| e.contains("refused")), "{target}");
     let metrics = node.monitor.plain("/metrics").await.2;
     assert!(metrics.lines().any(|line| line == "xcron_targets_held 1"), "{metrics}");
+    assert!(metrics.lines().any(|line| line == "xcron_attempts_queued 20"), "{metrics}");
 
     let elsewhere = Sink::start().await;
     node.client.delete("t17").await.ok();

@@ -253,6 +253,23 @@ fn openapi_lists_each_route_that_is_served() {
 }
 
 #[test]
+fn the_document_of_the_api_has_each_code_that_is_answered() {
+    let text = std::fs::read_to_string(root().join("src/http/error.rs")).unwrap();
+    // As in `Code::Malformed => 1000,`.
+    let arms =
+        text.lines().filter_map(|line| line.trim().strip_prefix("Code::")?.strip_suffix(',')?.split_once(" => "));
+    let answered: BTreeSet<String> =
+        arms.map(|(_, code)| code.to_owned()).filter(|code| code.parse::<u16>().is_ok()).collect();
+    assert!(answered.len() > 10 && answered.contains("1000"), "the codes are not found any more: {answered:?}");
+
+    let text = std::fs::read_to_string(root().join("doc/http-api.md")).unwrap();
+    let table = text.split_once("| code | HTTP | meaning |").unwrap().1.split("\n\n").next().unwrap();
+    let rows = table.lines().filter_map(|row| row.strip_prefix("| ")?.split(" |").next());
+    let listed: BTreeSet<String> = rows.filter(|row| !["---", "0"].contains(row)).map(str::to_owned).collect();
+    assert_eq!(listed, answered, "the table of the document, and the codes of the source");
+}
+
+#[test]
 fn the_check_of_the_zone_data_tells_an_older_release_from_a_newer_one() {
     let passes = |locked: &str, newest: &str| {
         let script = root().join(".ci/zone-data");
