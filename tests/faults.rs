@@ -34,6 +34,8 @@ mod trial;
 
 #[path = "faults/alone.rs"]
 mod alone;
+#[path = "faults/barred.rs"]
+mod barred;
 #[path = "faults/behind.rs"]
 mod behind;
 #[path = "faults/beside.rs"]

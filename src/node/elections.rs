@@ -352,9 +352,10 @@ impl Node {
 
     /// Whether others, without a leader, lack entries that this node's log has: none of them can be elected then. However
     /// unfit this node is, its log is sound. So it stands for election: as the leader it writes and fires nothing, passes
-    /// its log on, and hands over.
+    /// its log on, and hands over. One whose links do not carry its log can pass nothing on.
     fn has_what_others_need(&self) -> bool {
-        self.0.needed.within(self.silence() * 2) && self.0.log.takes(FIRST_ENTRY_BYTES)
+        let can_pass_on = || self.faults().links_out.is_none();
+        self.0.needed.within(self.silence() * 2) && self.0.log.takes(FIRST_ENTRY_BYTES) && can_pass_on()
     }
 
     /// Stands for election.

@@ -1,5 +1,5 @@
 //! Is this node fit to lead? Each thing that the work needs is looked at all the time: the clock, the Raft log, the
-//! store, the disk's room, descriptors.
+//! store, the disk's room, descriptors, the links.
 //!
 //! A wrong clock bars a node from leading whatever the others are like: a leader that is set an hour ahead would fire
 //! every run of the next hour at once. Each other fault is a matter of comparison: a leader gives way to a peer that is
@@ -7,6 +7,8 @@
 
 mod clock;
 mod disk;
+mod links;
+mod stalled;
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::clock::monotonic;
 use crate::raft::wire::Status;
 
 pub(super) use clock::{has_jumped, ClockLook};
+pub(super) use links::LinkLooks;
 
 /// Between two questions to the peers how they are.
 const COMPARE_EVERY: Duration = Duration::from_millis(250);
@@ -45,6 +48,10 @@ pub(super) struct Faults {
     pub full: Option<String>,
     /// The process has no descriptors left.
     pub descriptors: Option<String>,
+    /// With those that take its large messages it is no majority, so that nothing that it writes is committed.
+    pub links_out: Option<String>,
+    /// With those that say that it takes their messages it is no majority: most cannot forward to it.
+    pub links_in: Option<String>,
     /// How badly off the best of the peers is that answer; none: no peer has answered since this node got worse.
     pub best_peer: Option<u8>,
 }
@@ -63,10 +70,20 @@ impl Faults {
         self.uncompared && !Faults { uncompared: false, ..self.clone() }.bars_leading()
     }
 
-    /// How badly off this node is; 0: sound. A slow disk still writes, a store that does not sync writes for a while,
-    /// without room nothing is written, and with a wrong clock or state nothing may be.
+    /// How badly off this node is; 0: sound. A slow disk still writes; who is not reached writes, and most others can
+    /// forward nothing to it; a store that does not sync writes for a while; without room nothing is written but what is
+    /// to make some; over links that carry no entry nothing is; and with a wrong clock or state nothing may be.
     pub fn severity(&self) -> u8 {
-        let by_severity = [&self.state, &self.clock, &self.descriptors, &self.full, &self.store, &self.slow];
+        let by_severity = [
+            &self.state,
+            &self.clock,
+            &self.links_out,
+            &self.descriptors,
+            &self.full,
+            &self.store,
+            &self.links_in,
+            &self.slow,
+        ];
         let worst = by_severity.iter().position(|fault| fault.is_some());
         worst.map_or(0, |at| (by_severity.len() - at) as u8)
     }
@@ -76,8 +93,13 @@ impl Faults {
         [&self.slow, &self.store, &self.full, &self.descriptors].iter().any(|fault| fault.is_some())
     }
 
+    /// Whether there is something with the links.
+    pub fn links(&self) -> bool {
+        self.links_out.is_some() || self.links_in.is_some()
+    }
+
     /// The faults by name.
-    fn all(&self) -> [(&'static str, &Option<String>); 6] {
+    fn all(&self) -> [(&'static str, &Option<String>); 8] {
         [
             ("state", &self.state),
             ("clock", &self.clock),
@@ -85,6 +107,8 @@ impl Faults {
             ("store", &self.store),
             ("room", &self.full),
             ("descriptors", &self.descriptors),
+            ("links_out", &self.links_out),
+            ("links_in", &self.links_in),
         ]
     }
 
@@ -151,7 +175,7 @@ impl Held {
 
 /// Watches for as long as the node runs.
 pub(super) async fn run(node: Node) {
-    tokio::join!(compare(&node), disk::watch(&node));
+    tokio::join!(compare(&node), disk::watch(&node), links::watch(&node), stalled::watch(&node));
 }
 
 /// Asks the peers how they are: their clocks, their ports, and whether they are better off than this node.
@@ -160,7 +184,7 @@ async fn compare(node: &Node) {
         tokio::time::sleep(if node.faults().uncompared { COMPARE_FIRST } else { COMPARE_EVERY }).await;
         let began = clock::look(node);
         let severity = node.faults().severity();
-        let peers = node.other_members();
+        let (own, peers) = (node.0.own.to_string(), node.other_members());
         let links = &node.0.links;
         let asked_at = monotonic();
         let ask = async |peer: &String| (peer.clone(), links.call::<_, Status>(peer, "status", &(), ANSWER_MAX).await);
@@ -172,6 +196,7 @@ async fn compare(node: &Node) {
             if node.leader_address().is_some_and(|leader| leader == peer) {
                 node.0.heard.told(status.applied.unwrap_or(0), asked_at, node.applied_index());
             }
+            node.0.link_looks.say(&peer, status.unreached.contains(&own), monotonic());
             node.learn_ports(&status.http, status.monitor);
             room.note(status.full);
             best = best.into_iter().chain([status.fault]).min();
@@ -278,6 +303,14 @@ mod tests {
         let full = faults(|f| f.full = reason());
         assert!(Faults { best_peer: Some(slow.severity()), ..full.clone() }.bars_leading(), "a slow peer still writes");
         assert!(!Faults { best_peer: Some(full.severity()), ..slow }.bars_leading(), "one without room does not");
+        let (cut, shut) = (faults(|f| f.links_out = reason()), faults(|f| f.links_in = reason()));
+        assert!(
+            Faults { best_peer: Some(shut.severity()), ..cut.clone() }.bars_leading(),
+            "of two nodes one still writes"
+        );
+        assert!(Faults { best_peer: Some(full.severity()), ..cut.clone() }.bars_leading());
+        assert!(!Faults { best_peer: Some(cut.severity()), ..shut }.bars_leading(), "the other commits nothing");
+        assert!(!Faults { best_peer: Some(cut.severity()), ..cut }.bars_leading(), "nobody's entries pass");
         let clock = faults(|f| f.clock = reason());
         let uncompared = faults(|f| f.uncompared = true);
         assert!(

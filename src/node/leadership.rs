@@ -15,7 +15,7 @@ pub struct Facts {
     pub led: Option<Term>,
     /// It has given this term up: no majority acknowledged it, or another node has been told to lead.
     pub given_up: bool,
-    /// Its clock or its disk is not sound.
+    /// Its clock, its disk or its links are not sound.
     pub unfit: bool,
     /// Its wall clock has jumped since it was last looked at.
     pub clock_jumped: bool,
@@ -36,7 +36,7 @@ pub enum NotLeading {
     NotElected,
     /// It has given its term up, or handed it over.
     GivenUp,
-    /// Its clock or its disk is not sound.
+    /// Its clock, its disk or its links are not sound.
     Unfit,
     /// No majority has acknowledged it lately.
     NoLease,
@@ -55,7 +55,7 @@ impl fmt::Display for NotLeading {
         let why = match self {
             NotLeading::NotElected => "this node does not lead",
             NotLeading::GivenUp => "this node has given up its lead",
-            NotLeading::Unfit => "this node's clock or disk is not sound",
+            NotLeading::Unfit => "this node's clock, disk or links are not sound",
             NotLeading::NoLease => "this node leads and has lost the majority",
             NotLeading::ClockJumped => "this node's clock has jumped",
             NotLeading::NotInherited => "this node leads and has not applied yet the entries of the leader before it",

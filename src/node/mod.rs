@@ -136,6 +136,9 @@ struct Inner {
     raft_metrics: watch::Sender<Option<raft::Metrics>>,
     faults: Mutex<health::Faults>,
     peers_room: Mutex<health::Room>,
+    link_looks: health::LinkLooks,
+    /// That what this node has written as the leader is not committed, if that is so.
+    stalled: Mutex<Option<String>>,
     comparison: selfcheck::Comparison,
     /// When the clocks were last looked at, and what they said.
     clock_look: Mutex<health::ClockLook>,
@@ -250,6 +253,8 @@ impl Node {
             raft_metrics: watch::Sender::new(None),
             faults: Mutex::new(faults),
             peers_room: Mutex::default(),
+            link_looks: health::LinkLooks::default(),
+            stalled: Mutex::default(),
             comparison: selfcheck::Comparison::default(),
             clock_look,
             waiting: Mutex::default(),

@@ -124,6 +124,7 @@ impl Node {
             clock: self.now(),
             fault,
             full,
+            unreached: self.0.link_looks.unreached(),
             instance: self.0.instance,
             peer_hosts: self.0.config.peers().iter().map(ToString::to_string).collect(),
             heartbeat_ms: self.0.config.raft.heartbeat_ms,

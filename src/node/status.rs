@@ -1,6 +1,7 @@
 //! What a node tells of itself and of the cluster, and what it keeps an eye on.
 
 use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -36,19 +37,33 @@ impl Node {
             };
             metrics.current_leader.ok_or_else(|| self.no_leader())?
         };
+        if let Some(reason) = self.faults().links_out.clone() {
+            // No other is better off, and still nothing is committed.
+            return Err(format!("links_out: {reason}"));
+        }
         if !self.is_founded() {
             return Err(
                 "the cluster is being formed: it does not know the stores of a majority of its members yet".to_owned()
             );
         }
         if leader == self.id() {
-            return self.leadership().map(drop).map_err(|why| why.to_string());
+            self.leadership().map_err(|why| why.to_string())?;
+            return self.stalled().map_or(Ok(()), Err);
         }
         let (silence, bound) = (self.0.heard.silence(), self.0.config.raft.election_timeout_max_ms);
         if silence > Duration::from_millis(bound) {
             return Err(format!("the leader has not been heard for {} ms", silence.as_millis()));
         }
+        if let Some(time) = self.leader_address().and_then(|leader| self.0.link_looks.unreached_for(&leader)) {
+            let ms = time.as_millis();
+            return Err(format!("the leader is heard, and has taken no full message of this node for {ms} ms"));
+        }
         self.0.heard.keeps_up(self.applied_index())
+    }
+
+    /// That this node leads, and that what it writes is not committed, if that is so.
+    fn stalled(&self) -> Option<String> {
+        self.0.stalled.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// That no leader is known, and whether there was one since this node was started.
@@ -152,6 +167,11 @@ impl Node {
                 "disk_fault",
                 "1 where this node's disk is full or slow, its store stands still, or descriptors are used up",
                 f64::from(u8::from(faults.disk())),
+            ),
+            (
+                "links_fault",
+                "1 where this node's full messages reach no majority, or a majority does not reach this node",
+                f64::from(u8::from(faults.links())),
             ),
             ("raft_term", "The current term", term as f64),
             // Raft tells its end now and then; an applied entry is in the log.

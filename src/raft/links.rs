@@ -1,7 +1,7 @@
 //! Calls to the peers, and what they tell of who is there.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,11 +42,21 @@ impl CallError {
     }
 }
 
+/// More than the largest frame that links carry, jumbo frames included: only a link that passes full frames passes it.
+pub const LARGE_BYTES: usize = 10 << 10;
+/// So much of nothing in particular. No link can compress it.
+static PADDING: LazyLock<Bytes> = LazyLock::new(|| {
+    let words = (0..LARGE_BYTES as u64 / 8).map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()));
+    words.flat_map(u64::to_le_bytes).collect()
+});
+
 /// What was last heard of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Presence {
     /// When it last answered.
     pub heard: Instant,
+    /// When it last answered a message of [`LARGE_BYTES`] or more.
+    pub took_large: Option<Instant>,
     /// How far its wall clock is ahead of this node's, in ms, to within the half of a round trip.
     pub clock_offset_ms: i64,
 }
@@ -178,12 +188,16 @@ impl Links {
         self.0.presence.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
     }
 
-    /// Takes note of a peer's wall clock, read at `heard` by this node, to within `slack`.
-    fn hear(&self, address: &str, clock: Option<Timestamp>, slack: Duration) {
+    /// Takes note of a peer's wall clock, read by this node now to within `slack`, and of how large the message is that it
+    /// has answered.
+    fn hear(&self, address: &str, clock: Option<Timestamp>, slack: Duration, bytes: usize) {
         let Some(theirs) = clock else { return };
         let ours = self.0.clock.now().0 as i64 - slack.as_millis() as i64;
-        let presence = Presence { heard: monotonic(), clock_offset_ms: theirs.0 as i64 - ours };
-        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner).insert(address.to_owned(), presence);
+        let (heard, clock_offset_ms) = (monotonic(), theirs.0 as i64 - ours);
+        let mut presence = self.0.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = presence.get(address).and_then(|presence| presence.took_large);
+        let took_large = if bytes >= LARGE_BYTES { Some(heard) } else { before };
+        presence.insert(address.to_owned(), Presence { heard, took_large, clock_offset_ms });
     }
 
     fn link(&self, address: &str) -> Arc<Link> {
@@ -258,6 +272,16 @@ impl Links {
         self.send_noting((to, address), call, body.into(), timeout, sent).await
     }
 
+    /// Sends a peer a message that takes several full frames, and waits for its short answer. That it has come
+    /// [`Presence::took_large`] tells, also of a peer of a version that knows no such message.
+    ///
+    /// # Errors
+    /// As [`Links::call`].
+    pub async fn probe(&self, address: &str, timeout: Duration) -> Result<(), CallError> {
+        let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
+        self.send((to, address), "probe", PADDING.clone(), timeout).await.map(|((), _)| ())
+    }
+
     /// As [`Links::call`], of a message for this node that is encoded already.
     pub(super) async fn send<R: DeserializeOwned>(
         &self,
@@ -282,6 +306,7 @@ impl Links {
         let request = http::Request::post(format!("/peer/1/{call}"))
             .header(http::header::HOST, address)
             .header(HEADER_CLOCK, self.0.clock.now().0);
+        let bytes = body.len();
         let mut request = request.body(Full::new(body)).map_err(|e| not_sent(&e))?;
         let envelope = Envelope { from: self.whole_own(), to, to_store: to.and_then(|to| self.claimed(to)) };
         envelope.write(request.headers_mut());
@@ -306,7 +331,7 @@ impl Links {
             return Err(not_sent(&format!("{}: {}", head.status, text())));
         }
         let number = |header| head.headers.get(header).and_then(|v| v.to_str().ok()?.parse().ok());
-        self.hear(address, number(HEADER_CLOCK).map(Timestamp), sent.elapsed() / 2);
+        self.hear(address, number(HEADER_CLOCK).map(Timestamp), sent.elapsed() / 2, bytes);
         let bears = number(HEADER_BEARS).map(Duration::from_millis);
         match head.status {
             StatusCode::OK => postcard::from_bytes(&body).map(|answer| (answer, bears)).map_err(|e| unknown(&e)),

@@ -143,6 +143,8 @@ pub fn routes(slot: GroupSlot, links: Links, clock: Clock, heard: Heard, own: Ow
         .route("/peer/1/append", post(append))
         .route("/peer/1/vote", post(vote))
         .with_state((slot, clock.clone(), heard, own))
+        // That the whole of it has come is the answer.
+        .route("/peer/1/probe", post(async |_: Bytes| ()))
         .merge(others)
         // Entries can be as large as many large tasks together: the public port's limit must not apply here.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -67,6 +67,8 @@ pub struct Status {
     pub fault: u8,
     /// Whether it has no room for more tasks.
     pub full: bool,
+    /// The members that have for some time taken no large message of it; those too that do not answer it at all.
+    pub unreached: Vec<String>,
     /// The process: another one has another.
     pub instance: Uuid,
     /// Its `peer_hosts`, sorted.

@@ -11,7 +11,9 @@
  *     all. CTL is a file of 8192 bytes: for the frames from port f to port t the number of 64 bits at 2 * (16 f + t)
  *     says how many of a million are lost, the one behind it for how many microseconds the others are held up, and the
  *     one at 512 + 16 f + t how many bytes pass in a second; 0: any number. What a slow link cannot pass at once waits
- *     for up to 100 ms, and what comes then is lost. Says "ready" once it is. Ends with its standard input. */
+ *     for up to 100 ms, and what comes then is lost. The number at 768 + 16 f + t says in its lower 32 bits how long a
+ *     frame may be, and in its upper ones to which TCP port none goes; 0: any, none. Says "ready" once it is. Ends with
+ *     its standard input. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/if.h>
@@ -76,11 +78,22 @@ static int tap(const char *name) {
     return fd;
 }
 
+/* Whether this is IPv4 with TCP for that port. */
+static int is_for(const unsigned char *frame, int length, int port) {
+    const unsigned char *ip = frame + 14;
+    if (length < 14 + 20 || frame[12] != 8 || frame[13] != 0 || ip[9] != 6)
+        return 0;
+    const unsigned char *tcp = ip + 4 * (ip[0] & 15);
+    return tcp + 4 <= frame + length && (tcp[2] << 8 | tcp[3]) == port;
+}
+
 static void pass(int from, int to, const unsigned char *frame, int length) {
     int64_t lost = ctl[2 * (PORTS * from + to)], delay_us = ctl[2 * (PORTS * from + to) + 1];
     int64_t bytes_per_s = ctl[512 + PORTS * from + to], now = now_us();
     struct queue *queue = &queues[from][to];
-    if ((random() % 1000000) < lost)
+    uint64_t barred = ctl[768 + PORTS * from + to];
+    int longest = barred & 0xffffffff, port = barred >> 32;
+    if ((random() % 1000000) < lost || (longest && length > longest) || (port && is_for(frame, length, port)))
         return;
     if (bytes_per_s > 0) {
         int64_t begins = queue->free_us > now ? queue->free_us : now;

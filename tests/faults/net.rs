@@ -104,6 +104,13 @@ impl Net {
         self.control.write_all_at(&bytes_per_s.to_le_bytes(), at).expect("write the control file");
     }
 
+    /// From one node to another no frame passes that is longer than so many bytes, or is for this TCP port; 0: all do.
+    pub fn bar(&self, from: usize, to: usize, longest: u32, port: u16) {
+        let at = 8 * (768 + PORTS * (from + 1) + to + 1) as u64;
+        let barred = u64::from(port) << 32 | u64::from(longest);
+        self.control.write_all_at(&barred.to_le_bytes(), at).expect("write the control file");
+    }
+
     /// The same of every link between nodes.
     fn rate(&self, bytes_per_s: i64) {
         for from in 0..self.spaces.len() {
@@ -157,12 +164,17 @@ impl Drop for Net {
     }
 }
 
-/// Three nodes in namespaces, under load; the nodes go before their network.
-async fn joined(more: &str) -> Option<(Trial, Net)> {
+/// Three nodes in namespaces, which have not been started; the nodes go before their network.
+pub fn apart(more: &str) -> Option<(Cluster, Net)> {
     let dir = TempDir::new().expect("make a directory");
     let net = Net::new(&dir, 3)?;
     let places: Vec<_> = (1..).zip(net.places()).map(|(n, place)| (place, dir.path().join(format!("n{n}")))).collect();
-    let mut cluster = Cluster::in_places(dir, &places, more);
+    Some((Cluster::in_places(dir, &places, more), net))
+}
+
+/// The same, under load.
+async fn joined(more: &str) -> Option<(Trial, Net)> {
+    let (mut cluster, net) = apart(more)?;
     cluster.nodes.iter_mut().for_each(Node::spawn);
     assert!(cluster.all_ready(READY_MAX).await);
     let sink = net.sink().await;
