@@ -13,6 +13,8 @@ use std::io::Write;
 
 use uuid::Uuid;
 
+use crate::clock::{Clock, Timestamp};
+
 /// A random value.
 pub fn random<T>() -> T
 where
@@ -32,8 +34,9 @@ pub fn uuid() -> Uuid {
         return made;
     }
     // `now_v7` asks the kernel for each one's randomness; this thread's generator, which the kernel has seeded, will do.
-    let (secs, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
-    uuid::Builder::from_unix_timestamp_millis(secs * 1000 + u64::from(nanos / 1_000_000), &rand::random()).into_uuid()
+    // A clock of before 1970 gives those of the first moment: `uuid`'s own reading of the clock would panic.
+    let Timestamp(ms) = Clock::system().now();
+    uuid::Builder::from_unix_timestamp_millis(ms, &rand::random()).into_uuid()
 }
 
 /// A bound that is another one in a simulation, so that it is reached within seconds.

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 pub use self::descriptors::raise as raise_descriptors;
 use self::descriptors::Shares;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::collector;
 use crate::config::{Config, HostPort};
 use crate::dispatcher::transport::{Http, SetupError, Transport};
@@ -82,6 +82,9 @@ pub enum Error {
     /// Outgoing requests cannot be made.
     #[error(transparent)]
     Client(#[from] SetupError),
+    /// The wall clock cannot be right.
+    #[error("the wall clock is set to before 1970: set it right, and start the node again")]
+    Clock,
     /// The node had to stop.
     #[error("{0}")]
     Failed(String),
@@ -94,7 +97,7 @@ impl Error {
         match self {
             Error::Bind { source, .. } | Error::Directory { source, .. } => is_chosen_wrongly(source),
             Error::Own(..) | Error::Targets(..) => true,
-            Error::Start(_) | Error::Join(_) | Error::Client(_) | Error::Failed(_) => false,
+            Error::Start(_) | Error::Join(_) | Error::Client(_) | Error::Clock | Error::Failed(_) => false,
         }
     }
 }
@@ -145,6 +148,10 @@ impl Server {
     /// Each variant of [`Error`]. A node that waits for its peers has started.
     pub async fn start(config: Config) -> Result<Server, Error> {
         let clock = Clock::system();
+        if clock.now() == Timestamp(0) {
+            // What it is reckoned with stands still there, and the headers of answers have no name for such a time.
+            return Err(Error::Clock);
+        }
         let mut callback = config.callback.clone();
         Shares::of(&config, descriptors::limit()).lower(&mut callback);
         let transport = Http::new(&callback, guard(&config)?)?;

@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use support::node::own_address;
-use support::{once, pass, until, with, Cluster};
+use support::{once, pass, until, with, Cluster, TestNode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use xcron::raft::TypeConfig;
+use xcron::storage::identity::Identity;
+use xcron::storage::log::{Options, RaftLog};
 
 const NOWHERE: &str = "http://127.0.0.1:9/never";
 const FAR_MS: u64 = 3_600_000;
@@ -53,9 +56,14 @@ impl Switch {
         Switch { address, to, connections, taken, delay_ms }
     }
 
+    /// New connections lead there from now on.
+    fn lead_new_to(&self, to: SocketAddr) {
+        *self.to.lock().expect("as it is set up") = to;
+    }
+
     /// Leads there from now on.
     fn lead_to(&self, to: SocketAddr) {
-        *self.to.lock().expect("as it is set up") = to;
+        self.lead_new_to(to);
         self.connections.lock().expect("as it is set up").drain(..).for_each(|connection| connection.abort());
     }
 }
@@ -188,6 +196,94 @@ async fn names_of_one_process_are_one_node_when_a_cluster_forms() {
     switches[2].lead_to(real[2]);
     cluster.start(1).await;
     cluster.node(0).await_ready().await;
+}
+
+/// A second process with the entry of the first node, as of a configuration that was copied, and where it serves its
+/// peers. Its directory and its ports are its own.
+fn double_of(cluster: &Cluster) -> (Cluster, SocketAddr) {
+    let mut double = Cluster::new(1, |_| {});
+    let (config, copied) = (&mut double.configs[0], &cluster.configs[0]);
+    config.peer.peer_hosts = copied.peer.peer_hosts.clone();
+    config.advertise = copied.advertise.clone();
+    let real = SocketAddr::new(config.bind, config.peer_port);
+    (double, real)
+}
+
+/// Has it taken part in forming a cluster before, as the first node, and been killed before it learnt of one; the node's id.
+async fn has_taken_part(double: &Cluster) -> u64 {
+    let (config, dir) = (&double.configs[0], double.path(0));
+    let log = RaftLog::<TypeConfig>::open(&dir.join("log"), Options::default()).expect("as it is set up");
+    log.note_start(1).await.expect("as it is set up");
+    let place = config.peers().iter().position(|peer| peer.to_string() == config.advertise).expect("as it is set up");
+    let (node, peer) = (place as u64 + 1, config.advertise.clone());
+    let identity =
+        Identity { store: xcron::seam::uuid(), node, peer, cluster: None, starts: 1, log: log.facts().number };
+    log.close();
+    identity.write(&dir).expect("as it is set up");
+    node
+}
+
+async fn says(node: &TestNode, why: &str) {
+    until(why, || async { node.monitor.plain("/readyz").await.2.contains(why).then_some(()) }).await;
+}
+
+const NOT_ALONE: &str = "another process answers at this node's own address";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_with_the_entry_of_another_takes_no_part() {
+    let (mut cluster, _, switches) = behind_switches().await;
+    let (mut double, real) = double_of(&cluster);
+    for node in [&mut cluster, &mut double] {
+        node.start(0).await;
+    }
+    says(double.node(0), NOT_ALONE).await;
+    // Of these each makes a majority with either of the two.
+    cluster.start(1).await;
+    cluster.start(2).await;
+    for i in 0..3 {
+        cluster.node(i).await_ready().await;
+    }
+    assert_eq!(double.node(0).id(), 0);
+    double.crash(0).await;
+    double.start(0).await;
+    says(double.node(0), NOT_ALONE).await;
+    // Once the address is its own, it asks for the place.
+    switches[0].lead_to(real);
+    let why = double.node_mut(0).failed().await.to_string();
+    assert!(why.contains("has voted with another store"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_taken_part_and_knows_no_cluster_waits_while_another_has_its_address() {
+    let (mut cluster, _, switches) = behind_switches().await;
+    let (mut double, real) = double_of(&cluster);
+    let id = has_taken_part(&double).await;
+    cluster.start(0).await;
+    double.start(0).await;
+    says(double.node(0), NOT_ALONE).await;
+    // The connections that there are lead to the other one still, which is there as well.
+    switches[0].lead_new_to(real);
+    cluster.start(1).await;
+    double.node(0).await_ready().await;
+    says(cluster.node(0), NOT_ALONE).await;
+    assert_eq!((double.node(0).id(), cluster.node(0).id()), (id, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_takes_part_stops_where_a_member_answers_at_its_address() {
+    let (mut cluster, real, switches) = behind_switches().await;
+    all_start(&mut cluster).await;
+    let (mut double, of_double) = double_of(&cluster);
+    has_taken_part(&double).await;
+    switches[0].lead_to(of_double);
+    double.start(0).await;
+    says(double.node(0), "no leader is known").await;
+    switches[0].lead_to(real[0]);
+    let why = double.node_mut(0).failed().await.to_string();
+    assert!(why.contains("another process acts as node"), "{why}");
+    for i in 0..3 {
+        cluster.node(i).await_ready().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

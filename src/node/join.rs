@@ -9,6 +9,11 @@
 //!   asks again as the same store;
 //! - enough are as empty as this one to make a majority with it: together they form the cluster. Each initializes it
 //!   with the same members, so it does not matter who is first.
+//!
+//! Before either it looks who answers at its own address, as the peers do. Where that is another process, two nodes have
+//! the same address in their configurations: both would ask, vote and claim as the same member, and two clusters could be
+//! formed. A store that has taken part and knows no cluster yet looks as well, since no claim tells the two apart. Where
+//! nobody answers, nothing is to be learnt: not every network leads a node's own address back to it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -36,6 +41,9 @@ const PANIC_TOLD: Duration = Duration::from_secs(1);
 
 /// After an attempt to write the identity that failed.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often a node that has no place yet asks who is there.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +110,10 @@ impl Node {
         self.note_wait(&Waits::Start);
         identity.starts = self.count_start(identity.starts).await?;
         self.write_identity(&identity).await;
+        if identity.cluster.is_none() {
+            // As late as can be: from here on it votes, and no claim tells it from another of the same address.
+            self.await_own_address().await;
+        }
         self.0.links.introduce(identity.node, identity.cluster);
         tracing::info!(node = identity.node, peer = identity.peer, store = %identity.store, "taking part");
         let forms = identity.cluster.is_none();
@@ -250,13 +262,16 @@ impl Node {
         let identity = |node, cluster| Identity { store, node, peer: own.clone(), cluster, starts: 0, log };
         loop {
             let asks = self.knows_a_cluster();
-            let answers = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer))).await;
+            let asked = futures::future::join_all(others.iter().map(|peer| self.ask_status(peer)));
+            let (answers, is_taken) = tokio::join!(asked, self.is_own_address_taken());
             let answers = others.iter().zip(answers).filter_map(|(peer, status)| Some((peer.as_str(), status?)));
             let answers = neighbours::distinct(self.0.store, answers);
             let peer_hosts = self.own_status().peer_hosts;
             // One that only waits for a place itself can pass no claim on.
             let formed = answers.iter().filter(|(_, status)| status.formed).max_by_key(|(_, status)| status.node != 0);
-            let waits = if let Some((peer, _)) = formed {
+            let waits = if is_taken {
+                Waits::OwnAddress(own.clone())
+            } else if let Some((peer, _)) = formed {
                 if !asks {
                     let asking = identity(0, None);
                     self.write_identity(&asking).await;
@@ -281,7 +296,27 @@ impl Node {
                 Waits::Peers { answered: answers.len(), of: others.len() }
             };
             self.note_wait(&waits);
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Whether another process answers at this node's own address. Of a cluster of one there is nobody who could take it
+    /// for this one.
+    async fn is_own_address_taken(&self) -> bool {
+        if self.first_members().len() < 2 {
+            return false;
+        }
+        let own = self.0.own.to_string();
+        // A connection that is kept may lead where the name led before.
+        self.0.links.hang_up(&own);
+        self.ask_status(&own).await.is_some_and(|status| status.instance != self.0.instance)
+    }
+
+    /// Waits for as long as another process answers at this node's own address.
+    async fn await_own_address(&self) {
+        while self.is_own_address_taken().await {
+            self.note_wait(&Waits::OwnAddress(self.0.own.to_string()));
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) enum Waits {
     },
     /// Nodes with different lists would each take another node for the same one. Which lists differ.
     OneList(String),
+    /// For its own address, this one, at which another process answers.
+    OwnAddress(String),
     /// For its directory to take the file `identity`. Why it does not.
     Identity(String),
     /// For nothing but its own start.
@@ -51,6 +53,11 @@ impl fmt::Display for Waits {
                 f,
                 "waiting for a member of the cluster that this node has asked for a place: of the others {answered} of {of} \
                  answer, and belong to none"
+            ),
+            Waits::OwnAddress(own) => write!(
+                f,
+                "another process answers at this node's own address {own}, and this node waits until that is over: two nodes \
+                 have the same `advertise` or entry of `peer_hosts`, or the name leads elsewhere"
             ),
             Waits::Identity(reason) => {
                 write!(f, "the file `identity` cannot be written yet, and is tried again: {reason}")
@@ -93,7 +100,7 @@ impl Node {
             return;
         }
         // The story of the cluster has the others.
-        if let Waits::OneList(_) | Waits::Identity(_) = waits {
+        if let Waits::OneList(_) | Waits::Identity(_) | Waits::OwnAddress(_) = waits {
             tracing::error!("{text}");
         }
         *waiting = Some(text);

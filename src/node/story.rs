@@ -65,6 +65,8 @@ struct Seen {
     listed: Vec<String>,
     /// This node's times in `[raft]`.
     times: Times,
+    /// Its own address, and who else answers there.
+    elsewhere: Option<(String, String)>,
     /// What each of the others answered, or why it did not.
     peers: Vec<(String, Result<Status, String>)>,
 }
@@ -80,6 +82,7 @@ enum Line {
     Unresolved { peer: String, cause: String },
     Foreign { peer: String, cause: String },
     Back { peer: String },
+    Elsewhere { own: String, cause: String },
     TimesDiffer { peer: String, theirs: Times, own: Times },
     Forming { missing: Vec<String> },
     FormedWithoutLeader { formed: Vec<String> },
@@ -103,6 +106,12 @@ impl Line {
             Line::Foreign { peer, cause } => {
                 tracing::error!(peer, cause, "a node of another cluster answers at this peer's address");
             }
+            Line::Elsewhere { own, cause } => tracing::error!(
+                own,
+                cause,
+                "another process answers at this node's own address: two nodes have the same `advertise` or entry of \
+                 `peer_hosts`, or the name leads elsewhere"
+            ),
             Line::TimesDiffer { peer, theirs, own } => tracing::warn!(
                 peer,
                 %theirs,
@@ -157,6 +166,8 @@ struct Story {
     peers: BTreeMap<String, (Option<Reach>, u32)>,
     /// The times of peers that are others than this node's.
     times_told: BTreeMap<String, Times>,
+    /// For how many looks somebody else has answered at this node's own address.
+    elsewhere: u32,
     waiting: u32,
     waiting_told: Option<(Vec<String>, Vec<String>)>,
 }
@@ -169,6 +180,7 @@ impl Story {
         self.look_at_members(seen, &mut lines);
         self.look_at_peers(seen, &mut lines);
         self.look_at_times(seen, &mut lines);
+        self.look_at_own_address(seen, &mut lines);
         self.look_at_forming(seen, &mut lines);
         lines
     }
@@ -246,6 +258,18 @@ impl Story {
         }
     }
 
+    /// Until it takes part, this node waits for its address, and says so itself.
+    fn look_at_own_address(&mut self, seen: &Seen, lines: &mut Vec<Line>) {
+        let Some((own, cause)) = seen.elsewhere.clone().filter(|_| seen.takes_part) else {
+            self.elsewhere = 0;
+            return;
+        };
+        self.elsewhere += 1;
+        if self.elsewhere == LOOKS_BEFORE_TOLD {
+            lines.push(Line::Elsewhere { own, cause });
+        }
+    }
+
     fn look_at_forming(&mut self, seen: &Seen, lines: &mut Vec<Line>) {
         if seen.takes_part || seen.listed.is_empty() {
             return;
@@ -290,15 +314,21 @@ pub(super) async fn run(node: &Node) -> String {
         // Whoever else answers at this node's own address is asked as well.
         let (peers, itself) =
             tokio::join!(futures::future::join_all(others.iter().map(|address| ask(address))), ask(&own));
-        if let (_, Ok(status)) = itself {
-            if let Some(reason) = twin(&node.own_status(), &status, &own) {
-                return reason;
-            }
+        let status = node.own_status();
+        // One that does not take part yet acts as nobody, and waits.
+        let takes_part = node.0.group.get().is_some();
+        let acts_here = itself.1.as_ref().ok().filter(|_| takes_part);
+        if let Some(reason) = acts_here.and_then(|answer| twin(&status, answer, &own)) {
+            return reason;
+        }
+        let elsewhere = somebody_else(&status, &itself.1).map(|cause| (own.clone(), cause));
+        if elsewhere.is_some() {
+            // A connection that is kept leads there also once the name does not.
+            node.0.links.hang_up(&own);
         }
         let (id, cluster) = node.0.links.own();
-        let times = Times::of(&node.own_status()).unwrap_or_default();
-        let takes_part = node.0.group.get().is_some();
-        let seen = Seen { node: id, cluster, takes_part, leader, members, listed, times, peers };
+        let times = Times::of(&status).unwrap_or_default();
+        let seen = Seen { node: id, cluster, takes_part, leader, members, listed, times, elsewhere, peers };
         story.look(&seen).iter().for_each(Line::write);
     }
 }
@@ -321,7 +351,9 @@ fn group(node: &Node) -> (Option<Leader>, Vec<String>) {
 fn twin(own: &Status, answer: &Status, address: &str) -> Option<String> {
     let is_other = answer.instance != own.instance && !answer.instance.is_nil();
     let same_store = answer.store == own.store;
-    let same_node = own.node != 0 && answer.node == own.node && answer.cluster == own.cluster;
+    // One of them may not have learnt yet which cluster it is of.
+    let may_be_one = answer.cluster == own.cluster || answer.cluster.is_none() || own.cluster.is_none();
+    let same_node = own.node != 0 && answer.node == own.node && may_be_one;
     (is_other && (same_store || same_node)).then(|| {
         format!(
             "another process acts as node {} (store {}) and answers at {address}; two processes must never act as one node: \
@@ -329,6 +361,18 @@ fn twin(own: &Status, answer: &Status, address: &str) -> Option<String> {
             answer.node, answer.store
         )
     })
+}
+
+/// Who it is that answers at this node's own address, if it is not this process.
+fn somebody_else(own: &Status, answer: &Result<Status, String>) -> Option<String> {
+    match answer {
+        Ok(status) if status.instance == own.instance => None,
+        Ok(Status { node: 0, store, .. }) => Some(format!("it is no member yet, and has the store {store}")),
+        Ok(status) => Some(format!("it is node {}, and has the store {}", status.node, status.store)),
+        // It says itself that another is meant.
+        Err(cause) if cause.contains("is meant") || cause.contains("of the cluster") => Some(cause.clone()),
+        Err(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ fn seen() -> Seen {
         leader: Some(leader),
         members: names(&PEERS),
         listed: names(&PEERS),
+        elsewhere: None,
         times: Times { heartbeat_ms: 50, election_timeout_min_ms: 300, election_timeout_max_ms: 1000 },
         peers: vec![ok("b:1"), ok("c:1")],
     }
@@ -149,7 +150,49 @@ fn a_second_process_of_the_same_store_or_node_is_found() {
     let copy = Status { instance: id(11), ..own.clone() };
     assert!(twin(&own, &copy, "c:1").is_some_and(|why| why.contains("node 3")));
     assert!(twin(&own, &Status { store: id(6), ..copy.clone() }, "c:1").is_some(), "the same node by another store");
-    assert_eq!(twin(&own, &Status { store: id(6), node: 4, ..copy }, "c:1"), None, "another node");
+    assert_eq!(twin(&own, &Status { store: id(6), node: 4, ..copy.clone() }, "c:1"), None, "another node");
+    let (forming, other) =
+        (Status { store: id(6), cluster: None, ..copy.clone() }, Status { cluster: Some(id(2)), ..copy });
+    assert!(
+        twin(&own, &forming, "c:1").is_some() && twin(&forming, &own, "c:1").is_some(),
+        "one has yet to learn of it"
+    );
+    assert_eq!(twin(&own, &Status { store: id(6), ..other }, "c:1"), None, "a node of another cluster");
+    assert_eq!(twin(&own, &Status { node: 0, ..forming }, "c:1"), None, "no member yet");
+}
+
+#[test]
+fn who_else_answers_at_the_own_address_is_told_once_it_is_sure() {
+    let id = |n| Uuid::from_u128(n);
+    let own = Status { node: 3, store: id(5), cluster: Some(id(1)), instance: id(10), ..Status::default() };
+    let other = Status { node: 2, store: id(6), instance: id(11), ..own.clone() };
+    let refused = |why: &str| Err(format!("c:1: 421 Misdirected Request: {why}"));
+    for (answer, words) in [
+        (Ok(own.clone()), None),
+        (Err("c:1: Connection refused".to_owned()), None),
+        (Ok(other.clone()), Some("it is node 2")),
+        (Ok(Status { node: 0, ..other }), Some("no member yet")),
+        (refused("this is node 2, and node 3 is meant"), Some("node 3 is meant")),
+        (refused("this node is of the cluster 8, and the message of the cluster 1"), Some("of the cluster 8")),
+    ] {
+        let found = somebody_else(&own, &answer);
+        assert_eq!(found.is_some(), words.is_some(), "{answer:?}");
+        assert!(words.is_none_or(|words| found.as_ref().is_some_and(|found| found.contains(words))), "{found:?}");
+    }
+    let mut story = told();
+    let (address, cause) = ("a:1".to_owned(), "why".to_owned());
+    let elsewhere = Seen { elsewhere: Some((address.clone(), cause.clone())), ..seen() };
+    let line = Line::Elsewhere { own: address, cause };
+    for _ in 0..2 {
+        assert_eq!(story.look(&elsewhere), [], "a name that was late");
+        assert_eq!(story.look(&seen()), []);
+        let lines: Vec<Line> = (0..10).flat_map(|_| story.look(&elsewhere)).collect();
+        assert_eq!(lines, std::slice::from_ref(&line));
+        assert_eq!(story.look(&seen()), []);
+    }
+    let waits = Seen { takes_part: false, ..elsewhere };
+    let lines: Vec<Line> = (0..10).flat_map(|_| story.look(&waits)).collect();
+    assert!(!lines.contains(&line), "it waits, and says so itself");
 }
 
 /// What the log says in the end, by level and words.
@@ -199,6 +242,12 @@ fn each_line_is_written_once_at_its_level_and_names_what_it_is_about() {
                 "theirs=heartbeat_ms 1, election_timeout_min_ms 2, election_timeout_max_ms 3 \
                  own=heartbeat_ms 4, election_timeout_min_ms 5, election_timeout_max_ms 6",
             ),
+        ),
+        (
+            Line::Elsewhere { own: "a:1".to_owned(), cause: "why".to_owned() },
+            "ERROR",
+            "another process answers at this node's own address",
+            "own=\"a:1\" cause=\"why\"".to_owned(),
         ),
         (Line::Back { peer }, "INFO", "peer reached", about("")),
         (Line::Forming { missing: names(&["c:1"]) }, "INFO", "waiting for peers", "missing=\"c:1\"".to_owned()),

@@ -175,6 +175,11 @@ impl Connections {
         if let Some(to) = connection.to {
             self.names.refuse(self.host(), to);
         }
+        self.close_idle();
+    }
+
+    /// Closes those that are kept.
+    pub fn close_idle(&self) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

@@ -211,6 +211,11 @@ impl Links {
         link
     }
 
+    /// Keeps no connection to this address, so that the next call goes where the name leads by then.
+    pub fn hang_up(&self, address: &str) {
+        self.link(address).connections.close_idle();
+    }
+
     /// The right to send a large message to this address: there is one at a time.
     pub(super) async fn transfer_place(&self, address: &str) -> Option<OwnedSemaphorePermit> {
         self.link(address).transfer.clone().acquire_owned().await.ok()
