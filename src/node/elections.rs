@@ -166,7 +166,7 @@ async fn hold(node: &Node) {
         // A clock that has not been compared yet is given the time for it.
         let uncompared = node.faults().is_only_uncompared() && since.elapsed() < patience;
         // A node that stops does so by itself.
-        if facts.unfit && !uncompared && !facts.given_up && !facts.stopping {
+        if facts.unfit && !uncompared && !facts.given_up && !facts.stopping && !bug::is_planted(Bug::NeverSilent) {
             node.hand_over(term, "it is not sound").await;
         }
         if facts.given_up {

@@ -5,7 +5,7 @@
 //! leader that the others cannot connect to (a firewall before its `peer_port`). So each node sends each other one a
 //! large message every second, and tells in its status which of them take none. doc/decisions/0056-links-are-proved.md
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -140,7 +140,8 @@ impl Judge {
                 peer.since = now;
             }
             peer.is_silent = is_silent;
-            silent += usize::from(is_silent);
+            // The reason is told as the fault is found: a peer that has just died has been silent for less than that long.
+            silent += usize::from(ago(seen.heard, peer.since) > self.unit * FRESH_UNITS);
             let time = ago(seen.took_large, peer.since);
             if time > cut_after {
                 unreached.push((seen.peer.to_owned(), time));
@@ -200,7 +201,8 @@ pub(super) async fn watch(node: &Node) {
                 let peers = node.other_members();
                 look(node, &mut judge, &peers);
                 next.retain(|peer, at| at.is_none() || peers.contains(peer));
-                let due: HashSet<String> = peers
+                // In their order: the simulation takes each step in the same order each time.
+                let due: Vec<String> = peers
                     .into_iter()
                     .filter(|peer| next.get(peer).is_none_or(|at| at.is_some_and(|at| at <= monotonic())))
                     .collect();
