@@ -122,7 +122,7 @@ async fn canvass(node: &Node, others: &[(u64, String)], leader: Option<u64>) -> 
         async move { (*id, links.call::<_, Opinion>(address, "opinion", question, timeout).await) }
     });
     let mut asked: FuturesUnordered<_> = asked.collect();
-    let needed = others.len().div_ceil(2);
+    let needed = raft::others_needed(others.len());
     let (mut yes, mut leader_is_silent) = (0, leader.is_none_or(|id| !others.iter().any(|(other, _)| *other == id)));
     let mut until = monotonic() + timeout;
     while let Ok(Some((id, answer))) = tokio::time::timeout_at(until, asked.next()).await {

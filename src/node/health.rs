@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::Node;
 use crate::clock::monotonic;
+use crate::raft::others_needed;
 use crate::raft::wire::Status;
 
 pub(super) use clock::{has_jumped, ClockLook};
@@ -144,7 +145,7 @@ impl Room {
     /// Whether the peers that have room are too few to commit anything with a node that has some. Of one that does not
     /// answer nobody knows, but it commits nothing.
     fn too_few(self) -> bool {
-        self.lacks() && self.with < self.peers.div_ceil(2)
+        self.lacks() && self.with < others_needed(self.peers)
     }
 }
 

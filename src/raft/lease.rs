@@ -59,7 +59,7 @@ pub struct Lease {
 }
 
 /// Of so many other voters as many as make a majority with this node: of n voters that is n / 2 + 1.
-fn needed(others: usize) -> usize {
+pub fn others_needed(others: usize) -> usize {
     others.div_ceil(2)
 }
 
@@ -102,7 +102,7 @@ impl Lease {
     pub fn majority(&self, term: u64, other_voters: &[u64], now: Moment) -> Option<Moment> {
         let mut sent: Vec<Moment> = other_voters.iter().filter_map(|id| self.last_of(*id, term)).collect();
         sent.sort_unstable_by(|a, b| b.cmp(a));
-        match needed(other_voters.len()) {
+        match others_needed(other_voters.len()) {
             0 => Some(now),
             needed => sent.get(needed - 1).copied(),
         }
@@ -111,7 +111,7 @@ impl Lease {
     /// Whether the leader of `term` may act now: what so many have acknowledged as it takes for a majority still counts.
     pub fn holds(&self, term: u64, other_voters: &[u64], now: Moment) -> bool {
         let counts = |id: &&u64| self.of(**id, term).is_some_and(|last| now.since(&last.sent) < last.length);
-        !self.is_given_up(term) && other_voters.iter().filter(counts).count() >= needed(other_voters.len())
+        !self.is_given_up(term) && other_voters.iter().filter(counts).count() >= others_needed(other_voters.len())
     }
 
     /// How many times as often as by its own times this node has to be acknowledged in `term`, since the lease of a peer is

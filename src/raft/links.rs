@@ -200,6 +200,11 @@ impl Links {
         presence.insert(address.to_owned(), Presence { heard, took_large, clock_offset_ms });
     }
 
+    /// The id of the member of this address; none: it is not known yet.
+    fn member(&self, address: &str) -> Option<u64> {
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
+    }
+
     fn link(&self, address: &str) -> Arc<Link> {
         let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = peers.get(address) {
@@ -273,8 +278,7 @@ impl Links {
         sent: &Sent,
     ) -> Result<(R, Bears), CallError> {
         let body = postcard::to_stdvec(request).map_err(|e| CallError::NotSent(e.to_string()).at(address))?;
-        let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
-        self.send_noting((to, address), call, body.into(), timeout, sent).await
+        self.send_noting((self.member(address), address), call, body.into(), timeout, sent).await
     }
 
     /// Sends a peer a message that takes several full frames, and waits for its short answer. That it has come
@@ -283,8 +287,7 @@ impl Links {
     /// # Errors
     /// As [`Links::call`].
     pub async fn probe(&self, address: &str, timeout: Duration) -> Result<(), CallError> {
-        let to = self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied();
-        self.send((to, address), "probe", PADDING.clone(), timeout).await.map(|((), _)| ())
+        self.send((self.member(address), address), "probe", PADDING.clone(), timeout).await.map(|((), _)| ())
     }
 
     /// As [`Links::call`], of a message for this node that is encoded already.

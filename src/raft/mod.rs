@@ -24,7 +24,7 @@ pub mod wire;
 
 pub use connections::Sent;
 pub use heard::{sign_of_life, Heard};
-pub use lease::{Inheritance, Lease, Moment};
+pub use lease::{others_needed, Inheritance, Lease, Moment};
 pub use links::{Bears, CallError, Links, Presence, LARGE_BYTES};
 pub use network::{Network, MESSAGE_BYTES_MAX};
 pub use office::Office;

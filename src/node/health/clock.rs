@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{note, Node};
 use crate::clock::{monotonic, Clock, Timestamp};
+use crate::raft::others_needed;
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +92,7 @@ enum Verdict {
 /// that is wrong says first is no fault of a node with which the next one agrees.
 fn judge(offsets: &[i64], peers: usize, limit_ms: i64) -> Verdict {
     let off = off(offsets, limit_ms);
-    let majority = peers.div_ceil(2) + 1;
+    let majority = others_needed(peers) + 1;
     if 1 + offsets.len() - off >= majority {
         Verdict::Right
     } else if off > peers + 1 - majority {

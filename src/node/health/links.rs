@@ -13,9 +13,9 @@ use futures::stream::FuturesUnordered;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use super::{note, Node};
+use super::{note, Held, Node};
 use crate::clock::monotonic;
-use crate::raft::LARGE_BYTES;
+use crate::raft::{others_needed, LARGE_BYTES};
 
 /// Between two looks; and after a large message that was not answered, until the next one.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -102,13 +102,17 @@ struct Judge {
     peers: HashMap<String, Peer>,
     /// Since when so many have said that they do not reach this node that the others are no majority.
     said_since: Option<Instant>,
+    /// Each ends with the look that does not find it any more: an answer says that the link is mended.
+    links_out: Held,
+    links_in: Held,
 }
 
 impl Judge {
     /// Of links for which the longest election timeout is this.
     fn new(election_timeout_max: Duration) -> Judge {
         let unit = election_timeout_max.max(UNIT_MIN);
-        Judge { unit, looked: None, peers: HashMap::new(), said_since: None }
+        let held = || Held::new(Duration::ZERO);
+        Judge { unit, looked: None, peers: HashMap::new(), said_since: None, links_out: held(), links_in: held() }
     }
 
     /// How long a large message may take.
@@ -152,7 +156,7 @@ impl Judge {
             }
         }
 
-        let (peers, needed) = (seen.len(), seen.len().div_ceil(2));
+        let (peers, needed) = (seen.len(), others_needed(seen.len()));
         let links_out = (peers - unreached.len() < needed).then(|| told_out(peers, unreached.len(), silent));
         // Of those that say nothing nobody knows; but somebody must have said so.
         let is_not_reached = not_reached_by > 0 && reached_by < needed;
@@ -160,7 +164,11 @@ impl Judge {
         self.said_since = since;
         let said = since.is_some_and(|since| now - since >= self.unit * SAID_UNITS);
         let links_in = said.then(|| told_in(peers, not_reached_by, reached_by));
-        Verdict { unreached, links_out, links_in }
+        Verdict {
+            unreached,
+            links_out: self.links_out.look(links_out, now),
+            links_in: self.links_in.look(links_in, now),
+        }
     }
 }
 
@@ -220,24 +228,15 @@ pub(super) async fn watch(node: &Node) {
 
 fn look(node: &Node, judge: &mut Judge, peers: &[String]) {
     let says = node.0.link_looks.lock().says.clone();
-    let seen = |peer: &'_ String| {
+    let seen = peers.iter().map(|peer| {
         let presence = node.0.links.presence(peer);
-        (presence.map(|p| p.heard), presence.and_then(|p| p.took_large), says.get(peer).copied())
-    };
-    let seen: Vec<Seen<'_>> = peers
-        .iter()
-        .map(|peer| {
-            let (heard, took_large, says) = seen(peer);
-            Seen { peer, heard, took_large, says }
-        })
-        .collect();
+        let (heard, took_large) = (presence.map(|p| p.heard), presence.and_then(|p| p.took_large));
+        Seen { peer, heard, took_large, says: says.get(peer).copied() }
+    });
+    let seen: Vec<Seen<'_>> = seen.collect();
     let Verdict { unreached, links_out, links_in } = judge.look(&seen, monotonic());
     node.0.link_looks.lock().unreached = unreached;
-    note(node, |faults| {
-        // The first reason stays: figures in it change all the time.
-        let keep = |before: &Option<String>, now: Option<String>| now.map(|now| before.clone().unwrap_or(now));
-        (faults.links_out, faults.links_in) = (keep(&faults.links_out, links_out), keep(&faults.links_in, links_in));
-    });
+    note(node, |faults| (faults.links_out, faults.links_in) = (links_out, links_in));
 }
 
 #[cfg(test)]
