@@ -271,7 +271,8 @@ impl Story {
     }
 
     fn look_at_forming(&mut self, seen: &Seen, lines: &mut Vec<Line>) {
-        if seen.takes_part || seen.listed.is_empty() {
+        // A node that waits for its own address says so itself, and asks nobody to take it in.
+        if seen.takes_part || seen.listed.is_empty() || seen.elsewhere.is_some() {
             return;
         }
         self.waiting += 1;

@@ -31,7 +31,7 @@ const CUT_UNITS: u32 = 4;
 /// So long most must say that they do not reach this node. One that was away is told so until the next large message is
 /// answered, which is sent within a look and the time for a connection.
 const SAID_UNITS: u32 = 3;
-/// What a peer has said is old after this.
+/// What a peer has said is old after this; and one that has answered nothing for so long is silent.
 const FRESH_UNITS: u32 = 2;
 
 /// What the looks have shown, and what the peers have said of it.
@@ -138,14 +138,14 @@ impl Judge {
         for seen in seen {
             let peer = self.peers.entry(seen.peer.to_owned()).or_insert_with(|| Peer { since: now, is_silent: false });
             let ago = |at: Option<Instant>, since| now.saturating_duration_since(at.map_or(since, |at| at.max(since)));
-            let is_silent = ago(seen.heard, peer.since) > cut_after;
+            // Sooner than it takes no large message: one that has just died is silent, and no fault of the links.
+            let is_silent = ago(seen.heard, peer.since) > self.unit * FRESH_UNITS;
             if peer.is_silent && !is_silent {
                 // It is back, and has not been sent anything large yet.
                 peer.since = now;
             }
             peer.is_silent = is_silent;
-            // The reason is told as the fault is found: a peer that has just died has been silent for less than that long.
-            silent += usize::from(ago(seen.heard, peer.since) > self.unit * FRESH_UNITS);
+            silent += usize::from(is_silent);
             let time = ago(seen.took_large, peer.since);
             if time > cut_after {
                 unreached.push((seen.peer.to_owned(), time));
@@ -157,7 +157,9 @@ impl Judge {
         }
 
         let (peers, needed) = (seen.len(), others_needed(seen.len()));
-        let links_out = (peers - unreached.len() < needed).then(|| told_out(peers, unreached.len(), silent));
+        // Where those that answer at all are too few, that is what is wrong.
+        let is_cut = peers - unreached.len() < needed && peers - silent >= needed;
+        let links_out = is_cut.then(|| told_out(peers, unreached.len(), silent));
         // Of those that say nothing nobody knows; but somebody must have said so.
         let is_not_reached = not_reached_by > 0 && reached_by < needed;
         let since = is_not_reached.then(|| *self.said_since.get_or_insert(now));
@@ -312,7 +314,7 @@ mod tests {
             (&[SHORT_ALONE, WELL], false, false),
             (&[SHORT_ALONE, DEAD], true, false),
             (&[DEAD, WELL], false, false),
-            (&[DEAD, DEAD], true, false),
+            (&[DEAD, DEAD], false, false),
             (&[SHUT_OUT, SHUT_OUT], false, true),
             // It may be the peer itself that reaches nobody.
             (&[SHUT_OUT, WELL], false, false),
@@ -349,6 +351,18 @@ mod tests {
     }
 
     #[test]
+    fn peers_that_were_dead_for_however_long_are_no_fault_of_the_links_of_who_is_left() {
+        for quarters in 1..40 {
+            let mut peers = Peers::new(2);
+            peers.pass(5.0, &[WELL, WELL]);
+            for _ in 0..quarters {
+                assert!(!peers.pass(0.25, &[DEAD, DEAD]).0, "{quarters}");
+            }
+            assert!(!peers.pass(1.0, &[SHORT_ALONE, SHORT_ALONE]).0, "{quarters}: they are back");
+        }
+    }
+
+    #[test]
     fn what_was_said_of_a_node_that_stood_still_or_was_away_is_no_fault_of_it() {
         // It stood still, and for a while the others say so.
         let mut peers = Peers::new(2);
@@ -357,7 +371,7 @@ mod tests {
         assert_eq!(peers.pass(2.5, &[SHUT_OUT, SHUT_OUT]), (false, false, vec![]));
         assert_eq!(peers.pass(5.0, &[WELL, WELL]), (false, false, vec![]));
         // It was cut off.
-        assert_eq!(peers.pass(10.0, &[DEAD, DEAD]), (true, false, vec![0, 1]));
+        assert_eq!(peers.pass(10.0, &[DEAD, DEAD]), (false, false, vec![0, 1]));
         assert_eq!(peers.pass(0.25, &[(true, false, Some(true)); 2]), (false, false, vec![]), "they are back");
         assert_eq!(peers.pass(2.5, &[SHUT_OUT, SHUT_OUT]), (false, false, vec![]));
         assert_eq!(peers.pass(1.0, &[SHUT_OUT, SHUT_OUT]), (false, true, vec![]));
